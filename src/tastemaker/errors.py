@@ -1,0 +1,42 @@
+"""The mistakes tastemaker reports, one class per exit code, so that a shell script can tell them apart.
+
+0 done · 2 the user's mistake · 3 a service we depend on failed · 75 stopped on request and resumable (EX_TEMPFAIL).
+"""
+
+from __future__ import annotations
+
+
+class TastemakerError(Exception):
+    """A failure with one clear line for the person at the keyboard; `exit_code` is what the command returns."""
+
+    exit_code = 1
+
+
+class UserMistake(TastemakerError):
+    """Bad input: the message says what, where, which rule and what to do. Several mistakes are one per line."""
+
+    exit_code = 2
+
+
+class ServiceFailed(TastemakerError):
+    """Something outside this process (a reward server, a disk) failed for longer than its deadline allows."""
+
+    exit_code = 3
+
+
+class DiskFull(ServiceFailed):
+    """No room to write; names what was needed and what is free. Earlier files are intact."""
+
+
+class Corrupt(TastemakerError):
+    """A stored file is not what was written: names the file and how it differs (checksum, length, missing)."""
+
+
+class Diverged(TastemakerError):
+    """Training produced NaN or inf several times in a row; weights still hold the last finite update."""
+
+
+class Stopped(TastemakerError):
+    """The run was asked to stop (SIGTERM, Ctrl-C) and did so at a safe point; the same command resumes it."""
+
+    exit_code = 75
