@@ -1,0 +1,48 @@
+"""Every setting with its default, and the strict reader of YAML files; checks a whole file in about a second, without torch.
+
+    settings.py     what can be set, and the rules between settings
+    base.py         what all groups of settings share: unknown keys refused, frozen, rules that name their keys
+    strict_yaml.py  YAML in which a key occurs once, `1e-5` is a number, and every value knows its line
+    load.py         file + overrides -> settings, or one UserMistake that lists every mistake
+"""
+
+from tastemaker.config.base import Broken, Settings
+from tastemaker.config.load import dump, load, parse
+from tastemaker.config.settings import (
+    AlgorithmConfig,
+    BudgetConfig,
+    CheckpointConfig,
+    DataConfig,
+    DeadlineConfig,
+    EvaluationConfig,
+    FullPolicy,
+    GRPOConfig,
+    LoraPolicy,
+    OptimiserConfig,
+    PolicyConfig,
+    RewardConfig,
+    RolloutConfig,
+    TrainConfig,
+)
+
+__all__ = [
+    "AlgorithmConfig",
+    "Broken",
+    "BudgetConfig",
+    "CheckpointConfig",
+    "DataConfig",
+    "DeadlineConfig",
+    "EvaluationConfig",
+    "FullPolicy",
+    "GRPOConfig",
+    "LoraPolicy",
+    "OptimiserConfig",
+    "PolicyConfig",
+    "RewardConfig",
+    "RolloutConfig",
+    "Settings",
+    "TrainConfig",
+    "dump",
+    "load",
+    "parse",
+]

@@ -1,0 +1,290 @@
+"""Reads settings and reports every mistake of a file at once, each with its line, its value, the rule and the remedy.
+
+A field that is wrong would hide what comes after it (pydantic skips the rules of a group whose fields failed). So the wrong keys
+are put aside, stand-ins take their place, and the rest is checked again until nothing new is found.
+"""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import inspect
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path as FilePath
+from typing import Any, NamedTuple, TypeVar, get_args
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from tastemaker.config.base import Broken
+from tastemaker.config.strict_yaml import Document, Path, read
+from tastemaker.errors import UserMistake
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+class Mistake(NamedTuple):
+    """One line of the report."""
+
+    path: Path
+    text: str
+    others: tuple[Path, ...] = ()
+    """Further keys that a broken rule reads."""
+
+
+def load(path: str | FilePath, model_class: type[Model], overrides: Iterable[str] = ()) -> Model:
+    """Settings from a YAML file; `overrides` such as "rollout.steps=20" win over it.
+
+    Raises UserMistake with one line for each mistake: `file:line key: value, rule, remedy`.
+    """
+    try:
+        text = FilePath(path).read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UserMistake(f"{path}: not UTF-8 text ({error.reason} at byte {error.start}), save the file as UTF-8") from error
+    except OSError as error:
+        raise UserMistake(f"{path}: cannot be read ({error.strerror}), give the path of a YAML file") from error
+    return parse(text, model_class, overrides, source=str(path))
+
+
+def parse(text: str, model_class: type[Model], overrides: Iterable[str] = (), source: str = "<text>") -> Model:
+    """As `load`, from text."""
+    document = read(text)
+    reports = [f"{source}:{fault.line} {fault.text}" for fault in document.faults]
+    if not isinstance(document.data, dict):
+        if not reports:
+            reports = [f"{source}:1 the file must hold keys and values, such as `seed: 0`"]
+        raise UserMistake("\n".join(reports))
+    overridden: dict[Path, str] = {}
+    for override in overrides:
+        reports += _apply(document.data, override, overridden)
+    mistakes, model = _check(document.data, model_class)
+    places = sorted(mistakes, key=lambda mistake: _line(document, mistake.path))
+    reports += [_report(document, overridden, source, mistake) for mistake in places]
+    if reports or model is None:
+        raise UserMistake("\n".join(dict.fromkeys(reports)))
+    return model
+
+
+def dump(model: BaseModel) -> str:
+    """YAML that `parse` reads back to an equal model, with every default written out."""
+    return yaml.safe_dump(model.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+# ---- overrides ------------------------------------------------------------------------------------------------------------------
+
+
+def _apply(data: dict[str, Any], override: str, overridden: dict[Path, str]) -> list[str]:
+    """Sets one "dotted.key=value" in `data`; returns what is wrong with it."""
+    name, equals, text = override.partition("=")
+    path = tuple(int(part) if part.isdigit() else part for part in name.strip().split("."))
+    if not equals or "" in path:
+        return [f"override {override!r}: not of the form key=value, write for example rollout.steps=20"]
+    document = read(text)
+    if document.faults:
+        return [f"override {override!r}: {document.faults[0].text}"]
+    place: Any = data
+    for part, following in zip(path, (*path[1:], None), strict=True):
+        is_row = isinstance(place, list) and isinstance(part, int) and part < len(place)
+        if not is_row and not (isinstance(place, dict) and isinstance(part, str)):
+            return [f"override {override!r}: there is no {part} to set here, set the whole value instead"]
+        if following is None:
+            place[part] = None if text.strip() == "" else document.data
+        else:
+            if isinstance(place, dict) and place.get(part) is None:
+                place[part] = {}
+            place = place[part]
+    overridden[path] = override
+    return []
+
+
+# ---- checking -------------------------------------------------------------------------------------------------------------------
+
+
+def _check(data: dict[str, Any], model_class: type[Model]) -> tuple[list[Mistake], Model | None]:
+    data = copy.deepcopy(data)
+    mistakes: list[Mistake] = []
+    put_aside: set[Path] = set()
+    for _ in range(8):
+        try:
+            return mistakes, model_class.model_validate_json(_as_json(data))
+        except ValidationError as error:
+            found = [m for e in error.errors(include_url=False) for m in _mistakes(e, data, model_class)]
+        fresh = [m for m in found if not any(_touches(p, put_aside) for p in (m.path, *m.others))]
+        mistakes += fresh
+        if not found:
+            break
+        for mistake in found:
+            for path in (mistake.path, *mistake.others):
+                put_aside.add(path)
+                _put_aside(data, path, model_class)
+    return mistakes, None
+
+
+def _as_json(data: Any) -> str:
+    """JSON mode lets strict validation take a list for a tuple and a text for a path, and still no text for a number."""
+    return json.dumps(data)
+
+
+def _touches(path: Path, others: set[Path]) -> bool:
+    return any(path[: len(other)] == other or other[: len(path)] == path for other in others)
+
+
+def _put_aside(data: Any, path: Path, model_class: type[BaseModel]) -> None:
+    """Removes what is wrong, or fills in the example of a required setting, so that the rest can be checked."""
+    if path == ():
+        return
+    parent, last = _walk(data, path[:-1]), path[-1]
+    if isinstance(parent, list) and isinstance(last, int) and last < len(parent):
+        _put_aside(data, path[:-1], model_class)
+    if not isinstance(parent, dict):
+        return
+    parent.pop(str(last), None)
+    field = _fields(data, path[:-1], model_class).get(str(last))
+    if field is not None and field.is_required() and field.examples:
+        parent[str(last)] = copy.deepcopy(field.examples[0])
+
+
+def _walk(data: Any, path: Path) -> Any:
+    for part in path:
+        try:
+            data = data[part]
+        except (KeyError, IndexError, TypeError):
+            return None
+    return data
+
+
+def _mistakes(error: Any, data: Any, model_class: type[BaseModel]) -> Iterator[Mistake]:
+    """What one pydantic error says, in our words."""
+    path = _path(error["loc"], data)
+    kind = error["type"]
+    context = error.get("ctx") or {}
+    if kind == "broken_rules":
+        for broken in map(Broken._make, context["broken"]):
+            keys = tuple((*path, *_dotted(key)) for key in broken.keys)
+            yield Mistake(keys[0], f"{broken.rule}, {broken.remedy}", keys[1:])
+        return
+    fields = _fields(data, path[:-1], model_class)
+    if kind == "extra_forbidden":
+        yield Mistake(path, f"unknown key, {_nearest(str(path[-1]), fields)}")
+    elif kind == "missing" and path and _walk(data, path) is not None:
+        yield Mistake(path, "has too few entries, add one")
+    elif kind == "missing":
+        example = fields[str(path[-1])].examples if str(path[-1]) in fields else None
+        hint = f" for example `{path[-1]}: {_short(example[0])}`" if example else ""
+        yield Mistake(path, f"missing, add it{',' + hint if hint else ''}")
+    elif kind in ("union_tag_invalid", "union_tag_not_found"):
+        key = str(context["discriminator"]).strip("'")
+        tags = context.get("expected_tags") or ", ".join(repr(tag) for tag in _tags(fields.get(str(path[-1])), key))
+        given = context.get("tag")
+        text = f"must be one of {tags}{_did_you_mean(given, tags)}" if given else f"missing, choose one of {tags}"
+        yield Mistake((*path, key), text)
+    elif kind == "literal_error":
+        yield Mistake(path, f"must be {context['expected']}{_did_you_mean(error['input'], context['expected'])}")
+    else:
+        rule = _RULES[kind].format(**context) if kind in _RULES else error["msg"][0].lower() + error["msg"][1:]
+        yield Mistake(path, rule)
+
+
+_RULES = {
+    "greater_than": "must be greater than {gt:g}, choose a larger value",
+    "greater_than_equal": "must be at least {ge:g}, choose a larger value",
+    "less_than": "must be less than {lt:g}, choose a smaller value",
+    "less_than_equal": "must be at most {le:g}, choose a smaller value",
+    "int_type": "must be a whole number, write for example 8",
+    "int_from_float": "must be a whole number, write for example 8",
+    "float_type": "must be a number, write for example 0.5 without quotes",
+    "finite_number": "must be a finite number, not inf or nan",
+    "bool_type": "must be true or false",
+    "string_type": "must be text, put it in quotes",
+    "tuple_type": "must be a list, write for example [a, b]",
+    "model_type": "must be a group of settings, write its keys indented below it",
+    "model_attributes_type": "must be a group of settings, write its keys indented below it",
+    "string_pattern_mismatch": "must match {pattern}, use letters, digits, dots, dashes and underscores",
+    "too_short": "must have at least {min_length} entries, add one",
+}
+
+
+def _path(loc: tuple[Any, ...], data: Any) -> Path:
+    """pydantic's place without the names of union variants, which are not in the file."""
+    path: list[str | int] = []
+    for position, part in enumerate(loc):
+        if (isinstance(data, dict) and part in data) or (isinstance(data, list) and isinstance(part, int) and part < len(data)):
+            path.append(part)
+            data = data[part]
+        elif position == len(loc) - 1 and isinstance(data, dict):
+            path.append(part)
+    return tuple(path)
+
+
+def _dotted(key: str) -> Path:
+    return tuple(int(part) if part.isdigit() else part for part in key.split("."))
+
+
+def _fields(data: Any, path: Path, model_class: type[BaseModel]) -> dict[str, Any]:
+    """The settings that may stand at `path`; where variants are possible, those of the variant that `data` chose."""
+    models: list[type[BaseModel]] = [model_class]
+    for position, part in enumerate(path):
+        if not isinstance(part, int):
+            models = [inner for m in models if part in m.model_fields for inner in _models(m.model_fields[part].annotation)]
+        chosen = _walk(data, path[: position + 1])
+        if len(models) > 1 and isinstance(chosen, dict):
+            models = [m for m in models if _chosen(m, chosen)] or models
+    return {name: field for m in models for name, field in m.model_fields.items()}
+
+
+def _chosen(model_class: type[BaseModel], data: dict[str, Any]) -> bool:
+    """Whether each one-word setting (the name of a variant) says what `data` says."""
+    words = {name: get_args(f.annotation) for name, f in model_class.model_fields.items() if len(get_args(f.annotation)) == 1}
+    return all(data.get(name) in words[name] for name in words if isinstance(words[name][0], str))
+
+
+def _models(annotation: Any) -> Iterator[type[BaseModel]]:
+    if inspect.isclass(annotation) and issubclass(annotation, BaseModel):
+        yield annotation
+    for argument in get_args(annotation):
+        yield from _models(argument)
+
+
+def _tags(field: Any, key: str) -> list[str]:
+    if field is None:
+        return []
+    return [get_args(m.model_fields[key].annotation)[0] for m in _models(field.annotation) if key in m.model_fields]
+
+
+# ---- wording --------------------------------------------------------------------------------------------------------------------
+
+
+def _report(document: Document, overridden: dict[Path, str], source: str, mistake: Mistake) -> str:
+    key = ".".join(map(str, mistake.path)) or "the file"
+    value = _walk(document.data, mistake.path)
+    shown = f"{_short(value)}, " if value is not None and not isinstance(value, dict) and mistake.path else ""
+    for path, override in overridden.items():
+        if _touches(mistake.path, {path}) and len(path) <= len(mistake.path):
+            return f"override {override!r} {key}: {shown}{mistake.text}"
+    return f"{source}:{_line(document, mistake.path)} {key}: {shown}{mistake.text}"
+
+
+def _line(document: Document, path: Path) -> int:
+    while path and path not in document.lines:
+        path = path[:-1]
+    return document.lines.get(path, 1)
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:g}"
+    text = yaml.safe_dump(value, default_flow_style=True, width=10_000).removesuffix("...\n").strip()
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _nearest(key: str, known: Iterable[str]) -> str:
+    known = list(known)
+    near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+    return f"did you mean `{near[0]}`?" if near else f"known here: {', '.join(known) or 'nothing'}"
+
+
+def _did_you_mean(given: Any, expected: str) -> str:
+    words = [word.strip(" '") for part in expected.split(" or ") for word in part.split(",")]
+    near = difflib.get_close_matches(str(given), words, n=1, cutoff=0.5)
+    return f", did you mean {near[0]}?" if near else ", choose one"

@@ -1,0 +1,278 @@
+"""What can be set, with the default of each, and the rules between settings.
+
+A group is one section of the YAML file. Where a method has variants (algorithm, policy) the section is a union chosen by one word
+in it, so that settings which mean nothing for the chosen variant cannot be written down. A new algorithm is one more variant.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from tastemaker.config.base import Broken, Settings
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
+Positive = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=0)]
+Seconds = Annotated[float, Field(gt=0)]
+Share = Annotated[float, Field(ge=0, lt=1)]
+Guidance = Annotated[float, Field(ge=1, le=50)]
+
+
+class RolloutConfig(Settings):
+    """How pictures are sampled for training."""
+
+    prompts: Positive = 24
+    """Prompts of one training step, over all processes."""
+    group_size: Annotated[int, Field(ge=2)] = 8
+    """Pictures of one prompt; they are compared with each other, so at least two."""
+    steps: Annotated[int, Field(ge=2, le=1000)] = 10
+    """Sampling steps N from noise to picture."""
+    guidance: Guidance = 3.0
+    """Scale of classifier-free guidance; 1 is none."""
+    guidance_rescale: bool = False
+    """Rescale the guided velocity to the norm of the conditional one, as some pipelines do."""
+    negative_prompt: str = ""
+    """The words of the unconditional branch."""
+    transition: Literal["cps", "flow_sde"] = "cps"
+    """Which stochastic step is taken inside the window."""
+    eta: Annotated[float, Field(gt=0, le=2)] = 0.7
+    """How much of the noise is fresh in a stochastic step; for cps at most 1."""
+    window_start: Count = 0
+    """First stochastic (and trained) step; 0 is the noisiest."""
+    window_size: Positive = 3
+    """Number of stochastic (and trained) steps; all others are deterministic."""
+    max_batch: Positive = 256
+    """Most pictures in one forward pass; limits memory and changes no result."""
+
+    def broken_rules(self) -> Iterator[Broken]:
+        end = self.window_start + self.window_size
+        if end > self.steps - 1:
+            rule = f"window_start + window_size = {end} must leave the last of the {self.steps} steps deterministic"
+            remedy = f"set window_size to at most {max(self.steps - 1 - self.window_start, 1)} or raise steps to {end + 1}"
+            yield Broken(("window_size", "window_start", "steps"), rule, remedy)
+        if self.transition == "cps" and self.eta > 1:
+            yield Broken(("eta", "transition"), "must be at most 1 for the cps transition", "lower it or use transition: flow_sde")
+        if self.prompts * self.group_size > self.max_batch and self.max_batch % self.group_size:
+            below = max(self.max_batch // self.group_size, 1) * self.group_size
+            rule = f"must hold whole groups of {self.group_size}"
+            yield Broken(("max_batch", "group_size", "prompts"), rule, f"set it to {below}")
+
+
+class GRPOConfig(Settings):
+    """Group-relative policy optimisation: the clipped surrogate on the log-probabilities of the stochastic steps."""
+
+    name: Literal["grpo"] = "grpo"
+    """Chooses this algorithm."""
+    guidance_mode: Literal["hybrid", "both", "none", "conditional"] = "hybrid"
+    """Which policy is trained when sampling is guided: hybrid keeps the guidance offset of the rollout fixed; both guides old and
+    new; none samples without guidance; conditional ignores guidance in the ratio (biased, for comparison)."""
+    clip_range: Annotated[float, Field(gt=0, lt=1)] = 1e-4
+    """The ratio counts within 1 +- this; log-probabilities are per latent element, hence so small."""
+    updates_per_rollout: Positive = 1
+    """Optimiser steps on one rollout."""
+    velocity_kl: Annotated[float, Field(ge=0)] = 0.0
+    """Weight of the squared distance to the reference's velocity."""
+    ratio_norm: bool = False
+    """Normalise the log ratio of each step by its standard deviation."""
+    advantage_clip: Annotated[float, Field(gt=0)] = 5.0
+    """Advantages are cut to +- this."""
+    min_range: Annotated[float, Field(ge=0)] = 0.0
+    """A group whose best and worst composite differ by no more than this gives no signal."""
+
+
+AlgorithmConfig = GRPOConfig
+"""With a second variant: `Annotated[GRPOConfig | NFTConfig, Field(discriminator="name")]`. pydantic refuses a union of one."""
+
+
+class FullPolicy(Settings):
+    """Train every weight of the transformer."""
+
+    kind: Literal["full"] = "full"
+    """Chooses this policy."""
+
+
+class LoraPolicy(Settings):
+    """Train low-rank additions to some linear layers."""
+
+    kind: Literal["lora"] = "lora"
+    """Chooses this policy."""
+    rank: Annotated[int, Field(ge=1, le=1024)] = 32
+    """Rank of each addition."""
+    alpha: Annotated[float, Field(gt=0)] = 64
+    """The addition is scaled by alpha / rank."""
+    targets: Annotated[tuple[str, ...], Field(min_length=1)] = ("to_q", "to_k", "to_v", "to_out.0")
+    """Names of the linear layers, as their ends."""
+
+
+PolicyConfig = Annotated[FullPolicy | LoraPolicy, Field(discriminator="kind")]
+
+
+class OptimiserConfig(Settings):
+    """AdamW and what surrounds it."""
+
+    learning_rate: Annotated[float, Field(ge=1e-8, le=1e-2)] = 8e-5
+    """Measured on the miniature; 3e-4 lost 8 points of accuracy there within a hundred updates."""
+    betas: tuple[Share, Share] = (0.9, 0.999)
+    """Decay of the two running means."""
+    epsilon: Annotated[float, Field(gt=0, lt=1e-2)] = 1e-8
+    """Added to the root of the second mean."""
+    weight_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Decoupled weight decay."""
+    max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
+    """Gradients are scaled down to this norm."""
+    warmup_steps: Count = 0
+    """Updates over which the learning rate rises linearly from 0."""
+    ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Keep an average of the weights with this decay; null keeps none."""
+    micro_batch: Positive | None = None
+    """Pictures in one backward pass; null takes all of a step at once. Limits memory."""
+
+
+class RewardConfig(Settings):
+    """One reward and its part in the composite."""
+
+    name: Name = Field(examples=["alignment"])
+    """Which reward."""
+    weight: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Its share; the weights of all rewards add up to 1."""
+    low: float = 0.0
+    """The lowest score it can give."""
+    high: float = 1.0
+    """The highest score it can give."""
+    floor: Annotated[float, Field(ge=0)] = 0.01
+    """Its noise, in units of its score: a group's standard deviation counts as at least this, so near ties do not explode."""
+    server_deadline: Seconds | None = None
+    """Seconds after which the reward's server gives up on an item itself; ours must be longer, or finished work is thrown away."""
+
+    def broken_rules(self) -> Iterator[Broken]:
+        if not self.low < self.high:
+            yield Broken(("low", "high"), f"must be below high = {self.high:g}", "swap them or correct one")
+        elif self.floor >= self.high - self.low:
+            rule = f"must be below the range of the score, {self.high - self.low:g}"
+            yield Broken(("floor", "low", "high"), rule, "give the standard deviation of repeated scores of one picture")
+
+
+class DataConfig(Settings):
+    """What is trained on."""
+
+    prompts: Annotated[str, Field(min_length=1)] = Field(examples=["prompts.jsonl"])
+    """A JSONL file of prompts, or the word miniature."""
+    held_out: Annotated[str, Field(min_length=1)] | None = None
+    """A JSONL file of prompts for evaluation; none of them is trained on."""
+    skip_bad: Count = 0
+    """Most bad rows that are skipped (and counted) before reading stops with an error."""
+
+
+class DeadlineConfig(Settings):
+    """Seconds after which waiting for rewards ends. They nest: an item within its batch within the step."""
+
+    item: Seconds = 60.0
+    """One picture, retries included."""
+    batch: Seconds = 300.0
+    """All pictures that were sent together."""
+    step: Seconds = 1800.0
+    """All rewards of a training step; then the run stops, resumable."""
+
+    def broken_rules(self) -> Iterator[Broken]:
+        if self.item >= self.batch:
+            yield Broken(("item", "batch"), f"must be below deadlines.batch = {self.batch:g}", "lower it or raise the batch's")
+        if self.batch >= self.step:
+            yield Broken(("batch", "step"), f"must be below deadlines.step = {self.step:g}", "lower it or raise the step's")
+
+
+class CheckpointConfig(Settings):
+    """When the run is saved."""
+
+    every: Positive = 20
+    """Steps between two saves; the most work that a crash can cost."""
+    keep: Positive = 3
+    """Saves that are kept; older ones are removed."""
+
+
+class EvaluationConfig(Settings):
+    """When and how the held-out prompts are drawn."""
+
+    every: Count = 0
+    """Steps between two evaluations; 0 is never during training."""
+    prompts: Positive = 500
+    """Held-out prompts; fewer than 500 have shown gains that larger sets did not confirm."""
+    steps: Annotated[int, Field(ge=1, le=1000)] = 20
+    """Sampling steps, all deterministic."""
+    guidance: Guidance = 3.0
+    """Scale of classifier-free guidance; 1 is none."""
+
+
+class BudgetConfig(Settings):
+    """When training ends."""
+
+    max_steps: Positive = 100
+    """Training steps in all, those before a resume included."""
+    max_minutes: Annotated[float, Field(gt=0)] | None = None
+    """Minutes of this process; the run then stops at a safe point and can be resumed."""
+
+
+FREE = {"free_on_resume": True}
+"""Marks groups that change no weight, so that a resumed run may have other values."""
+
+
+class TrainConfig(Settings):
+    """One training run."""
+
+    name: Name = Field(examples=["first-run"])
+    """The run's name, and its folder's."""
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    """All randomness follows from this number."""
+    model: Annotated[str, Field(min_length=1)] = Field(examples=["miniature"])
+    """The folder of a diffusers pipeline, or the word miniature."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Of the model's forward passes; auto takes bf16 where the device has arithmetic for it."""
+    threads: Positive | None = None
+    """CPU threads; null takes the physical cores this process may use."""
+    rollout: RolloutConfig = RolloutConfig()
+    algorithm: AlgorithmConfig = GRPOConfig()
+    optimiser: OptimiserConfig = OptimiserConfig()
+    policy: PolicyConfig = FullPolicy()
+    rewards: Annotated[tuple[RewardConfig, ...], Field(min_length=1)] = Field(examples=[[{"name": "alignment"}]])
+    """At least one; their weights add up to 1."""
+    data: DataConfig = Field(examples=[{"prompts": "prompts.jsonl"}])
+    deadlines: DeadlineConfig = DeadlineConfig()
+    checkpoint: CheckpointConfig = Field(default=CheckpointConfig(), json_schema_extra=FREE)
+    evaluation: EvaluationConfig = Field(default=EvaluationConfig(), json_schema_extra=FREE)
+    budget: BudgetConfig = Field(default=BudgetConfig(), json_schema_extra=FREE)
+
+    def broken_rules(self) -> Iterator[Broken]:
+        yield from self._rollout_rules()
+        yield from self._reward_rules()
+
+    def _rollout_rules(self) -> Iterator[Broken]:
+        rollout, micro = self.rollout, self.optimiser.micro_batch
+        if self.algorithm.guidance_mode == "none" and rollout.guidance != 1:
+            keys = ("algorithm.guidance_mode", "rollout.guidance")
+            rule = f"none samples without guidance, but rollout.guidance is {rollout.guidance:g}"
+            yield Broken(keys, rule, "set rollout.guidance to 1 or the mode to hybrid")
+        samples = rollout.prompts * rollout.group_size
+        if micro is not None and samples % micro:
+            keys = ("optimiser.micro_batch", "rollout.prompts", "rollout.group_size")
+            near = max(d for d in range(1, micro + 1) if samples % d == 0) if micro < samples else samples
+            rule = f"must divide the {rollout.prompts} x {rollout.group_size} = {samples} pictures of a step"
+            yield Broken(keys, rule, f"set it to {near}")
+
+    def _reward_rules(self) -> Iterator[Broken]:
+        total = math.fsum(reward.weight for reward in self.rewards)
+        if abs(total - 1) > 1e-6:
+            keys = tuple(f"rewards.{row}.weight" for row in range(len(self.rewards)))
+            yield Broken(keys, f"the weights must add up to 1, they add up to {total:g}", "change them")
+        for name, count in Counter(reward.name for reward in self.rewards).items():
+            if count > 1:
+                rows = [row for row, reward in enumerate(self.rewards) if reward.name == name]
+                keys = tuple(f"rewards.{row}.name" for row in rows[::-1])
+                yield Broken(keys, f"{name!r} is listed {count} times, a reward counts once", "keep one and add their weights")
+        for row, reward in enumerate(self.rewards):
+            if reward.server_deadline is not None and self.deadlines.item <= reward.server_deadline:
+                rule = f"must be above the server's own deadline of {reward.server_deadline:g} s (rewards.{row})"
+                yield Broken(("deadlines.item", f"rewards.{row}.server_deadline"), rule, "raise it or lower the server's")

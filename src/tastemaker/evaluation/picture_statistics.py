@@ -1,0 +1,176 @@
+"""Plain statistics of pictures, to notice a reward that was bought: louder colours, hard edges, grids, one picture for all.
+
+None of them is good or bad by itself. A large move between two models on the same prompts and seeds, while people see no
+gain, is the usual trace of reward hacking, and says where to look. numpy only; 1000 pictures of 64x64 take about a second.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from tastemaker.evaluation.pixels import as_pixels
+
+MEANING = {
+    "saturation": "mean distance between a pixel's strongest and weakest colour channel, 0 to 1",
+    "contrast": "standard deviation of the luminance",
+    "clipped": "share of pixels with a channel at its lowest or highest value",
+    "sharpness": "root mean square of the luminance's Laplacian",
+    "high_frequency": "share of the luminance's variance above half the Nyquist frequency",
+    "grid": "log power at the multiples of the patch frequency against that between them; 0 is no grid to speak of",
+    "diversity": "mean distance (RMS of thumbnails) between a prompt's pictures",
+    "duplicates": "share of pictures that repeat an earlier one of the same prompt",
+}
+THUMBNAIL = 16
+SAME_THUMBNAIL = 4 / 255
+"""Largest difference of any thumbnail value at which two pictures count as one."""
+
+
+@dataclass(frozen=True)
+class Shift:
+    """How one statistic moved: means over the same n prompts, and z = mean / standard error of the paired difference.
+
+    z is NaN where it has no meaning: fewer than two pairs, or differences that do not vary.
+    """
+
+    name: str
+    n: int
+    base: float
+    trained: float
+    difference: float
+    z: float
+
+
+def measure(pictures: Sequence[Any] | np.ndarray, *, patch: int = 16) -> dict[str, np.ndarray]:
+    """One value per picture for each statistic; all pictures must have one size.
+
+    `grid` needs at least four patches a side and is NaN for smaller pictures.
+    """
+    pixels_BCHW = _stack(pictures)
+    luminance_BHW = np.tensordot(np.array([0.299, 0.587, 0.114], np.float32), pixels_BCHW, axes=(0, 1))
+    edge = 0.5 / 255
+    return {
+        "saturation": (pixels_BCHW.max(1) - pixels_BCHW.min(1)).mean((1, 2)),
+        "contrast": luminance_BHW.std((1, 2)),
+        "clipped": ((pixels_BCHW < edge) | (pixels_BCHW > 1 - edge)).any(1).mean((1, 2)),
+        "sharpness": _laplacian_energy(luminance_BHW),
+        "high_frequency": _high_frequency_share(luminance_BHW),
+        "grid": _grid_peaks(luminance_BHW, patch),
+    }
+
+
+def measure_groups(pictures: Sequence[Any] | np.ndarray, prompts: Sequence[str]) -> dict[str, np.ndarray]:
+    """`diversity` and `duplicates` per prompt, in order of first appearance; NaN for a prompt with a single picture."""
+    thumbnails_BD = _thumbnails(_stack(pictures))
+    if len(prompts) != len(thumbnails_BD):
+        raise ValueError(f"{len(thumbnails_BD)} pictures but {len(prompts)} prompts; each picture needs its prompt")
+    groups: dict[str, list[int]] = {}
+    for row, prompt in enumerate(prompts):
+        groups.setdefault(prompt, []).append(row)
+    found = np.array([_spread(thumbnails_BD[rows]) for rows in groups.values()]).reshape(-1, 2)
+    return {"diversity": found[:, 0], "duplicates": found[:, 1]}
+
+
+def compare(
+    base: Sequence[Any] | np.ndarray,
+    trained: Sequence[Any] | np.ndarray,
+    prompts: Sequence[str] | None = None,
+    *,
+    patch: int = 16,
+) -> tuple[Shift, ...]:
+    """How every statistic moved from `base` to `trained`: picture i of both is the same prompt and seed.
+
+    With `prompts` (one name per picture, repeated within a group) diversity and duplicates are compared per prompt as well.
+    """
+    if len(base) != len(trained):
+        raise ValueError(f"{len(base)} base but {len(trained)} trained pictures; they are compared in pairs")
+    if len(base) == 0:
+        return ()
+    before, after = measure(base, patch=patch), measure(trained, patch=patch)
+    if prompts is not None:
+        before |= measure_groups(base, prompts)
+        after |= measure_groups(trained, prompts)
+    return tuple(_shift(name, before[name], after[name]) for name in before)
+
+
+def _shift(name: str, before: np.ndarray, after: np.ndarray) -> Shift:
+    present = ~(np.isnan(before) | np.isnan(after))
+    before, after = before[present].astype(np.float64), after[present].astype(np.float64)
+    n = len(before)
+    if n == 0:
+        return Shift(name, 0, math.nan, math.nan, math.nan, math.nan)
+    differences = after - before
+    spread = differences.std(ddof=1) if n > 1 else 0.0
+    z = differences.mean() / (spread / math.sqrt(n)) if spread > 1e-9 else math.nan
+    return Shift(name, n, float(before.mean()), float(after.mean()), float(differences.mean()), float(z))
+
+
+def _stack(pictures: Sequence[Any] | np.ndarray) -> np.ndarray:
+    found = [as_pixels(picture) for picture in pictures]
+    sizes = {picture.shape for picture in found}
+    if len(sizes) > 1:
+        raise ValueError(f"pictures have {len(sizes)} sizes, {sorted(sizes)[:3]} ...; resize them to one first")
+    return np.stack(found) if found else np.zeros((0, 3, 1, 1), np.float32)
+
+
+def _laplacian_energy(luminance_BHW: np.ndarray) -> np.ndarray:
+    x = luminance_BHW
+    if min(x.shape[1:]) < 3:
+        return np.full(len(x), np.nan)
+    laplacian = x[:, :-2, 1:-1] + x[:, 2:, 1:-1] + x[:, 1:-1, :-2] + x[:, 1:-1, 2:] - 4 * x[:, 1:-1, 1:-1]
+    return np.sqrt((laplacian**2).mean((1, 2)))
+
+
+def _power(luminance_BHW: np.ndarray) -> np.ndarray:
+    """Power spectrum under a Hann window, which keeps the jump between opposite borders out of it."""
+    _, height, width = luminance_BHW.shape
+    window_HW = np.outer(np.hanning(height + 1)[:-1], np.hanning(width + 1)[:-1]).astype(np.float32)
+    centred = luminance_BHW - luminance_BHW.mean((1, 2), keepdims=True)
+    return np.abs(np.fft.fft2(centred * window_HW)) ** 2
+
+
+def _high_frequency_share(luminance_BHW: np.ndarray) -> np.ndarray:
+    _, height, width = luminance_BHW.shape
+    high_HW = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.fftfreq(width)[None]) > 0.25
+    power_BHW = _power(luminance_BHW)
+    total = power_BHW.sum((1, 2))
+    return np.where(total > 1e-9, (power_BHW * high_HW).sum((1, 2)) / np.maximum(total, 1e-9), np.nan)
+
+
+def _grid_peaks(luminance_BHW: np.ndarray, patch: int) -> np.ndarray:
+    """Mean log power at the patch lattice's frequencies less that halfway between: periodic texture, not edges, raises it."""
+    batch, height, width = luminance_BHW.shape
+    rows, columns = height // patch, width // patch
+    if min(rows, columns) < 4:
+        return np.full(batch, np.nan)
+    power = _power(luminance_BHW[:, : rows * patch, : columns * patch])
+    log_power = np.log(power + 1e-6)  # far below one grey level, so that flat pictures do not look periodic
+    y, x = np.arange(0, rows * patch, rows), np.arange(0, columns * patch, columns)
+    at = log_power[:, y[:, None], x[None]].copy()
+    at[:, 0, 0] = np.nan  # the mean brightness is no grid
+    half_y, half_x = rows // 2, columns // 2
+    between = [log_power[:, (y + dy)[:, None], (x + dx)[None]] for dy, dx in ((half_y, 0), (0, half_x), (half_y, half_x))]
+    return np.nanmean(at, (1, 2)) - np.mean(between, (0, 2, 3))
+
+
+def _thumbnails(pixels_BCHW: np.ndarray) -> np.ndarray:
+    """(B, D) box-averaged small pictures."""
+    batch, channels, height, width = pixels_BCHW.shape
+    rows, columns = min(THUMBNAIL, height), min(THUMBNAIL, width)
+    cut = pixels_BCHW[:, :, : height // rows * rows, : width // columns * columns]
+    blocks = cut.reshape(batch, channels, rows, height // rows, columns, width // columns)
+    return blocks.mean((3, 5)).reshape(batch, channels * rows * columns)
+
+
+def _spread(thumbnails_GD: np.ndarray) -> tuple[float, float]:
+    if len(thumbnails_GD) < 2:
+        return math.nan, math.nan
+    difference_GGD = thumbnails_GD[:, None] - thumbnails_GD[None]
+    earlier = np.tril_indices(len(thumbnails_GD), -1)
+    distances = np.sqrt((difference_GGD**2).mean(-1))[earlier]
+    same_GG = np.tril(np.abs(difference_GGD).max(-1) <= SAME_THUMBNAIL, -1)
+    return float(distances.mean()), float(same_GG.any(1).mean())

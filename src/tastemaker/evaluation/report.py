@@ -1,0 +1,165 @@
+"""One page that says what a run gained: numbers with intervals, curves, pictures, settings and what the numbers are not.
+
+The page is a single file: charts and pictures are inlined, nothing is fetched (its content policy forbids it), it follows the
+reader's light or dark theme and reads on a phone. Every text is escaped by the template, for prompts are data.
+"""
+
+from __future__ import annotations
+
+import base64
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined
+
+from tastemaker.evaluation.charts import DARK, LIGHT, PANELS, Theme, category_bars, difference_plot, training_curves, training_panels
+from tastemaker.evaluation.files import write_atomically
+from tastemaker.evaluation.picture_statistics import MEANING, Shift
+from tastemaker.evaluation.pixels import as_image
+from tastemaker.evaluation.summary import ALL, Summary, duration, guidance_words, headline, interval, percent, points
+from tastemaker.evaluation.wall import Picture, Wall, png_bytes
+
+LARGE_SHIFT = 5.0
+"""|z| from which a shift of a picture statistic is marked for the reader."""
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A chart in both themes, as data URLs, and what it shows for those who do not see it."""
+
+    light: str
+    dark: str
+    description: str
+
+
+def write_report(
+    folder: str | Path,
+    summary: Summary,
+    *,
+    title: str = "tastemaker report",
+    history: Sequence[Mapping[str, Any]] | Mapping[str, Sequence[Mapping[str, Any]]] = (),
+    walls: Sequence[Wall] = (),
+    shifts: Sequence[Shift] = (),
+) -> Path:
+    """Write `folder/report.html` whole or not at all, and return its path.
+
+    `history` is the rows of a training's metrics, or such rows by stage name; `shifts` come from
+    picture_statistics.compare. Sections without content are left out.
+    """
+    page = render_report(summary, title=title, history=history, walls=walls, shifts=shifts)
+    return write_atomically(Path(folder) / "report.html", page.encode("utf-8"))
+
+
+def render_report(
+    summary: Summary,
+    *,
+    title: str = "tastemaker report",
+    history: Sequence[Mapping[str, Any]] | Mapping[str, Sequence[Mapping[str, Any]]] = (),
+    walls: Sequence[Wall] = (),
+    shifts: Sequence[Shift] = (),
+) -> str:
+    """The page as text."""
+    stages = history if isinstance(history, Mapping) else {"": history}
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters |= {"percent": percent, "points": points, "number": _number}
+    environment.globals |= {"interval": interval, "guidance_words": guidance_words, "points": points, "isnan": math.isnan}
+    template = environment.from_string((files("tastemaker.evaluation") / "report.html").read_text(encoding="utf-8"))
+    return template.render(
+        title=title,
+        headline=headline(summary),
+        summary=summary,
+        duration=duration(summary.wall_seconds),
+        overall_rows=[row for row in summary.rows if row.category == ALL],
+        category_rows=[row for row in summary.rows if row.category != ALL],
+        overall_differences=[d for d in summary.differences if d.category == ALL],
+        curves=_curves(stages),
+        bars=_bars(summary),
+        forests=_forests(summary),
+        walls=[(wall, [[_picture(picture) for picture in case.pictures] for case in wall.cases]) for wall in walls],
+        shifts=[(shift, MEANING.get(shift.name, ""), abs(shift.z) >= LARGE_SHIFT) for shift in shifts],
+        settings=_flat(summary.settings),
+        notes=(*_standing_notes(summary), *summary.notes),
+    )
+
+
+def _curves(stages: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[tuple[str, list[Chart]]]:
+    """Each panel is a chart of its own, so that a phone shows them below each other."""
+    found = []
+    for stage, rows in stages.items():
+        charts = [
+            _chart(lambda theme, rows=rows, panel=panel: training_curves(rows, {panel: PANELS[panel]}, theme=theme), f"{panel} over training steps")
+            for panel in training_panels(rows)
+        ]
+        if charts:
+            found.append((stage, charts))
+    return found
+
+
+def _bars(summary: Summary) -> list[Chart]:
+    facets = list(dict.fromkeys((row.task, row.guidance) for row in summary.rows if row.category != ALL))
+    return [
+        _chart(
+            lambda theme, facet=facet: category_bars([r for r in summary.rows if (r.task, r.guidance) == facet], theme=theme),
+            f"Accuracy by category, {facet[0]}, guidance {guidance_words(facet[1])}; the table below holds the numbers",
+        )
+        for facet in facets
+    ]
+
+
+def _forests(summary: Summary) -> list[Chart]:
+    return [
+        _chart(
+            lambda theme, pair=pair: difference_plot([d for d in summary.differences if d.pair == pair], theme=theme),
+            f"Paired differences in accuracy, {pair[0]} minus {pair[1]}",
+        )
+        for pair in dict.fromkeys(d.pair for d in summary.differences)
+    ]
+
+
+def _chart(draw: Callable[[Theme], bytes], description: str) -> Chart:
+    return Chart(_url(draw(LIGHT), "svg+xml"), _url(draw(DARK), "svg+xml"), description)
+
+
+def _picture(picture: Picture) -> tuple[str | None, bool | None]:
+    image = as_image(picture.image)
+    return (None if image is None else _url(png_bytes(image), "png")), picture.verdict
+
+
+def _url(content: bytes, kind: str) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
+
+
+def _number(value: float) -> str:
+    return "–" if math.isnan(value) else f"{value:.3g}".replace("-", "−")
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """Nested settings as dotted names, in their own order."""
+    rows: list[tuple[str, str]] = []
+    for name, value in settings.items():
+        if isinstance(value, Mapping) and value:
+            rows += _flat(value, f"{prefix}{name}.")
+        else:
+            rows.append((f"{prefix}{name}", str(value)))
+    return rows
+
+
+def _standing_notes(summary: Summary) -> list[str]:
+    """What every report owes its reader."""
+    sizes = sorted({row.n for row in summary.rows if row.category == ALL})
+    notes = [
+        f"Held-out prompts, n = {' and '.join(str(n) for n in sizes) or 'none'}; seed {summary.seed}. Every model draws the same prompts from "
+        "the same starting noise, so differences are between pairs.",
+        "Intervals are 95%: Wilson's for shares, Tango's for paired differences. They cover the choice of prompts and noise, not the luck of "
+        "a training run: another training seed can move a model by more.",
+    ]
+    missing = sum(row.missing for row in summary.rows if row.category == ALL)
+    if missing:
+        notes.append(f"{missing} verdicts are missing over all rows; they are left out, with their pairs, and count neither way.")
+    if len([d for d in summary.differences if d.category != ALL]) > 5:
+        notes.append("The intervals by category are not corrected for their number: about one in twenty misses its truth by chance.")
+    return notes

@@ -1,0 +1,323 @@
+"""The numbers of an evaluation, as `summary.json` holds them and as a table in the terminal.
+
+Shares are in [0, 1]. In the file a number that the data do not give is null; here it is NaN.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from tastemaker.errors import UserMistake
+from tastemaker.evaluation.files import write_atomically
+from tastemaker.evaluation.statistics import Estimate, paired_difference, proportion
+
+ALL = "all"
+"""The category that stands for every prompt."""
+NO_GUIDANCE = 1.0
+"""The guidance scale at which only the conditional branch is evaluated."""
+
+Verdicts = Sequence[bool | float | None] | np.ndarray
+
+
+@dataclass(frozen=True)
+class Row:
+    """How often one model, sampled one way, got a prompt of one category right.
+
+    >>> Row.of([True, False, None], model="base", task="t2i", guidance=1.0, forwards_per_image=10).missing
+    1
+    """
+
+    model: str
+    task: str
+    guidance: float
+    forwards_per_image: int
+    n: int
+    accuracy: float
+    low: float
+    high: float
+    category: str = ALL
+    missing: int = 0
+
+    @classmethod
+    def of(
+        cls, verdicts: Verdicts, *, model: str, task: str, guidance: float, forwards_per_image: int, category: str = ALL
+    ) -> Row:
+        found = proportion(verdicts)
+        return cls(
+            model, task, float(guidance), forwards_per_image, found.n, found.value, found.low, found.high, category, found.missing
+        )
+
+    @property
+    def estimate(self) -> Estimate:
+        return Estimate(self.n, self.accuracy, self.low, self.high, self.missing)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Accuracy of the first model of `pair` less that of the second, on the same prompts and seeds.
+
+    `against_guidance` is the second model's guidance where it is not the first's: a student without guidance against its
+    guided base.
+    """
+
+    pair: tuple[str, str]
+    task: str
+    guidance: float
+    category: str
+    n: int
+    difference: float
+    low: float
+    high: float
+    against_guidance: float | None = None
+    missing: int = 0
+
+    @classmethod
+    def of(
+        cls,
+        after: Verdicts,
+        before: Verdicts,
+        *,
+        pair: tuple[str, str],
+        task: str,
+        guidance: float,
+        category: str = ALL,
+        against_guidance: float | None = None,
+    ) -> Difference:
+        found = paired_difference(after, before)
+        return cls(
+            pair, task, float(guidance), category, found.n, found.value, found.low, found.high, against_guidance, found.missing
+        )
+
+    @property
+    def estimate(self) -> Estimate:
+        return Estimate(self.n, self.difference, self.low, self.high, self.missing)
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Everything a run's report says in numbers.
+
+    `rewards` names each reward and says what it is; `notes` are sentences for the reader; `warning` is shown above all else,
+    e.g. "incomplete, n=700" or "fabricated data".
+    """
+
+    rows: tuple[Row, ...]
+    differences: tuple[Difference, ...]
+    wall_seconds: float
+    seed: int
+    versions: Mapping[str, str] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    rewards: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    warning: str = ""
+
+
+def rows_by_category(
+    verdicts: Verdicts, categories: Sequence[str], *, model: str, task: str, guidance: float, forwards_per_image: int
+) -> tuple[Row, ...]:
+    """The row of all prompts, then one of each category in order of first appearance."""
+    return tuple(
+        Row.of(
+            np.asarray(verdicts, dtype=float)[chosen],
+            model=model,
+            task=task,
+            guidance=guidance,
+            forwards_per_image=forwards_per_image,
+            category=category,
+        )
+        for category, chosen in _split(categories, len(verdicts))
+    )
+
+
+def differences_by_category(
+    after: Verdicts,
+    before: Verdicts,
+    categories: Sequence[str],
+    *,
+    pair: tuple[str, str],
+    task: str,
+    guidance: float,
+    against_guidance: float | None = None,
+) -> tuple[Difference, ...]:
+    """The difference over all prompts, then over each category in order of first appearance."""
+    if len(after) != len(before):
+        raise ValueError(f"{len(after)} verdicts after but {len(before)} before; pairs need the same prompts in the same order")
+    return tuple(
+        Difference.of(
+            np.asarray(after, dtype=float)[chosen],
+            np.asarray(before, dtype=float)[chosen],
+            pair=pair,
+            task=task,
+            guidance=guidance,
+            category=category,
+            against_guidance=against_guidance,
+        )
+        for category, chosen in _split(categories, len(after))
+    )
+
+
+def _split(categories: Sequence[str], count: int) -> Iterator[tuple[str, np.ndarray]]:
+    if len(categories) != count:
+        raise ValueError(f"{count} verdicts but {len(categories)} categories; each verdict needs its prompt's category")
+    names = list(dict.fromkeys(categories))
+    if ALL in names:
+        raise ValueError(f"a category is called {ALL!r}, which stands for every prompt; rename it")
+    yield ALL, np.ones(count, bool)
+    if len(names) > 1:
+        for name in names:
+            yield name, np.array([category == name for category in categories])
+
+
+# words and numbers, the same in the terminal, the charts and the report
+
+
+def percent(value: float) -> str:
+    return "–" if math.isnan(value) else f"{100 * value:.1f}%"
+
+
+def points(value: float) -> str:
+    return "–" if math.isnan(value) else f"{100 * value:+.1f}".replace("-", "−")
+
+
+def interval(low: float, high: float, form: Any = percent) -> str:
+    return "no interval" if math.isnan(low) or math.isnan(high) else f"{form(low)} to {form(high)}"
+
+
+def guidance_words(guidance: float, against: float | None = None) -> str:
+    words = "off" if guidance == NO_GUIDANCE else f"{guidance:g}"
+    return words if against is None or against == guidance else f"{words} vs {guidance_words(against)}"
+
+
+def duration(seconds: float) -> str:
+    if not math.isfinite(seconds):
+        return "unknown time"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def headline(summary: Summary) -> str:
+    """One sentence that says what the run gained, or that it showed no gain, from the first difference over all prompts."""
+    overall = next((d for d in summary.differences if d.category == ALL), None)
+    if overall is None:
+        row = next((r for r in summary.rows if r.category == ALL), None)
+        if row is None:
+            return "Nothing was evaluated."
+        return (
+            f"{row.model} gets {percent(row.accuracy)} of {row.n} held-out prompts right "
+            f"(95% interval {interval(row.low, row.high)}); it was compared with no other model."
+        )
+    after, before = overall.pair
+    against = overall.guidance if overall.against_guidance is None else overall.against_guidance
+    from_to = _from_to(summary, overall, against)
+    sides = f"{after} ({_sampling(overall.guidance)})" if against != overall.guidance else after
+    other = f"{before} ({_sampling(against)})" if against != overall.guidance else before
+    where = "" if against != overall.guidance else f", {_sampling(overall.guidance)}"
+    evidence = (
+        f"{points(overall.difference)} points, 95% interval {interval(overall.low, overall.high, points)}, "
+        f"{overall.n} paired prompts{where}"
+    )
+    if not overall.estimate.excludes_zero:
+        return f"{sides} shows no clear difference from {other}{from_to}: {evidence}."
+    return f"{sides} is {'more' if overall.difference > 0 else 'less'} often right than {other}{from_to}: {evidence}."
+
+
+def _sampling(guidance: float) -> str:
+    return "without guidance" if guidance == NO_GUIDANCE else f"with guidance {guidance:g}"
+
+
+def _from_to(summary: Summary, difference: Difference, against: float) -> str:
+    accuracy = {(r.model, r.guidance): r.accuracy for r in summary.rows if r.category == ALL and r.task == difference.task}
+    after = accuracy.get((difference.pair[0], difference.guidance))
+    before = accuracy.get((difference.pair[1], against))
+    return "" if after is None or before is None else f", {percent(after)} against {percent(before)}"
+
+
+# the file
+
+
+def write_summary(path: str | Path, summary: Summary) -> Path:
+    """Write strict JSON, whole or not at all; NaN and infinite numbers become null."""
+    text = json.dumps(_strict(asdict(summary)), indent=2, allow_nan=False, ensure_ascii=False)
+    return write_atomically(path, (text + "\n").encode())
+
+
+def read_summary(path: str | Path) -> Summary:
+    """What `write_summary` wrote; raises UserMistake, naming the field, for anything else."""
+    try:
+        data = json.loads(Path(path).read_text(encoding="utf-8"))
+        rows = tuple(_restore(Row, row, f"rows[{i}]") for i, row in enumerate(data.pop("rows")))
+        differences = tuple(
+            _restore(Difference, {**row, "pair": tuple(row["pair"])}, f"differences[{i}]")
+            for i, row in enumerate(data.pop("differences"))
+        )
+        notes = tuple(data.pop("notes", ()))
+        return _restore(Summary, {**data, "rows": rows, "differences": differences, "notes": notes}, "summary")
+    except (OSError, UnicodeDecodeError, AttributeError, KeyError, TypeError, ValueError) as error:
+        reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+        raise UserMistake(f"{path}: not a summary of an evaluation ({reason}); write it again with `evaluate`") from error
+
+
+def _restore(kind: Any, data: Mapping[str, Any], where: str) -> Any:
+    unknown = set(data) - {f.name for f in fields(kind)}
+    if unknown:
+        raise ValueError(f"{where}: unknown key {sorted(unknown)[0]!r}")
+    missing = {f.name for f in fields(kind) if f.type == "float"}
+    try:
+        return kind(**{key: math.nan if value is None and key in missing else value for key, value in data.items()})
+    except TypeError as error:
+        raise ValueError(f"{where}: {error}") from error
+
+
+def _strict(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _strict(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset | np.ndarray):
+        return [_strict(item) for item in value]
+    if isinstance(value, np.generic):
+        return _strict(value.item())
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if value is None or isinstance(value, str | int) else str(value)
+
+
+# the terminal
+
+
+def print_table(summary: Summary, console: Console | None = None) -> None:
+    """Accuracies over all prompts, then every difference over all prompts; categories are in the report."""
+    console = console or Console()
+    if summary.warning:
+        console.print(Text(summary.warning, style="bold yellow"))
+    console.print(_table("Accuracy on held-out prompts", ("model", "task", "guidance", "forwards", "n", "accuracy", "95% interval"), [
+        (r.model, r.task, guidance_words(r.guidance), str(r.forwards_per_image), str(r.n), percent(r.accuracy), interval(r.low, r.high))
+        for r in summary.rows
+        if r.category == ALL
+    ]))
+    overall = [d for d in summary.differences if d.category == ALL]
+    if overall:
+        console.print(_table("Paired differences, in points", ("pair", "task", "guidance", "n", "difference", "95% interval"), [
+            (" − ".join(d.pair), d.task, guidance_words(d.guidance, d.against_guidance), str(d.n), points(d.difference),
+             interval(d.low, d.high, points))
+            for d in overall
+        ]))
+    console.print(Text(headline(summary)))
+
+
+def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    table = Table(title=Text(title), title_justify="left")
+    for column in columns:
+        table.add_column(column, justify="left" if column in ("model", "pair", "task") else "right")
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))  # Text, because names are data and rich reads [brackets]
+    return table

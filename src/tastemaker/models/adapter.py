@@ -1,0 +1,152 @@
+"""What every model family offers to the rest of the house, and `load`, which picks the family of a pipeline folder.
+
+An adapter converts at its edge: whatever time scale, sign, packing or pixel range a family uses, outside of it sigma is in [0, 1]
+with 1 = noise, velocity = noise - data, and pictures are float32 in [0, 1]. It knows nothing of loops over steps, optimisers,
+adapters of weights (LoRA) or processes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import torch
+import torch.nn.functional as F
+from PIL.Image import Image
+from torch import Tensor, nn
+
+from tastemaker.errors import UserMistake
+from tastemaker.flow.schedule import dynamic_shift, shifted_sigmas
+from tastemaker.types import Condition
+
+PrefixT = TypeVar("PrefixT", bound="Prefix")
+
+
+class Prefix(Protocol):
+    """What of a forward pass depends on the prompt alone, neither on the step nor on the sample: computed once, used by all."""
+
+    def __len__(self) -> int: ...
+
+    def select(self: PrefixT, rows: Tensor) -> PrefixT:
+        """The prefix whose row i is this one's row `rows[i]`; gradients of repeated rows add up."""
+        ...
+
+
+class Adapter(Protocol):
+    """One model family. `transformer` is what is trained; everything else of `pipeline` is frozen."""
+
+    family: str
+    pipeline: Any
+    transformer: nn.Module
+
+    def encode(
+        self, texts: Sequence[str], sources: Sequence[Sequence[Image]] | None = None, *, height: int, width: int
+    ) -> Condition:
+        """Encode P prompts (and the source pictures of each) for pictures of `height` x `width` pixels, without gradient.
+
+        A prompt's encoding never depends on the other prompts of the call.
+        """
+        ...
+
+    def latent_shape(self, height: int, width: int) -> tuple[int, ...]:
+        """X: the shape of one sample's latents, the shape noise is drawn in."""
+        ...
+
+    def sigmas(self, num_steps: int, height: int, width: int) -> Tensor:
+        """(N + 1,) float32, from 1 down to 0: exactly the schedule the pipeline would use."""
+        ...
+
+    def prefix(self, condition: Condition) -> Any:
+        """The `Prefix` of P prompts; differentiable when gradients are enabled."""
+        ...
+
+    def velocity(self, x_BX: Tensor, sigma_B: Tensor, prefix: Any) -> Tensor:
+        """noise - data, (B, *X) float32, of B latents at B noise levels; `prefix` has B rows."""
+        ...
+
+    def decode(self, x_BX: Tensor, height: int, width: int) -> Tensor:
+        """Latents to pictures, (B, 3, H, W) float32 in [0, 1]."""
+        ...
+
+    def encode_images(self, images: Tensor) -> Tensor:
+        """Pictures (B, 3, H, W) in [0, 1] to normalised latents (B, *X), the mode of the VAE's posterior; without gradient."""
+        ...
+
+
+def collate(conditions: Sequence[Condition]) -> Condition:
+    """Stack conditions along P; what differs in length on axis 1 is padded on the right with zeros."""
+    layouts = {condition.layout for condition in conditions}
+    if len(layouts) > 1:
+        raise UserMistake(
+            f"these prompts cannot share a batch, their layouts differ: {sorted(map(str, layouts))}; "
+            "group prompts by picture size, and edits by the number and shape of their source pictures"
+        )
+    tensors = {name: _stack([c.tensors[name] for c in conditions]) for name in conditions[0].tensors}
+    return Condition(tensors, conditions[0].layout)
+
+
+def _stack(parts: Sequence[Tensor]) -> Tensor:
+    length = max(part.shape[1] for part in parts)
+    return torch.cat([F.pad(part, [0, 0] * (part.ndim - 2) + [0, length - part.shape[1]]) for part in parts])
+
+
+def scheduler_sigmas(config: Mapping[str, Any], grid: Sequence[float] | Tensor, num_tokens: int) -> Tensor:
+    """(N + 1,) what diffusers' flow-matching scheduler with this config makes of the base grid a pipeline passes to it."""
+    unknown = [name for name in UNSUPPORTED_SPACINGS if config.get(name)]
+    if unknown:
+        raise UserMistake(f"the pipeline's scheduler config sets {', '.join(unknown)}, a spacing we do not reproduce; set it to false")
+    terminal = config.get("shift_terminal")
+    if not config.get("use_dynamic_shifting"):
+        return shifted_sigmas(len(grid), shift=config.get("shift", 1.0), terminal=terminal, sigmas=grid)
+    mu = dynamic_shift(
+        num_tokens,
+        config.get("base_image_seq_len", 256),
+        config.get("max_image_seq_len", 4096),
+        config.get("base_shift", 0.5),
+        config.get("max_shift", 1.15),
+    )
+    kind = config.get("time_shift_type", "exponential")
+    return shifted_sigmas(len(grid), mu=mu, kind=kind, terminal=terminal, sigmas=grid)
+
+
+UNSUPPORTED_SPACINGS = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "invert_sigmas", "stochastic_sampling")
+
+FAMILIES = {"QwenImage21Pipeline": "tastemaker.models.qwen_image21:load_qwen_image21"}
+"""Pipeline class named in model_index.json -> where its loader lives; imported only when asked for."""
+
+
+def load(folder: str | Path, *, device: torch.device | str, dtype: torch.dtype) -> Adapter:
+    """Open a local diffusers folder as the adapter of its family: safetensors only, no network, never code from the folder."""
+    folder = Path(folder)
+    loader = _loader(_pipeline_class(folder))
+    _refuse_code(folder)
+    return loader(folder, device=device, dtype=dtype)
+
+
+def _pipeline_class(folder: Path) -> str:
+    index = folder / "model_index.json"
+    try:
+        name = json.loads(index.read_text(encoding="utf-8"))["_class_name"]
+    except FileNotFoundError:
+        raise UserMistake(f"{folder} is not a diffusers pipeline folder: it has no model_index.json") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserMistake(f"{index} is not a pipeline index: {error!r}") from None
+    if not isinstance(name, str) or name not in FAMILIES:
+        raise UserMistake(f"{index} names the pipeline {name!r}; tastemaker knows {', '.join(sorted(FAMILIES))}")
+    return name
+
+
+def _loader(pipeline_class: str) -> Callable[..., Adapter]:
+    module, _, name = FAMILIES[pipeline_class].partition(":")
+    return getattr(import_module(module), name)
+
+
+def _refuse_code(folder: Path) -> None:
+    """Refuse configs that point to Python classes outside the installed libraries, before any library reads them."""
+    for path in sorted([*folder.glob("*.json"), *folder.glob("*/*.json")]):
+        if '"auto_map"' not in path.read_text(encoding="utf-8", errors="replace"):
+            continue
+        raise UserMistake(f"{path} has an 'auto_map', which asks to run code that comes with the model; remove that key")
