@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -36,15 +37,16 @@ class Sampler:
     steps: tuple[int, ...] = ()
     guidance: float = 1.0
     rescale: bool = False
-    mode: Mode = "none"
+    mode: Mode = "hybrid"
+    """How guidance enters the trained policy; without stochastic steps nothing is trained on it and it has no effect."""
 
     def __post_init__(self) -> None:
-        check_modes(self.guidance, self.mode)
         num_steps = len(self.sigmas) - 1
         if list(self.steps) != sorted(set(self.steps)) or not all(0 <= n < num_steps for n in self.steps):
             raise ValueError(f"steps are {self.steps}; they must rise and lie in 0 ... {num_steps - 1}")
-        if self.kind == "ode":
+        if self.kind == "ode" or not self.steps:
             return
+        check_modes(self.guidance, self.mode)
         if not self.eta > 0:
             raise ValueError(f"eta is {self.eta}; a stochastic sampler ({self.kind}) needs it above 0")
         if num_steps - 1 in self.steps:
@@ -88,7 +90,7 @@ def denoise(
         if unconditional is not None:
             v_uncond = _velocity(adapter, x, sigmas[n].expand(len(x)), unconditional, max_batch)
         if n in sampler.steps:
-            stored.append(_stored_step(sampler, x, sigmas[n], sigmas[n + 1], v_cond, v_uncond, lambda n=n: noise(n)))
+            stored.append(_stored_step(sampler, x, sigmas[n], sigmas[n + 1], v_cond, v_uncond, partial(noise, n)))
             x = stored[-1].after
         else:
             v = guided(v_cond, v_uncond, sampler.guidance, sampler.rescale)
@@ -102,7 +104,7 @@ def replay(
     """Log-probabilities (B, S) and conditional velocities (B, S, *X) of the stored steps at the adapter's present weights.
 
     One forward of B * S rows (two in mode "both", which needs the `unconditional` prefix); split with `take` for smaller ones.
-    Differentiable. For KL or a ratio free of rounding build the `policy` Gaussian from the velocities.
+    Differentiable. The stored steps must be stochastic; for ODE steps take `stored_velocities`. For KL or a ratio free of rounding build the `policy` Gaussian from the velocities.
     """
     velocities_BSX = stored_velocities(adapter, prefix, trajectory)
     v_uncond = stored_velocities(adapter, unconditional, trajectory) if sampler.policy_mode == "both" else None

@@ -1,5 +1,7 @@
 """Every setting with its default, and the strict reader of YAML files; checks a whole file in about a second, without torch.
 
+Its files:
+
     settings.py     what can be set, and the rules between settings
     base.py         what all groups of settings share: unknown keys refused, frozen, rules that name their keys
     strict_yaml.py  YAML in which a key occurs once, `1e-5` is a number, and every value knows its line

@@ -1,7 +1,7 @@
 """Reads settings and reports every mistake of a file at once, each with its line, its value, the rule and the remedy.
 
-A field that is wrong would hide what comes after it (pydantic skips the rules of a group whose fields failed). So the wrong keys
-are put aside, stand-ins take their place, and the rest is checked again until nothing new is found.
+A field that is wrong would hide what comes after it (pydantic skips the rules of a group whose fields failed). So the wrong
+keys are put aside, stand-ins take their place, and the rest is checked again until nothing new is found.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def dump(model: BaseModel) -> str:
     return yaml.safe_dump(model.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
-# ---- overrides ------------------------------------------------------------------------------------------------------------------
+# ---- overrides -----------------------------------------------------------------------------------
 
 
 def _apply(data: dict[str, Any], override: str, overridden: dict[Path, str]) -> list[str]:
@@ -98,7 +98,7 @@ def _apply(data: dict[str, Any], override: str, overridden: dict[Path, str]) -> 
     return []
 
 
-# ---- checking -------------------------------------------------------------------------------------------------------------------
+# ---- checking ------------------------------------------------------------------------------------
 
 
 def _check(data: dict[str, Any], model_class: type[Model]) -> tuple[list[Mistake], Model | None]:
@@ -252,7 +252,7 @@ def _tags(field: Any, key: str) -> list[str]:
     return [get_args(m.model_fields[key].annotation)[0] for m in _models(field.annotation) if key in m.model_fields]
 
 
-# ---- wording --------------------------------------------------------------------------------------------------------------------
+# ---- wording -------------------------------------------------------------------------------------
 
 
 def _report(document: Document, overridden: dict[Path, str], source: str, mistake: Mistake) -> str:

@@ -1,7 +1,8 @@
 """What can be set, with the default of each, and the rules between settings.
 
-A group is one section of the YAML file. Where a method has variants (algorithm, policy) the section is a union chosen by one word
-in it, so that settings which mean nothing for the chosen variant cannot be written down. A new algorithm is one more variant.
+A group is one section of the YAML file. Where a method has variants (algorithm, policy) the section is a union chosen by one
+word in it, so that settings which mean nothing for the chosen variant cannot be written down. A new algorithm is one more
+variant.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Iterator
 from typing import Annotated, Literal
 
 from pydantic import Field
+from pydantic.config import JsonDict
 
 from tastemaker.config.base import Broken, Settings
 
@@ -26,9 +28,9 @@ Guidance = Annotated[float, Field(ge=1, le=50)]
 class RolloutConfig(Settings):
     """How pictures are sampled for training."""
 
-    prompts: Positive = 24
+    prompts: Annotated[int, Field(ge=1, le=1_000_000)] = 24
     """Prompts of one training step, over all processes."""
-    group_size: Annotated[int, Field(ge=2)] = 8
+    group_size: Annotated[int, Field(ge=2, le=4096)] = 8
     """Pictures of one prompt; they are compared with each other, so at least two."""
     steps: Annotated[int, Field(ge=2, le=1000)] = 10
     """Sampling steps N from noise to picture."""
@@ -56,7 +58,8 @@ class RolloutConfig(Settings):
             remedy = f"set window_size to at most {max(self.steps - 1 - self.window_start, 1)} or raise steps to {end + 1}"
             yield Broken(("window_size", "window_start", "steps"), rule, remedy)
         if self.transition == "cps" and self.eta > 1:
-            yield Broken(("eta", "transition"), "must be at most 1 for the cps transition", "lower it or use transition: flow_sde")
+            rule = "must be at most 1 for the cps transition"
+            yield Broken(("eta", "transition"), rule, "lower it or use transition: flow_sde")
         if self.prompts * self.group_size > self.max_batch and self.max_batch % self.group_size:
             below = max(self.max_batch // self.group_size, 1) * self.group_size
             rule = f"must hold whole groups of {self.group_size}"
@@ -69,8 +72,8 @@ class GRPOConfig(Settings):
     name: Literal["grpo"] = "grpo"
     """Chooses this algorithm."""
     guidance_mode: Literal["hybrid", "both", "none", "conditional"] = "hybrid"
-    """Which policy is trained when sampling is guided: hybrid keeps the guidance offset of the rollout fixed; both guides old and
-    new; none samples without guidance; conditional ignores guidance in the ratio (biased, for comparison)."""
+    """Which policy is trained when sampling is guided: hybrid keeps the guidance offset of the rollout fixed; both guides
+    old and new; none samples without guidance; conditional ignores guidance in the ratio (biased, for comparison)."""
     clip_range: Annotated[float, Field(gt=0, lt=1)] = 1e-4
     """The ratio counts within 1 +- this; log-probabilities are per latent element, hence so small."""
     updates_per_rollout: Positive = 1
@@ -147,7 +150,7 @@ class RewardConfig(Settings):
     floor: Annotated[float, Field(ge=0)] = 0.01
     """Its noise, in units of its score: a group's standard deviation counts as at least this, so near ties do not explode."""
     server_deadline: Seconds | None = None
-    """Seconds after which the reward's server gives up on an item itself; ours must be longer, or finished work is thrown away."""
+    """Seconds after which the reward's server gives up on an item; ours must be longer, or finished work is thrown away."""
 
     def broken_rules(self) -> Iterator[Broken]:
         if not self.low < self.high:
@@ -216,7 +219,7 @@ class BudgetConfig(Settings):
     """Minutes of this process; the run then stops at a safe point and can be resumed."""
 
 
-FREE = {"free_on_resume": True}
+FREE: JsonDict = {"free_on_resume": True}
 """Marks groups that change no weight, so that a resumed run may have other values."""
 
 
@@ -257,10 +260,10 @@ class TrainConfig(Settings):
             yield Broken(keys, rule, "set rollout.guidance to 1 or the mode to hybrid")
         samples = rollout.prompts * rollout.group_size
         if micro is not None and samples % micro:
-            keys = ("optimiser.micro_batch", "rollout.prompts", "rollout.group_size")
-            near = max(d for d in range(1, micro + 1) if samples % d == 0) if micro < samples else samples
+            small = [d for d in range(1, math.isqrt(samples) + 1) if samples % d == 0]
+            near = max(d for pair in small for d in (pair, samples // pair) if d <= micro)
             rule = f"must divide the {rollout.prompts} x {rollout.group_size} = {samples} pictures of a step"
-            yield Broken(keys, rule, f"set it to {near}")
+            yield Broken(("optimiser.micro_batch", "rollout.prompts", "rollout.group_size"), rule, f"set it to {near}")
 
     def _reward_rules(self) -> Iterator[Broken]:
         total = math.fsum(reward.weight for reward in self.rewards)

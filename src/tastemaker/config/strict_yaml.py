@@ -1,6 +1,7 @@
 """YAML in which nothing is guessed: a key occurs once, `1e-5` is a number, `no` is a word, and every value knows its line.
 
-Left out on purpose: anchors and aliases (a few lines of them can unfold to gigabytes), tags, dates, octal and sexagesimal numbers.
+Left out on purpose: anchors and aliases (a few lines of them can unfold to gigabytes), tags, dates, octal and
+sexagesimal numbers.
 """
 
 from __future__ import annotations
@@ -55,7 +56,8 @@ class _Loader(yaml.SafeLoader):
     def compose_node(self, parent: Any, index: Any) -> Any:
         event = self.peek_event()
         if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
-            raise _Refused(problem="anchors and aliases (& and *) are not read, write the value out", problem_mark=event.start_mark)
+            problem = "anchors and aliases (& and *) are not read, write the value out"
+            raise _Refused(problem=problem, problem_mark=event.start_mark)
         self.depth += 1
         if self.depth > MAX_DEPTH:
             raise _Refused(problem=f"nested deeper than {MAX_DEPTH} levels", problem_mark=event.start_mark)
@@ -105,7 +107,8 @@ def _build(node: yaml.Node, path: Path, document: Document) -> Any:
         return _build_mapping(node, path, document)
     if isinstance(node, yaml.SequenceNode):
         return [_build(child, (*path, index), document) for index, child in enumerate(node.value)]
-    if node.tag.startswith("tag:yaml.org,2002:python") or node.tag.startswith("!"):
+    assert isinstance(node, yaml.ScalarNode)
+    if node.tag.startswith(("tag:yaml.org,2002:python", "!")):
         document.faults.append(Fault(node.start_mark.line + 1, f"the tag {node.tag} is not read, write a plain value"))
         return None
     return scalar(node.value) if node.style is None else node.value
@@ -121,7 +124,8 @@ def _build_mapping(node: yaml.MappingNode, path: Path, document: Document) -> di
         key = key_node.value
         if key in result:
             first = document.lines[(*path, key)]
-            document.faults.append(Fault(line, f"{'.'.join(map(str, (*path, key)))} is set twice (first on line {first}), keep one"))
+            name = ".".join(map(str, (*path, key)))
+            document.faults.append(Fault(line, f"{name} is set twice (first on line {first}), keep one"))
             continue
         document.lines[(*path, key)] = line
         result[key] = _build(value_node, (*path, key), document)

@@ -9,7 +9,9 @@ from __future__ import annotations
 import contextlib
 import fnmatch
 import io
+import itertools
 import math
+import re
 import textwrap
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -38,10 +40,22 @@ class Theme:
 
 
 LIGHT = Theme(
-    "#ffffff", "#1c2330", "#667085", "#e4e7ec", ("#98a1b0", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00"), "#0072b2", "#d55e00"
+    "#ffffff",
+    "#1c2330",
+    "#667085",
+    "#e4e7ec",
+    ("#98a1b0", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00"),
+    "#0072b2",
+    "#d55e00",
 )
 DARK = Theme(
-    "#171b22", "#e7eaf0", "#9aa4b2", "#2f3742", ("#8992a1", "#56b4e9", "#f08a3c", "#2fc79a", "#e39cc4", "#f0e442"), "#56b4e9", "#f08a3c"
+    "#171b22",
+    "#e7eaf0",
+    "#9aa4b2",
+    "#2f3742",
+    ("#8992a1", "#56b4e9", "#f08a3c", "#2fc79a", "#e39cc4", "#f0e442"),
+    "#56b4e9",
+    "#f08a3c",
 )
 
 PANELS: Mapping[str, tuple[str, ...]] = {
@@ -55,7 +69,9 @@ PANELS: Mapping[str, tuple[str, ...]] = {
 """Title of each training panel, and the metric names (shell patterns) it shows."""
 
 
-def training_panels(history: Sequence[Mapping[str, Any]], panels: Mapping[str, Sequence[str]] = PANELS) -> dict[str, tuple[str, ...]]:
+def training_panels(
+    history: Sequence[Mapping[str, Any]], panels: Mapping[str, Sequence[str]] = PANELS
+) -> dict[str, tuple[str, ...]]:
     """The panels that have something to show, with the metric names found for each."""
     names = list(dict.fromkeys(name for row in history for name in row))
     found = {
@@ -80,7 +96,7 @@ def training_curves(
     columns = min(2, max(1, len(found)))
     rows = max(1, math.ceil(len(found) / columns))
     with _style(theme):
-        figure = Figure(figsize=(4.6 * columns, 2.9 * rows), layout="constrained")
+        figure = Figure(figsize=(4.4 * columns, 2.7 * rows), layout="constrained")
         axes = figure.subplots(rows, columns, squeeze=False).ravel()
         for axis, (title, names) in zip(axes, found.items(), strict=False):
             _draw_panel(axis, title, names, history, theme)
@@ -91,18 +107,22 @@ def training_curves(
         return _render(figure, form)
 
 
-def category_bars(rows: Sequence[Row], *, theme: Theme = LIGHT, form: Format = "svg") -> bytes:
-    """Accuracy of every model in every category with its 95% interval; one panel per task and guidance scale."""
+def category_bars(rows: Sequence[Row], *, models: Sequence[str] = (), theme: Theme = LIGHT, form: Format = "svg") -> bytes:
+    """Accuracy of every model in every category with its 95% interval; one panel per task and guidance scale.
+
+    `models` is the order that gives each model its colour, for charts that are read side by side; the rows' order unless given.
+    """
+    palette = dict(zip(dict.fromkeys([*models, *(row.model for row in rows)]), itertools.cycle(theme.colours), strict=False))
     models = list(dict.fromkeys(row.model for row in rows))
     facets = list(dict.fromkeys((row.task, row.guidance) for row in rows))
     counts = [len({r.category for r in rows if (r.task, r.guidance) == facet}) for facet in facets]
     heights = [0.75 + count * (0.2 * len(models) + 0.16) for count in counts] or [1.0]
     with _style(theme):
-        figure = Figure(figsize=(6.4, sum(heights) + 0.45), layout="constrained")
+        figure = Figure(figsize=(5.4, sum(heights) + 0.45), layout="constrained")
         axes = figure.subplots(len(heights), 1, squeeze=False, height_ratios=heights).ravel()
         for axis, facet in zip(axes, facets, strict=False):
             chosen = [row for row in rows if (row.task, row.guidance) == facet]
-            _draw_bars(axis, chosen, models, theme)
+            _draw_bars(axis, chosen, {model: palette[model] for model in models}, theme)
             axis.set_title(f"{facet[0]}, guidance {guidance_words(facet[1])}", loc="left")
         if not facets:
             axes[0].set_axis_off()
@@ -115,22 +135,36 @@ def category_bars(rows: Sequence[Row], *, theme: Theme = LIGHT, form: Format = "
 
 def difference_plot(differences: Sequence[Difference], *, theme: Theme = LIGHT, form: Format = "svg") -> bytes:
     """Forest plot: every paired difference in points with its 95% interval; coloured where the interval excludes zero."""
-    pairs = list(dict.fromkeys(d.pair for d in differences))
-    heights = [0.62 + 0.27 * sum(d.pair == pair for d in differences) for pair in pairs] or [1.0]
-    bounds = [abs(100 * x) for d in differences for x in (d.low, d.high, d.difference) if not math.isnan(x)]
-    reach = 1.12 * max([*bounds, 5.0])
+    facets: dict[tuple[Any, ...], list[Difference]] = {}
+    for found in differences:
+        facets.setdefault((found.pair, found.task, found.guidance, found.against_guidance), []).append(found)
+    heights = [0.5 + 0.25 * len(group) for group in facets.values()] or [1.0]
+    bounds = [0.0, *(100 * x for d in differences for x in (d.low, d.high, d.difference) if not math.isnan(x))]
+    room = max(0.08 * (max(bounds) - min(bounds)), 1.0)
+    limits = (min(bounds) - room, max(bounds) + room)
     with _style(theme):
-        figure = Figure(figsize=(6.4, sum(heights) + 0.35), layout="constrained")
+        figure = Figure(figsize=(5.4, sum(heights) + 0.4), layout="constrained")
         axes = figure.subplots(len(heights), 1, squeeze=False, sharex=True, height_ratios=heights).ravel()
-        for axis, pair in zip(axes, pairs, strict=False):
-            _draw_forest(axis, [d for d in differences if d.pair == pair], reach, theme)
-            axis.set_title(f"{pair[0]} − {pair[1]}", loc="left")
-        if pairs:
+        for axis, ((pair, task, guidance, against), group) in zip(axes, facets.items(), strict=False):
+            _draw_forest(axis, group, limits, theme)
+            axis.set_title(f"{pair[0]} − {pair[1]}, {task}, guidance {guidance_words(guidance, against)}", loc="left")
+        if facets:
             axes[-1].set_xlabel("difference in accuracy, points")
         else:
             axes[0].set_axis_off()
             axes[0].text(0.5, 0.5, "nothing was compared", ha="center", va="center", color=theme.muted)
         return _render(figure, form)
+
+
+def recolour(svg: bytes, new: Theme = DARK, old: Theme = LIGHT) -> bytes:
+    """The same SVG chart in another theme, without drawing it a second time."""
+    pairs = zip(_palette(old), _palette(new), strict=True)
+    table = {before.encode(): after.encode() for before, after in pairs}
+    return re.sub(rb"#[0-9a-f]{6}", lambda found: table.get(found.group(), found.group()), svg)
+
+
+def _palette(theme: Theme) -> tuple[str, ...]:
+    return (theme.background, theme.ink, theme.muted, theme.grid, *theme.colours, theme.gain, theme.loss)
 
 
 def _draw_panel(axis: Any, title: str, names: Sequence[str], history: Sequence[Mapping[str, Any]], theme: Theme) -> None:
@@ -143,6 +177,7 @@ def _draw_panel(axis: Any, title: str, names: Sequence[str], history: Sequence[M
         lowest, highest = min(lowest, float(values.min())), max(highest, float(values.max()))
     if lowest > 0 and highest > 50 * lowest:
         axis.set_yscale("log")
+        axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))  # the default writes formulas
     axis.set_title(title, loc="left")
     axis.set_xlabel("step")
     axis.xaxis.set_major_locator(MaxNLocator(5, integer=True))
@@ -151,17 +186,18 @@ def _draw_panel(axis: Any, title: str, names: Sequence[str], history: Sequence[M
         axis.legend(loc="best", fontsize=8)
 
 
-def _draw_bars(axis: Any, rows: Sequence[Row], models: Sequence[str], theme: Theme) -> None:
-    categories = sorted({row.category for row in rows}, key=lambda c: (c != ALL, c))
-    height = 0.8 / len(models)
-    for index, model in enumerate(models):
+def _draw_bars(axis: Any, rows: Sequence[Row], colours: Mapping[str, str], theme: Theme) -> None:
+    categories = sorted(dict.fromkeys(row.category for row in rows), key=lambda c: c != ALL)
+    height = 0.8 / len(colours)
+    for index, (model, colour) in enumerate(colours.items()):
         found = {row.category: row for row in rows if row.model == model}
         chosen = [(place, found[category]) for place, category in enumerate(categories) if category in found]
-        y = np.array([place + (index - (len(models) - 1) / 2) * height for place, _ in chosen])
+        y = np.array([place + (index - (len(colours) - 1) / 2) * height for place, _ in chosen])
         value = np.array([100 * row.accuracy for _, row in chosen])
-        error = np.array([[100 * (row.accuracy - row.low), 100 * (row.high - row.accuracy)] for _, row in chosen]).reshape(-1, 2)
-        axis.barh(y, np.nan_to_num(value), height * 0.86, color=theme.colours[index % len(theme.colours)], label=model)
-        axis.errorbar(value, y, xerr=error.clip(0).T, fmt="none", ecolor=theme.ink, elinewidth=1.1, capsize=2.2)
+        ends = np.array([(100 * row.low, 100 * row.high) for _, row in chosen]).reshape(-1, 2)
+        error = np.abs(ends - value[:, None])
+        axis.barh(y, np.nan_to_num(value), height * 0.86, color=colour, label=model)
+        axis.errorbar(value, y, xerr=error.T, fmt="none", ecolor=theme.ink, elinewidth=1.1, capsize=2.2)
     sizes = {c: sorted({row.n for row in rows if row.category == c}) for c in categories}
     labels = [f"{_wrap(c)} (n={'–'.join(str(n) for n in (sizes[c][0], sizes[c][-1])[: len(sizes[c])])})" for c in categories]
     axis.set_yticks(range(len(categories)), labels)
@@ -172,10 +208,8 @@ def _draw_bars(axis: Any, rows: Sequence[Row], models: Sequence[str], theme: The
     axis.tick_params(axis="y", length=0)
 
 
-def _draw_forest(axis: Any, differences: Sequence[Difference], reach: float, theme: Theme) -> None:
+def _draw_forest(axis: Any, differences: Sequence[Difference], limits: tuple[float, float], theme: Theme) -> None:
     axis.axvline(0, color=theme.muted, linewidth=1)
-    many_tasks = len({d.task for d in differences}) > 1
-    labels = []
     for place, found in enumerate(differences):
         value, low, high = (100 * x for x in (found.difference, found.low, found.high))
         colour = (theme.gain if value > 0 else theme.loss) if found.estimate.excludes_zero else theme.muted
@@ -185,11 +219,9 @@ def _draw_forest(axis: Any, differences: Sequence[Difference], reach: float, the
         text = f"{points(found.difference)}  ({interval(found.low, found.high, points)})"
         weight = "bold" if found.category == ALL else "normal"
         axis.annotate(text, (1.02, place), xycoords=("axes fraction", "data"), va="center", fontsize=8, weight=weight)
-        task = f"{found.task}, " if many_tasks else ""
-        labels.append(f"{task}{_wrap(found.category)}, guidance {guidance_words(found.guidance, found.against_guidance)}")
-    axis.set_yticks(range(len(differences)), labels)
+    axis.set_yticks(range(len(differences)), [_wrap(found.category) for found in differences])
     axis.set_ylim(len(differences) - 0.4, -0.6)
-    axis.set_xlim(-reach, reach)
+    axis.set_xlim(*limits)
     axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:+g}".replace("-", "−") if value else "0"))
     axis.grid(axis="x")
     axis.tick_params(axis="y", length=0)

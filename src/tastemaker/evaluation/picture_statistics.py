@@ -52,14 +52,16 @@ def measure(pictures: Sequence[Any] | np.ndarray, *, patch: int = 16) -> dict[st
     """
     pixels_BCHW = _stack(pictures)
     luminance_BHW = np.tensordot(np.array([0.299, 0.587, 0.114], np.float32), pixels_BCHW, axes=(0, 1))
+    height, width = (max(size // patch, 1) * patch for size in luminance_BHW.shape[1:])
+    power_BHW = _power(luminance_BHW[:, :height, :width])  # whole patches, so that their frequencies fall on its bins
     edge = 0.5 / 255
     return {
         "saturation": (pixels_BCHW.max(1) - pixels_BCHW.min(1)).mean((1, 2)),
         "contrast": luminance_BHW.std((1, 2)),
         "clipped": ((pixels_BCHW < edge) | (pixels_BCHW > 1 - edge)).any(1).mean((1, 2)),
         "sharpness": _laplacian_energy(luminance_BHW),
-        "high_frequency": _high_frequency_share(luminance_BHW),
-        "grid": _grid_peaks(luminance_BHW, patch),
+        "high_frequency": _high_frequency_share(power_BHW),
+        "grid": _grid_peaks(power_BHW, patch),
     }
 
 
@@ -130,31 +132,32 @@ def _power(luminance_BHW: np.ndarray) -> np.ndarray:
     _, height, width = luminance_BHW.shape
     window_HW = np.outer(np.hanning(height + 1)[:-1], np.hanning(width + 1)[:-1]).astype(np.float32)
     centred = luminance_BHW - luminance_BHW.mean((1, 2), keepdims=True)
-    return np.abs(np.fft.fft2(centred * window_HW)) ** 2
+    spectrum = np.fft.fft2(centred * window_HW)
+    return spectrum.real**2 + spectrum.imag**2
 
 
-def _high_frequency_share(luminance_BHW: np.ndarray) -> np.ndarray:
-    _, height, width = luminance_BHW.shape
+def _high_frequency_share(power_BHW: np.ndarray) -> np.ndarray:
+    _, height, width = power_BHW.shape
     high_HW = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.fftfreq(width)[None]) > 0.25
-    power_BHW = _power(luminance_BHW)
     total = power_BHW.sum((1, 2))
-    return np.where(total > 1e-9, (power_BHW * high_HW).sum((1, 2)) / np.maximum(total, 1e-9), np.nan)
+    return np.where(total > 1e-6, power_BHW[:, high_HW].sum(1) / np.maximum(total, 1e-6), np.nan)
 
 
-def _grid_peaks(luminance_BHW: np.ndarray, patch: int) -> np.ndarray:
+def _grid_peaks(power_BHW: np.ndarray, patch: int) -> np.ndarray:
     """Mean log power at the patch lattice's frequencies less that halfway between: periodic texture, not edges, raises it."""
-    batch, height, width = luminance_BHW.shape
+    batch, height, width = power_BHW.shape
     rows, columns = height // patch, width // patch
     if min(rows, columns) < 4:
         return np.full(batch, np.nan)
-    power = _power(luminance_BHW[:, : rows * patch, : columns * patch])
-    log_power = np.log(power + 1e-6)  # far below one grey level, so that flat pictures do not look periodic
-    y, x = np.arange(0, rows * patch, rows), np.arange(0, columns * patch, columns)
-    at = log_power[:, y[:, None], x[None]].copy()
-    at[:, 0, 0] = np.nan  # the mean brightness is no grid
-    half_y, half_x = rows // 2, columns // 2
-    between = [log_power[:, (y + dy)[:, None], (x + dx)[None]] for dy, dx in ((half_y, 0), (0, half_x), (half_y, half_x))]
-    return np.nanmean(at, (1, 2)) - np.mean(between, (0, 2, 3))
+    y, x = np.arange(0, height, rows), np.arange(0, width, columns)
+
+    def log_power(down: int, right: int) -> np.ndarray:
+        found_BK = power_BHW[:, (y + down)[:, None], (x + right)[None]].reshape(batch, -1)
+        return np.log(found_BK + 1e-6)  # far below one grey level, so that flat pictures do not look periodic
+
+    at_BK = log_power(0, 0)[:, 1:]  # without the mean brightness, which is no grid
+    between = [log_power(*offset).mean(1) for offset in ((rows // 2, 0), (0, columns // 2), (rows // 2, columns // 2))]
+    return at_BK.mean(1) - np.mean(between, 0)
 
 
 def _thumbnails(pixels_BCHW: np.ndarray) -> np.ndarray:

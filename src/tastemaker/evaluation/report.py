@@ -10,18 +10,19 @@ import base64
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 
-from tastemaker.evaluation.charts import DARK, LIGHT, PANELS, Theme, category_bars, difference_plot, training_curves, training_panels
-from tastemaker.evaluation.files import write_atomically
+from tastemaker.evaluation.charts import PANELS, category_bars, difference_plot, recolour, training_curves, training_panels
 from tastemaker.evaluation.picture_statistics import MEANING, Shift
 from tastemaker.evaluation.pixels import as_image
 from tastemaker.evaluation.summary import ALL, Summary, duration, guidance_words, headline, interval, percent, points
 from tastemaker.evaluation.wall import Picture, Wall, png_bytes
+from tastemaker.runtime.folder import make_folder, write_text_atomic
 
 LARGE_SHIFT = 5.0
 """|z| from which a shift of a picture statistic is marked for the reader."""
@@ -51,7 +52,10 @@ def write_report(
     picture_statistics.compare. Sections without content are left out.
     """
     page = render_report(summary, title=title, history=history, walls=walls, shifts=shifts)
-    return write_atomically(Path(folder) / "report.html", page.encode("utf-8"))
+    path = Path(folder) / "report.html"
+    make_folder(path.parent)
+    write_text_atomic(path, page)
+    return path
 
 
 def render_report(
@@ -72,6 +76,7 @@ def render_report(
         title=title,
         headline=headline(summary),
         summary=summary,
+        many_tasks=len({row.task for row in summary.rows}) > 1,
         duration=duration(summary.wall_seconds),
         overall_rows=[row for row in summary.rows if row.category == ALL],
         category_rows=[row for row in summary.rows if row.category != ALL],
@@ -91,7 +96,7 @@ def _curves(stages: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[tuple[str
     found = []
     for stage, rows in stages.items():
         charts = [
-            _chart(lambda theme, rows=rows, panel=panel: training_curves(rows, {panel: PANELS[panel]}, theme=theme), f"{panel} over training steps")
+            _chart(partial(training_curves, rows, {panel: PANELS[panel]}), f"{panel} over training steps")
             for panel in training_panels(rows)
         ]
         if charts:
@@ -100,10 +105,11 @@ def _curves(stages: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[tuple[str
 
 
 def _bars(summary: Summary) -> list[Chart]:
+    models = list(dict.fromkeys(row.model for row in summary.rows))
     facets = list(dict.fromkeys((row.task, row.guidance) for row in summary.rows if row.category != ALL))
     return [
         _chart(
-            lambda theme, facet=facet: category_bars([r for r in summary.rows if (r.task, r.guidance) == facet], theme=theme),
+            partial(category_bars, [r for r in summary.rows if (r.task, r.guidance) == facet], models=models),
             f"Accuracy by category, {facet[0]}, guidance {guidance_words(facet[1])}; the table below holds the numbers",
         )
         for facet in facets
@@ -113,15 +119,16 @@ def _bars(summary: Summary) -> list[Chart]:
 def _forests(summary: Summary) -> list[Chart]:
     return [
         _chart(
-            lambda theme, pair=pair: difference_plot([d for d in summary.differences if d.pair == pair], theme=theme),
+            partial(difference_plot, [d for d in summary.differences if d.pair == pair]),
             f"Paired differences in accuracy, {pair[0]} minus {pair[1]}",
         )
         for pair in dict.fromkeys(d.pair for d in summary.differences)
     ]
 
 
-def _chart(draw: Callable[[Theme], bytes], description: str) -> Chart:
-    return Chart(_url(draw(LIGHT), "svg+xml"), _url(draw(DARK), "svg+xml"), description)
+def _chart(draw: Callable[[], bytes], description: str) -> Chart:
+    svg = draw()
+    return Chart(_url(svg, "svg+xml"), _url(recolour(svg), "svg+xml"), description)
 
 
 def _picture(picture: Picture) -> tuple[str | None, bool | None]:
@@ -152,14 +159,14 @@ def _standing_notes(summary: Summary) -> list[str]:
     """What every report owes its reader."""
     sizes = sorted({row.n for row in summary.rows if row.category == ALL})
     notes = [
-        f"Held-out prompts, n = {' and '.join(str(n) for n in sizes) or 'none'}; seed {summary.seed}. Every model draws the same prompts from "
-        "the same starting noise, so differences are between pairs.",
-        "Intervals are 95%: Wilson's for shares, Tango's for paired differences. They cover the choice of prompts and noise, not the luck of "
-        "a training run: another training seed can move a model by more.",
+        f"Held-out prompts, n = {' and '.join(str(n) for n in sizes) or 'none'}; seed {summary.seed}. Every model draws "
+        "the same prompts from the same starting noise, so differences are between pairs.",
+        "Intervals are 95%: Wilson's for shares, Tango's for paired differences. They cover the choice of prompts and noise, "
+        "not the luck of a training run: another training seed can move a model by more.",
     ]
     missing = sum(row.missing for row in summary.rows if row.category == ALL)
     if missing:
-        notes.append(f"{missing} verdicts are missing over all rows; they are left out, with their pairs, and count neither way.")
+        notes.append(f"Verdicts missing over all rows: {missing}. They are left out, with their pairs, and count neither way.")
     if len([d for d in summary.differences if d.category != ALL]) > 5:
-        notes.append("The intervals by category are not corrected for their number: about one in twenty misses its truth by chance.")
+        notes.append("The intervals by category are not corrected for their number: about one in twenty misses the truth.")
     return notes

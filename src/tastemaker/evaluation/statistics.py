@@ -26,8 +26,9 @@ Z95 = 1.959963984540054
 class Estimate:
     """A value from `n` observations with its 95% interval; NaN bounds mean that the data allow no interval.
 
-    >>> proportion([True, True, False, True, None])
-    Estimate(n=4, value=0.75, low=0.3006418425824494, high=0.9544127391902995, missing=1)
+    >>> found = proportion([True, True, False, True, None])
+    >>> found.n, found.missing, found.value, round(found.low, 2), round(found.high, 2)
+    (4, 1, 0.75, 0.3, 0.95)
     """
 
     n: int

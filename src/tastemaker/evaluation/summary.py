@@ -18,8 +18,8 @@ from rich.table import Table
 from rich.text import Text
 
 from tastemaker.errors import UserMistake
-from tastemaker.evaluation.files import write_atomically
 from tastemaker.evaluation.statistics import Estimate, paired_difference, proportion
+from tastemaker.runtime.folder import make_folder, write_text_atomic
 
 ALL = "all"
 """The category that stands for every prompt."""
@@ -53,9 +53,8 @@ class Row:
         cls, verdicts: Verdicts, *, model: str, task: str, guidance: float, forwards_per_image: int, category: str = ALL
     ) -> Row:
         found = proportion(verdicts)
-        return cls(
-            model, task, float(guidance), forwards_per_image, found.n, found.value, found.low, found.high, category, found.missing
-        )
+        numbers = (found.n, found.value, found.low, found.high)
+        return cls(model, task, float(guidance), forwards_per_image, *numbers, category=category, missing=found.missing)
 
     @property
     def estimate(self) -> Estimate:
@@ -94,9 +93,8 @@ class Difference:
         against_guidance: float | None = None,
     ) -> Difference:
         found = paired_difference(after, before)
-        return cls(
-            pair, task, float(guidance), category, found.n, found.value, found.low, found.high, against_guidance, found.missing
-        )
+        numbers = (found.n, found.value, found.low, found.high)
+        return cls(pair, task, float(guidance), category, *numbers, against_guidance=against_guidance, missing=found.missing)
 
     @property
     def estimate(self) -> Estimate:
@@ -217,30 +215,31 @@ def headline(summary: Summary) -> str:
             f"{row.model} gets {percent(row.accuracy)} of {row.n} held-out prompts right "
             f"(95% interval {interval(row.low, row.high)}); it was compared with no other model."
         )
-    after, before = overall.pair
     against = overall.guidance if overall.against_guidance is None else overall.against_guidance
-    from_to = _from_to(summary, overall, against)
-    sides = f"{after} ({_sampling(overall.guidance)})" if against != overall.guidance else after
-    other = f"{before} ({_sampling(against)})" if against != overall.guidance else before
-    where = "" if against != overall.guidance else f", {_sampling(overall.guidance)}"
-    evidence = (
-        f"{points(overall.difference)} points, 95% interval {interval(overall.low, overall.high, points)}, "
-        f"{overall.n} paired prompts{where}"
+    same = against == overall.guidance
+    sides = [
+        (overall.pair[0], _accuracy(summary, overall.pair[0], overall.task, overall.guidance), overall.guidance),
+        (overall.pair[1], _accuracy(summary, overall.pair[1], overall.task, against), against),
+    ]
+    after, before = (model if same else f"{model} {_sampling(guidance)}" for model, _, guidance in sides)
+    shares = [share for _, share, _ in sides]
+    compared = f"{after} gets {shares[0]} right and {before} {shares[1]}" if all(shares) else f"{after} against {before}"
+    shared = f" {_sampling(against)}" if same else ""
+    clear = "" if overall.estimate.excludes_zero else "; no clear difference"
+    return (
+        f"On {overall.n} held-out prompts{shared}, {compared}: {points(overall.difference)} points "
+        f"(95% interval {interval(overall.low, overall.high, points)}){clear}."
     )
-    if not overall.estimate.excludes_zero:
-        return f"{sides} shows no clear difference from {other}{from_to}: {evidence}."
-    return f"{sides} is {'more' if overall.difference > 0 else 'less'} often right than {other}{from_to}: {evidence}."
 
 
 def _sampling(guidance: float) -> str:
     return "without guidance" if guidance == NO_GUIDANCE else f"with guidance {guidance:g}"
 
 
-def _from_to(summary: Summary, difference: Difference, against: float) -> str:
-    accuracy = {(r.model, r.guidance): r.accuracy for r in summary.rows if r.category == ALL and r.task == difference.task}
-    after = accuracy.get((difference.pair[0], difference.guidance))
-    before = accuracy.get((difference.pair[1], against))
-    return "" if after is None or before is None else f", {percent(after)} against {percent(before)}"
+def _accuracy(summary: Summary, model: str, task: str, guidance: float) -> str:
+    """The share in words, or nothing where the summary has no such row."""
+    found = [r for r in summary.rows if (r.model, r.task, r.guidance, r.category) == (model, task, guidance, ALL)]
+    return percent(found[0].accuracy) if found else ""
 
 
 # the file
@@ -249,7 +248,10 @@ def _from_to(summary: Summary, difference: Difference, against: float) -> str:
 def write_summary(path: str | Path, summary: Summary) -> Path:
     """Write strict JSON, whole or not at all; NaN and infinite numbers become null."""
     text = json.dumps(_strict(asdict(summary)), indent=2, allow_nan=False, ensure_ascii=False)
-    return write_atomically(path, (text + "\n").encode())
+    path = Path(path)
+    make_folder(path.parent)
+    write_text_atomic(path, text + "\n")
+    return path
 
 
 def read_summary(path: str | Path) -> Summary:
@@ -299,18 +301,36 @@ def print_table(summary: Summary, console: Console | None = None) -> None:
     console = console or Console()
     if summary.warning:
         console.print(Text(summary.warning, style="bold yellow"))
-    console.print(_table("Accuracy on held-out prompts", ("model", "task", "guidance", "forwards", "n", "accuracy", "95% interval"), [
-        (r.model, r.task, guidance_words(r.guidance), str(r.forwards_per_image), str(r.n), percent(r.accuracy), interval(r.low, r.high))
+    accuracies = [
+        (
+            r.model,
+            r.task,
+            guidance_words(r.guidance),
+            str(r.forwards_per_image),
+            str(r.n),
+            percent(r.accuracy),
+            interval(r.low, r.high),
+        )
         for r in summary.rows
         if r.category == ALL
-    ]))
-    overall = [d for d in summary.differences if d.category == ALL]
-    if overall:
-        console.print(_table("Paired differences, in points", ("pair", "task", "guidance", "n", "difference", "95% interval"), [
-            (" − ".join(d.pair), d.task, guidance_words(d.guidance, d.against_guidance), str(d.n), points(d.difference),
-             interval(d.low, d.high, points))
-            for d in overall
-        ]))
+    ]
+    columns = ("model", "task", "guidance", "forwards", "n", "accuracy", "95% interval")
+    console.print(_table("Accuracy on held-out prompts", columns, accuracies))
+    differences = [
+        (
+            " − ".join(d.pair),
+            d.task,
+            guidance_words(d.guidance, d.against_guidance),
+            str(d.n),
+            points(d.difference),
+            interval(d.low, d.high, points),
+        )
+        for d in summary.differences
+        if d.category == ALL
+    ]
+    if differences:
+        pair_columns = ("pair", "task", "guidance", "n", "difference", "95% interval")
+        console.print(_table("Paired differences, in points", pair_columns, differences))
     console.print(Text(headline(summary)))
 
 

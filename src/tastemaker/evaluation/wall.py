@@ -15,14 +15,14 @@ from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
-from tastemaker.evaluation.files import write_atomically
 from tastemaker.evaluation.pixels import as_image
+from tastemaker.runtime.folder import make_folder, write_bytes_atomic
 
 BACKGROUND, INK, MUTED, EMPTY = "#ffffff", "#1c2330", "#667085", "#eef0f4"
 RIGHT, WRONG, UNKNOWN = "#0a8f68", "#cf4a0b", "#c5cbd5"
 """Bluish green and vermilion keep apart for colour-blind eyes; a tick or a cross says the same once more."""
 
-FRAME, MARGIN, GAP, SPACE = 4, 28, 10, 26
+FRAME, MARGIN, GAP, SPACE, TITLE = 4, 28, 10, 26, 22
 PLAIN = str.maketrans({"‘": "'", "’": "'", "“": '"', "”": '"', "–": "-", "—": "-", "−": "-", "…": "...", "→": "->", "×": "x"})
 
 
@@ -57,9 +57,8 @@ class Wall:
     def __post_init__(self) -> None:
         for row, case in enumerate(self.cases):
             if len(case.pictures) != len(self.titles):
-                raise ValueError(
-                    f"case {row} ({case.caption[:40]!r}) has {len(case.pictures)} pictures, the wall has {len(self.titles)} titles"
-                )
+                found = f"case {row} ({case.caption[:40]!r}) has {len(case.pictures)} pictures"
+                raise ValueError(f"{found}, but the wall has {len(self.titles)} titles")
 
 
 def paired_wall(
@@ -74,7 +73,7 @@ def paired_wall(
     by_model = [list(pictures) for pictures in images]
     judged = [list(v) for v in verdicts] if verdicts is not None else [[None] * len(captions)] * len(titles)
     if len(by_model) != len(titles) or len(judged) != len(titles):
-        raise ValueError(f"{len(titles)} titles need as many lists of images and verdicts, got {len(by_model)} and {len(judged)}")
+        raise ValueError(f"{len(titles)} titles, but {len(by_model)} lists of images and {len(judged)} of verdicts")
     if {len(x) for x in (*by_model, *judged)} - {len(captions)}:
         raise ValueError(f"{len(captions)} captions need as many pictures and verdicts of every model")
     cases = tuple(
@@ -90,48 +89,58 @@ def draw_wall(wall: Wall, *, columns: int = 3, magnify: int | None = None) -> Im
         raise ValueError(f"columns and magnify are at least 1, got {columns} and {magnify}")
     images = [[as_image(picture.image) for picture in case.pictures] for case in wall.cases]
     sizes = [image.size for row in images for image in row if image] or [(64, 64)]
-    widest, highest = max(w for w, _ in sizes), max(h for _, h in sizes)
-    magnify = magnify or max(1, round(160 / max(widest, highest)))
-    tile = (widest * magnify + 2 * FRAME, highest * magnify + 2 * FRAME)
+    largest = (max(width for width, _ in sizes), max(height for _, height in sizes))
+    magnify = magnify or max(1, round(160 / max(largest)))
+    tile = (largest[0] * magnify + 2 * FRAME, largest[1] * magnify + 2 * FRAME)
 
     columns = max(1, min(columns, len(wall.cases)))
-    count = max(1, len(wall.titles))
-    case_width = count * tile[0] + (count - 1) * GAP
-    fonts = {"heading": _font(22), "title": _font(14), "caption": _font(15), "note": _font(13)}
-    captions = [_lines(case.caption, fonts["caption"], case_width, 4) for case in wall.cases]
-    notes = [_lines(case.note, fonts["note"], case_width, 2) if case.note else [] for case in wall.cases]
-    head_lines = _lines(wall.heading, fonts["heading"], columns * case_width + (columns - 1) * SPACE, 3) if wall.heading else []
-    text_heights = [6 + 20 * len(c) + 17 * len(n) for c, n in zip(captions, notes, strict=True)]
-    rows = [range(start, min(start + columns, len(wall.cases))) for start in range(0, len(wall.cases), columns)]
+    case_width = len(wall.titles) * (tile[0] + GAP) - GAP
+    inner = columns * (case_width + SPACE) - SPACE
+    heading = _Text(wall.heading, 22, INK, inner, 3)
+    texts = [(_Text(case.caption, 15, INK, case_width, 4), _Text(case.note, 13, MUTED, case_width, 2)) for case in wall.cases]
+    rows = [range(start, min(start + columns, len(texts))) for start in range(0, len(texts), columns)]
+    row_heights = [TITLE + tile[1] + 6 + max(sum(text.height for text in texts[i]) for i in row) + SPACE for row in rows]
 
-    top = MARGIN + 30 * len(head_lines) + (8 if head_lines else 0)
-    height = top + sum(22 + tile[1] + max(text_heights[i] for i in row) + SPACE for row in rows) - SPACE + MARGIN
-    width = 2 * MARGIN + columns * case_width + (columns - 1) * SPACE
-    canvas = Image.new("RGB", (width, max(height, 2 * MARGIN)), BACKGROUND)
+    canvas = Image.new("RGB", (inner + 2 * MARGIN, heading.height + 8 + sum(row_heights) - SPACE + 2 * MARGIN), BACKGROUND)
     draw = ImageDraw.Draw(canvas)
-    for line, text in enumerate(head_lines):
-        draw.text((MARGIN, MARGIN + 30 * line), text, INK, fonts["heading"])
-    for row in rows:
+    top = heading.draw(draw, (MARGIN, MARGIN)) + 8
+    for row, height in zip(rows, row_heights, strict=True):
         for column, i in enumerate(row):
             left = MARGIN + column * (case_width + SPACE)
             for m, title in enumerate(wall.titles):
                 x = left + m * (tile[0] + GAP)
-                draw.text((x, top), _lines(title, fonts["title"], tile[0], 1)[0], MUTED, fonts["title"])
-                _draw_tile(canvas, (x, top + 22), tile, images[i][m], wall.cases[i].pictures[m].verdict, magnify)
-            y = top + 22 + tile[1] + 6
-            for text in captions[i]:
-                draw.text((left, y), text, INK, fonts["caption"])
-                y += 20
-            for text in notes[i]:
-                draw.text((left, y), text, MUTED, fonts["note"])
-                y += 17
-        top += 22 + tile[1] + max(text_heights[i] for i in row) + SPACE
+                _Text(title, 14, MUTED, tile[0], 1).draw(draw, (x, top))
+                _draw_tile(canvas, (x, top + TITLE), tile, images[i][m], wall.cases[i].pictures[m].verdict, magnify)
+            caption, note = texts[i]
+            below = caption.draw(draw, (left, top + TITLE + tile[1] + 6))
+            note.draw(draw, (left, below))
+        top += height
     return canvas
+
+
+class _Text:
+    """Wrapped lines of one size, measured before they are drawn."""
+
+    def __init__(self, text: str, size: int, colour: str, width: float, most: int) -> None:
+        self._font = ImageFont.load_default(size)
+        self._lines = _lines(text, self._font, width, most)
+        self._step = round(size * 1.32)
+        self._colour = colour
+        self.height = self._step * len(self._lines)
+
+    def draw(self, draw: ImageDraw.ImageDraw, at: tuple[int, int]) -> int:
+        """Draw downwards from `at` and return the y below the last line."""
+        for place, line in enumerate(self._lines):
+            draw.text((at[0], at[1] + place * self._step), line, self._colour, self._font)
+        return at[1] + self.height
 
 
 def save_wall(path: str | Path, wall: Wall, *, columns: int = 3, magnify: int | None = None) -> Path:
     """Draw the wall and write it as PNG, whole or not at all."""
-    return write_atomically(path, png_bytes(draw_wall(wall, columns=columns, magnify=magnify)))
+    path = Path(path)
+    make_folder(path.parent)
+    write_bytes_atomic(path, png_bytes(draw_wall(wall, columns=columns, magnify=magnify)))
+    return path
 
 
 def png_bytes(image: Image.Image) -> bytes:
@@ -145,15 +154,21 @@ def _known(verdict: Any) -> bool | None:
 
 
 def _draw_tile(
-    canvas: Image.Image, at: tuple[int, int], tile: tuple[int, int], image: Image.Image | None, verdict: bool | None, magnify: int
+    canvas: Image.Image,
+    at: tuple[int, int],
+    tile: tuple[int, int],
+    image: Image.Image | None,
+    verdict: bool | None,
+    magnify: int,
 ) -> None:
     draw = ImageDraw.Draw(canvas)
     x, y = at
     right, bottom = x + tile[0] - 1, y + tile[1] - 1
     colour = UNKNOWN if verdict is None else RIGHT if verdict else WRONG
-    draw.rounded_rectangle((x, y, right, bottom), radius=FRAME, fill=EMPTY, outline=colour, width=FRAME if verdict is not None else 1)
+    width = 1 if verdict is None else FRAME
+    draw.rounded_rectangle((x, y, right, bottom), radius=FRAME, fill=EMPTY, outline=colour, width=width)
     if image is None:
-        draw.text(((x + right) / 2, (y + bottom) / 2), "no picture", MUTED, _font(13), anchor="mm")
+        draw.text(((x + right) / 2, (y + bottom) / 2), "no picture", MUTED, ImageFont.load_default(13), anchor="mm")
     else:
         enlarged = image.resize((image.width * magnify, image.height * magnify), Image.Resampling.NEAREST)
         canvas.paste(enlarged, (x + (tile[0] - enlarged.width) // 2, y + (tile[1] - enlarged.height) // 2))
@@ -171,10 +186,6 @@ def _draw_mark(canvas: Image.Image, centre: tuple[int, int], verdict: bool, colo
         draw.line(stroke, fill="white", width=8, joint="curve")
     disc = disc.resize((20, 20), Image.Resampling.LANCZOS)
     canvas.paste(disc, (centre[0] - 10, centre[1] - 10), disc)
-
-
-def _font(size: int) -> Any:
-    return ImageFont.load_default(size)
 
 
 def _drawable(text: str) -> str:
@@ -198,7 +209,7 @@ def _lines(text: str, font: Any, width: float, most: int) -> list[str]:
         while lines[-1] and font.getlength(lines[-1] + "...") > width:
             lines[-1] = lines[-1][:-1].rstrip()
         lines[-1] += "..."
-    return lines or [""]
+    return lines
 
 
 def _pieces(word: str, font: Any, width: float) -> list[str]:

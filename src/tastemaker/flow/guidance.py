@@ -20,8 +20,10 @@ weights:
   the residual of the path is std xi + b g, so the gradient gains A b^2/std^2 <g, grad v_c>, and the importance weight
   between the guided path and the conditional policy (e^-100 and far less) is left out.
 
-The literal mixture, "guided old log-prob, unguided new log-prob", has no name here: at the old weights its log ratio is already
--b^2 |g|^2 / (2 std^2), tens to thousands of clip ranges, so every sample clips and none teaches. `check_modes` refuses it.
+The literal mixture, "guided old log-prob, unguided new log-prob", has no name here. At the old weights its log ratio is
+already -b^2 |g|^2 / (2 std^2), tens to thousands of clip ranges below 0: every sample with a negative advantage is clipped
+away, and those with a positive one pull v_c towards v_g, so that guidance is distilled instead of rewards learnt.
+`check_modes` refuses it.
 
 Velocity = noise - data. Results are float32 (float64 stays) unless nothing had to be computed.
 """
@@ -107,9 +109,9 @@ def check_modes(rollout_scale: float, mode: Mode) -> None:
     if mode == "none" and rollout_scale != 1:
         raise ValueError(
             f"the rollout is guided (scale {rollout_scale}) but mode 'none' trains the unguided policy: new log-probs without "
-            "guidance against old ones with it are off by tens to thousands of clip ranges before the first update, so every "
-            "sample clips. Use 'hybrid' (guidance as a frozen offset), 'both' (guidance in the policy), 'conditional' (old "
-            "log-prob re-evaluated unguided, biased), or a rollout scale of 1"
+            "guidance against old ones with it are tens to thousands of clip ranges apart before the first update, which clips "
+            "away every negative advantage. Use 'hybrid' (guidance as a frozen offset), 'both' (guidance in the policy), "
+            "'conditional' (old log-prob re-evaluated unguided, biased), or a rollout scale of 1"
         )
 
 

@@ -61,9 +61,8 @@ def normalised_log_ratio(log_ratio: Tensor, kl: Tensor, std: float | Tensor, gai
     so adding `kl` (of old and new, `transition.kl`, gradient included) removes the negative mean exactly, and what is left
     is <xi, b dv>, with variance b^2 |dv|^2/D: this is RatioNorm of GRPO-Guard (arXiv 2510.22319). That scale still follows
     |b|, about the step length, which GRPO-Guard mends by weighting the loss of each step; dividing by |gain|
-    (`transition.velocity_gain`) gives <xi, dv> instead, one scale for one velocity change, so one clip range fits all
-    steps. Its gradient at the old weights is A <xi, grad v>/D at every step. Clip ranges for the raw, the RatioNorm and the
-    gain form are three different numbers.
+    (`transition.velocity_gain`, negative) leaves -<xi, dv>: one velocity change has one scale at every step and one clip
+    range fits all. Clip ranges for the raw, the RatioNorm and the gain form are three different numbers.
     """
     result = (widened(log_ratio) + widened(kl)) * std
     result = result if gain is None else result / abs(gain)
@@ -78,8 +77,7 @@ def velocity_kl(v: Tensor, v_ref: Tensor) -> Tensor:
     """(B,) mean over elements of (v - v_ref)^2, velocity units squared; no gradient to `v_ref`.
 
     Times gain^2 / (2 std^2) of a step it is that step's Gaussian KL in nats per element (`transition.kl`). The plain form
-    does not depend on the sampler and does not blow up where std is small; it is the penalty of Eq. 5 and the loss of Eq.
-    7.
+    does not depend on the sampler and does not blow up where std is small; Eq. 5 uses it as penalty, Eq. 7 as loss.
     """
     require_same_shape(v=v, v_ref=v_ref)
     return mean_over_elements((widened(v) - widened(v_ref).detach()).square())

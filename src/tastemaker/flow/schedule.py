@@ -40,9 +40,9 @@ def shifted_sigmas(
 ) -> Tensor:
     """(num_steps + 1,) float32, strictly falling, last value 0: base grid, then shift, then stretch.
 
-    With `mu` the shift is dynamic: s -> c / (c + 1/s - 1), c = exp(mu) ("exponential") or mu ("linear"), and `shift` must
-    be 1. Without, it is static: the same with c = shift. `terminal` then stretches 1 - s so that the last sigma before 0 is
-    `terminal`.
+    With `mu` the shift is dynamic: s -> c / (c + 1/s - 1), c = exp(mu) ("exponential") or mu ("linear"); `shift` is then not
+    used, as in diffusers, whose configs keep one. Without `mu` it is static: the same with c = shift. `terminal` (None or 0:
+    none) then stretches 1 - s so that the last sigma before 0 is `terminal`.
 
     `sigmas` is the base grid (num_steps values in (0, 1], falling). Without it the grid is the one diffusers' pipelines use:
     with `mu`, 1 ... 1/N (FLUX, Qwen-Image pass it); static, 1 ... shift(1/1000) (SD3 leaves it to the scheduler, whose lowest
@@ -52,10 +52,6 @@ def shifted_sigmas(
     """
     if num_steps < 1:
         raise ValueError(f"num_steps is {num_steps}; a schedule has at least 1 step")
-    if mu is not None and shift != 1.0:
-        raise ValueError(
-            f"mu={mu} and shift={shift} are both given; a schedule is shifted dynamically (mu) or statically, not twice"
-        )
     constant = _shift_constant(mu, shift, kind)
     grid = _base_grid(num_steps, 1.0 / num_steps if mu is not None else _shifted(1.0 / TRAIN_STEPS, constant), sigmas)
     result = constant / (constant + (1.0 / grid - 1.0))

@@ -8,7 +8,7 @@ adapters of weights (LoRA) or processes.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -19,7 +19,7 @@ from PIL.Image import Image
 from torch import Tensor, nn
 
 from tastemaker.errors import UserMistake
-from tastemaker.flow.schedule import dynamic_shift, shifted_sigmas
+from tastemaker.flow.schedule import dynamic_shift
 from tastemaker.types import Condition
 
 PrefixT = TypeVar("PrefixT", bound="Prefix")
@@ -41,6 +41,7 @@ class Adapter(Protocol):
     family: str
     pipeline: Any
     transformer: nn.Module
+    lora_targets: tuple[str, ...]
 
     def encode(
         self, texts: Sequence[str], sources: Sequence[Sequence[Image]] | None = None, *, height: int, width: int
@@ -93,14 +94,13 @@ def _stack(parts: Sequence[Tensor]) -> Tensor:
     return torch.cat([F.pad(part, [0, 0] * (part.ndim - 2) + [0, length - part.shape[1]]) for part in parts])
 
 
-def scheduler_sigmas(config: Mapping[str, Any], grid: Sequence[float] | Tensor, num_tokens: int) -> Tensor:
-    """(N + 1,) what diffusers' flow-matching scheduler with this config makes of the base grid a pipeline passes to it."""
-    unknown = [name for name in UNSUPPORTED_SPACINGS if config.get(name)]
-    if unknown:
-        raise UserMistake(f"the pipeline's scheduler config sets {', '.join(unknown)}, a spacing we do not reproduce; set it to false")
-    terminal = config.get("shift_terminal")
-    if not config.get("use_dynamic_shifting"):
-        return shifted_sigmas(len(grid), shift=config.get("shift", 1.0), terminal=terminal, sigmas=grid)
+def scheduler_sigmas(scheduler: Any, grid: Sequence[float], num_tokens: int) -> Tensor:
+    """(N + 1,) what a pipeline's flow-matching scheduler makes of the base grid the pipeline passes to it.
+
+    The scheduler itself is asked, in its float32 arithmetic, because the last bit matters: models embed 1000 sigma, where one unit in
+    the last place of sigma moves a float32 velocity by 1e-5. `flow.schedule` states the same schedule as a formula.
+    """
+    config = scheduler.config
     mu = dynamic_shift(
         num_tokens,
         config.get("base_image_seq_len", 256),
@@ -108,11 +108,10 @@ def scheduler_sigmas(config: Mapping[str, Any], grid: Sequence[float] | Tensor, 
         config.get("base_shift", 0.5),
         config.get("max_shift", 1.15),
     )
-    kind = config.get("time_shift_type", "exponential")
-    return shifted_sigmas(len(grid), mu=mu, kind=kind, terminal=terminal, sigmas=grid)
+    fresh = type(scheduler).from_config(config)
+    fresh.set_timesteps(sigmas=list(grid), mu=mu if config.get("use_dynamic_shifting") else None)
+    return fresh.sigmas
 
-
-UNSUPPORTED_SPACINGS = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "invert_sigmas", "stochastic_sampling")
 
 FAMILIES = {"QwenImage21Pipeline": "tastemaker.models.qwen_image21:load_qwen_image21"}
 """Pipeline class named in model_index.json -> where its loader lives; imported only when asked for."""

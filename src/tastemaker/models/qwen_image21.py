@@ -17,6 +17,7 @@ from math import prod
 from pathlib import Path
 from typing import ClassVar
 
+import numpy as np
 import torch
 from diffusers import QwenImage21Pipeline
 from diffusers.models.transformers.transformer_qwenimage21 import QwenImage21KVCache
@@ -93,6 +94,10 @@ class QwenImage21Adapter:
     transformer: nn.Module
     dtype: torch.dtype
     family: ClassVar[str] = "qwen-image-2.1"
+    lora_targets: ClassVar[tuple[str, ...]] = (
+        *("to_q", "to_k", "to_v", "to_out.0"),
+        *("img_mlp.proj", "img_mlp.gate_layer", "img_mlp.out"),
+    )
 
     @torch.no_grad()
     def encode(
@@ -136,8 +141,8 @@ class QwenImage21Adapter:
     def sigmas(self, num_steps: int, height: int, width: int) -> Tensor:
         """The grid a model's author fixed (`sample_sigmas`) is used when it has `num_steps` steps, else an even one."""
         fixed = self.pipeline.config.get("sample_sigmas")
-        grid = fixed if fixed and len(fixed) == num_steps else torch.linspace(1, 1 / num_steps, num_steps, dtype=torch.float64)
-        return scheduler_sigmas(self.pipeline.scheduler.config, grid, self.latent_shape(height, width)[0])
+        grid = fixed if fixed and len(fixed) == num_steps else np.linspace(1.0, 1 / num_steps, num_steps)
+        return scheduler_sigmas(self.pipeline.scheduler, grid, self.latent_shape(height, width)[0])
 
     def prefix(self, condition: Condition) -> QwenImage21Prefix:
         lengths = condition.tensors["mask"].sum(1).tolist()

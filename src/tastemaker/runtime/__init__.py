@@ -1,10 +1,13 @@
 """The only place that knows of processes, files and clocks.
 
+Its files:
+
     folder.py      writing that survives a crash: whole or absent, never half; a full disk is named as such
     checkpoint.py  saved steps: written whole, verified on load, never unpickled
     state.py       an optimiser's nested state as flat tensors and plain JSON, and back
     run.py         the folder of one run: settings, versions, lock, metrics, incidents, checkpoints
     metrics.py     JSON lines with one line a step, no gap and no double
+    lock.py        one process per run folder
     changes.py     what differs between a run and its resumption
     signals.py     SIGTERM and Ctrl-C ask the loop to stop at a safe point
     seeds.py       keyed random numbers: no result depends on order, batch or number of processes

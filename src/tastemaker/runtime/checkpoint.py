@@ -16,6 +16,7 @@ import os
 import re
 import warnings
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,7 +31,7 @@ from tastemaker.runtime import folder as disk
 Groups = Mapping[str, Mapping[str, Tensor]]
 """{"model": {"blocks.0.weight": tensor}, "optimiser": {...}}: one file per group."""
 
-PICKLE_SUFFIXES = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".npy", ".npz", ".joblib", ".dill", ".th"})
+PICKLE_SUFFIXES = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib", ".dill", ".th"})
 
 _STEP = re.compile(r"step-(\d{8,})")
 _GROUP = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
@@ -45,11 +46,12 @@ class Checkpoint(NamedTuple):
     state: dict[str, Any]
 
 
-# ---- saving ---------------------------------------------------------------------------------------------------------------------
+# ---- saving --------------------------------------------------------------------------------------
 
 
 def save(folder: Path | str, step: int, tensors: Groups, state: Mapping[str, Any]) -> Path:
-    """Saves a step and returns its folder. A step of this number that verifies is kept as it is; one that does not is moved aside.
+    """Saves a step and returns its folder. An existing step is never overwritten: one that verifies is kept as it is, one
+    that does not is moved aside.
 
     `state` must be JSON with text keys. Raises DiskFull with everything earlier intact.
     """
@@ -90,7 +92,7 @@ def prune(folder: Path | str, keep: int) -> list[int]:
         temporary = doomed.with_name(f"{doomed.name}{disk.TEMPORARY}pruned-{os.getpid()}")
         disk.rename_folder(doomed, temporary)
         disk.remove(temporary)
-        disk._barrier(f"removed {doomed.name}")
+        disk.barrier(f"removed {doomed.name}")
     return removed
 
 
@@ -107,7 +109,7 @@ def _write(temporary: Path, step: int, tensors: Groups, state: str) -> None:
     temporary.mkdir()
     for group, named in tensors.items():
         stored = _separate({name: tensor.detach().cpu().contiguous() for name, tensor in named.items()})
-        disk.write_file(temporary / f"{group}.safetensors", lambda path, stored=stored: save_file(stored, path))
+        disk.write_file(temporary / f"{group}.safetensors", partial(save_file, stored))
     disk.write_file(temporary / _STATE, lambda path: path.write_text(state, encoding="utf-8"))
     files = {path.name: _entry(path) for path in sorted(temporary.iterdir())}
     manifest = _manifest_text({"format": 1, "step": step, "files": files})
@@ -154,7 +156,7 @@ def _check_keys(value: Any) -> None:
             _check_keys(inner)
 
 
-# ---- loading --------------------------------------------------------------------------------------------------------------------
+# ---- loading -------------------------------------------------------------------------------------
 
 
 def steps(folder: Path | str) -> list[int]:
@@ -211,7 +213,7 @@ def load_safetensors(path: Path | str) -> dict[str, Tensor]:
     """The tensors of one file from anywhere. Pickle formats are refused without opening: they can run code."""
     path = Path(path)
     if path.suffix.lower() in PICKLE_SUFFIXES:
-        raise UserMistake(f"{path}: {path.suffix} files are pickles, which can run code; convert it to .safetensors where you trust it")
+        raise UserMistake(f"{path}: {path.suffix} files are pickles, which can run code; give a .safetensors file")
     try:
         return load_file(path)
     except FileNotFoundError as error:
@@ -235,7 +237,8 @@ def load_matching(module: torch.nn.Module, tensors: Mapping[str, Tensor], source
     if differences:
         more = f"\n  and {len(differences) - 5} more" if len(differences) > 5 else ""
         listed = "\n  ".join(differences[:5])
-        raise UserMistake(f"{source} does not fit {type(module).__name__}, use one saved from the same model:\n  {listed}{more}")
+        name = type(module).__name__
+        raise UserMistake(f"{source} does not fit {name}, use one saved from the same model:\n  {listed}{more}")
     module.load_state_dict(dict(tensors), strict=True)
 
 
@@ -262,7 +265,7 @@ def _pointed(root: Path) -> int | None:
     return int(match[1]) if match else None
 
 
-# ---- the manifest ---------------------------------------------------------------------------------------------------------------
+# ---- the manifest --------------------------------------------------------------------------------
 
 
 def _damage(path: Path) -> str:

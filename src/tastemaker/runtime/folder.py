@@ -1,7 +1,7 @@
 """Writing that survives a crash: a file is there whole or not at all, and a full disk is named as such.
 
 The order is always: write under a temporary name, fsync the file, rename, fsync the folder. Every one of these is followed by
-`_barrier`, which does nothing; tests replace it to kill the process there.
+`barrier`, which does nothing; tests replace it to kill the process there.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ TEMPORARY = ".tmp-"
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
-def _barrier(name: str) -> None:
+def barrier(name: str) -> None:
     """A point after which a crash must do no harm."""
 
 
@@ -37,26 +37,26 @@ def write_bytes_atomic(path: Path | str, data: bytes) -> None:
     with room_for(temporary, len(data)):
         write_file(temporary, lambda name: name.write_bytes(data))
         os.replace(temporary, path)
-        _barrier(f"renamed {path.name}")
+        barrier(f"renamed {path.name}")
         sync_folder(path.parent)
 
 
 def write_file(path: Path, write: Callable[[Path], object]) -> None:
     """Lets `write` make the file and puts it on the disk; for files inside a folder that is itself renamed later."""
     write(path)
-    _barrier(f"written {path.name}")
+    barrier(f"written {path.name}")
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-    _barrier(f"synced {path.name}")
+    barrier(f"synced {path.name}")
 
 
 def rename_folder(source: Path, target: Path) -> None:
     """Moves a folder, durably. Fails when `target` exists and is not empty: a saved folder is never overwritten."""
     os.rename(source, target)
-    _barrier(f"renamed {target.name}")
+    barrier(f"renamed {target.name}")
     sync_folder(target.parent)
 
 
@@ -67,7 +67,7 @@ def sync_folder(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-    _barrier(f"synced folder {path.name}")
+    barrier(f"synced folder {path.name}")
 
 
 def make_folder(path: Path) -> None:
@@ -89,7 +89,7 @@ def remove(path: Path) -> None:
 
 def remove_leftovers(folder: Path) -> list[str]:
     """Removes what interrupted writes left directly in `folder`; only its single writer may call this. Returns the names."""
-    leftovers = sorted(path for path in folder.iterdir() if TEMPORARY in path.name)
+    leftovers = sorted(path for path in folder.iterdir() if TEMPORARY in path.name) if folder.is_dir() else []
     for path in leftovers:
         remove(path)
     return [path.name for path in leftovers]
@@ -107,7 +107,7 @@ def require_space(path: Path | str, need: int) -> None:
     """Raises DiskFull unless `need` bytes fit where `path` is or will be."""
     have = free_bytes(Path(path).absolute())
     if have < need:
-        raise _disk_full(Path(path), need, have)
+        raise disk_full(Path(path), need)
 
 
 @contextmanager
@@ -118,7 +118,7 @@ def room_for(path: Path, need: int) -> Iterator[None]:
     except BaseException as error:
         remove(path)
         if is_no_room(error):
-            raise _disk_full(path, need, free_bytes(path.parent)) from error
+            raise disk_full(path, need) from error
         raise
 
 
@@ -138,7 +138,9 @@ def readable_size(count: float) -> str:
     return f"{count:.4g} TB"
 
 
-def _disk_full(path: Path, need: int, have: int) -> DiskFull:
+def disk_full(path: Path, need: int) -> DiskFull:
+    """The error to raise when `need` bytes did not fit at `path`."""
+    have = free_bytes(path.absolute())
     where = path.parent if TEMPORARY in path.name else path
     limit = ", which is enough: a quota or a limit on file size may be in force" if have >= need else ""
     return DiskFull(

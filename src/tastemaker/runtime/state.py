@@ -40,15 +40,18 @@ def _flatten(tree: Any, path: str, tensors: dict[str, Tensor]) -> list[Any]:
         tensors[path] = tree
         return ["tensor", path]
     if isinstance(tree, Mapping):
-        _refuse(next((key for key in tree if not isinstance(key, (str, int)) or isinstance(key, bool)), None), path)
+        for key in tree:
+            if not isinstance(key, (str, int)) or isinstance(key, bool):
+                raise _refusal(key, path)
         return ["dict", [[key, _flatten(value, f"{path}.{key}".lstrip("."), tensors)] for key, value in tree.items()]]
     if isinstance(tree, (list, tuple)):
         kind = "list" if isinstance(tree, list) else "tuple"
         return [kind, [_flatten(value, f"{path}.{row}".lstrip("."), tensors) for row, value in enumerate(tree)]]
-    _refuse(None if tree is None or isinstance(tree, (bool, int, float, str)) else tree, path)
-    return ["value", tree]
+    if tree is None or isinstance(tree, (bool, int, float, str)):
+        return ["value", tree]
+    raise _refusal(tree, path)
 
 
-def _refuse(value: Any, path: str) -> None:
-    if value is not None:
-        raise ValueError(f"{path or 'state'} holds {value!r} of type {type(value).__name__}, which is neither tensor nor plain data")
+def _refusal(value: Any, path: str) -> ValueError:
+    kind = type(value).__name__
+    return ValueError(f"{path or 'state'} holds {value!r} of type {kind}, which is neither tensor nor plain data")

@@ -56,7 +56,7 @@ def fabricated_summary(n: int = 500) -> tuple[Summary, dict[tuple[str, float], n
                   "prompts_per_step": 32, "steps": {"sampling": 10, "trained": [0, 1, 2]}},
         rewards={"exact": "1 if the oracle reads the scene back as the prompt says, else 0; half of the reward",
                  "partial": "share of the prompt's facts that hold; the other half"},
-        notes=("The oracle that judges here also gave the reward: this run shows that optimisation works, not that people agree.",),
+        notes=("The oracle that judges here also gave the reward: this shows that optimisation works.",),
         warning="Fabricated data: made by a test, nothing was trained.",
     )  # fmt: skip
     return summary, verdicts
@@ -94,14 +94,17 @@ def fabricated_picture(colour: str, count: int, noise: float, seed: int) -> np.n
 def fabricated_wall(cases: int = 12) -> Wall:
     colours, numbers = list(COLOURS), ["no", "one", "two", "three", "four"]
     captions = [f"{numbers[1 + i % 4]} {colours[i % 5]} circle{'s' if i % 4 else ''} on paper" for i in range(cases)]
-    captions[1] = "a poster that says “<b>Tür & Tor</b>” in 红色, next to two blue circles that are a little smaller than the door, $5"
+    captions[1] = "a poster that says “<b>Tür & Tor</b>” in 红色, next to two blue circles, each smaller than the door, $5"
     right_before = [i % 3 == 0 for i in range(cases)]
     right_after: list[bool | None] = [i % 6 != 4 for i in range(cases)]
     right_after[7] = None
-    before = [fabricated_picture(colours[i % 5], 1 + (i + (not right_before[i])) % 4, 0.05, i) for i in range(cases)]
-    after: list[np.ndarray | None] = [fabricated_picture(colours[i % 5], 1 + (i + (right_after[i] is False)) % 4, 0.01, i) for i in range(cases)]
-    after[7] = None
-    return paired_wall("Before and after, chosen by chance", ("base", "trained"), captions, (before, after), (right_before, right_after))
+    wrong = [[not right for right in right_before], [right is False for right in right_after]]
+    before, after = (
+        [fabricated_picture(colours[i % 5], 1 + (i + wrong[m][i]) % 4, noise, i) for i in range(cases)]
+        for m, noise in enumerate((0.05, 0.01))
+    )
+    pictures = (before, [None if i == 7 else picture for i, picture in enumerate(after)])
+    return paired_wall("Before and after", ("base", "trained"), captions, pictures, (right_before, right_after))
 
 
 def fabricated_report(folder: Path) -> Path:

@@ -20,22 +20,22 @@ LAYERS = 6
 TEXT_WIDTH = 96
 
 
-def build_vae() -> AutoencoderKLQwenImage21:
-    """16x: a patch of 4 pixels, then two halvings. RGBA in and out, as the real one; alpha is always 1 here."""
+def build_vae(mean: list[float] | None = None, std: list[float] | None = None) -> AutoencoderKLQwenImage21:
+    """16x: a patch of 8 pixels, then one halving. RGBA in and out, as the real one; alpha is always 1 here."""
     return AutoencoderKLQwenImage21(
-        base_dim=48,
-        decoder_base_dim=64,
+        base_dim=96,
+        decoder_base_dim=96,
         z_dim=LATENT_CHANNELS,
-        dim_mult=[1, 2, 4],
+        dim_mult=[1, 1],
         num_res_blocks=1,
         attn_scales=[],
-        temperal_downsample=[False, False],
+        temperal_downsample=[False],
         is_residual=False,
-        in_channels=4 * 16,
-        out_channels=4 * 16,
-        patch_size=4,
-        latents_mean=[0.0] * LATENT_CHANNELS,
-        latents_std=[1.0] * LATENT_CHANNELS,
+        in_channels=4 * 8 * 8,
+        out_channels=4 * 8 * 8,
+        patch_size=8,
+        latents_mean=mean or [0.0] * LATENT_CHANNELS,
+        latents_std=std or [1.0] * LATENT_CHANNELS,
     )
 
 

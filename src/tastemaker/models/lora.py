@@ -1,0 +1,113 @@
+"""Which weights a policy trains, as a whole or through LoRA, and how the untouched model is reached as a reference.
+
+Files written here are plain diffusers LoRA folders: `pipe.load_lora_weights(folder)` gives the same pictures without tastemaker.
+
+With gradient checkpointing a backward pass runs the forward again with whatever is active *then*: finish every `reference` block
+before the policy's forward, never between it and backward, or the policy silently gets no gradient.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from copy import copy
+from pathlib import Path
+from typing import Literal, TypeVar
+
+import torch
+from peft import LoraConfig, get_peft_model_state_dict
+from torch import nn
+
+from tastemaker.errors import UserMistake
+from tastemaker.models.adapter import Adapter
+
+AdapterT = TypeVar("AdapterT", bound=Adapter)
+
+
+def policy_parameters(
+    adapter: Adapter,
+    kind: Literal["full", "lora"],
+    *,
+    rank: int = 32,
+    alpha: float | None = None,
+    targets: Sequence[str] | None = None,
+    name: str = "policy",
+) -> list[nn.Parameter]:
+    """Make exactly the policy's parameters trainable and return them: all of the transformer, or a LoRA named `name`.
+
+    A LoRA that is not there yet is added (see `add_lora`); one that is becomes the active one.
+    """
+    transformer = adapter.transformer
+    if kind == "full":
+        transformer.requires_grad_(True)
+    else:
+        transformer.requires_grad_(False)
+        if name not in getattr(transformer, "peft_config", {}):
+            add_lora(adapter, rank=rank, alpha=alpha, targets=targets, name=name)
+        transformer.set_adapter(name)
+    return [parameter for parameter in transformer.parameters() if parameter.requires_grad]
+
+
+def add_lora(
+    adapter: Adapter, *, rank: int, alpha: float | None = None, targets: Sequence[str] | None = None, name: str = "policy"
+) -> None:
+    """Add a LoRA that changes nothing yet (B = 0) and make it active; its weights are float32 whatever the model's dtype.
+
+    `alpha` is `rank` when None, a scale of 1. `targets` are names of linear layers, the family's attention and MLP when None.
+    """
+    config = LoraConfig(
+        r=rank,
+        lora_alpha=rank if alpha is None else alpha,
+        target_modules=list(targets or adapter.lora_targets),
+        init_lora_weights=True,
+    )
+    adapter.transformer.add_adapter(config, adapter_name=name)
+    for key, parameter in adapter.transformer.named_parameters():
+        if f".{name}." in key:
+            parameter.data = parameter.data.float()
+
+
+def save_lora(adapter: Adapter, folder: str | Path, *, name: str = "policy") -> None:
+    """Write one LoRA as diffusers does, with the metadata without which it would come back at another scale."""
+    adapter.pipeline.save_lora_weights(
+        str(folder),
+        transformer_lora_layers=get_peft_model_state_dict(adapter.transformer, adapter_name=name),
+        transformer_lora_adapter_metadata=adapter.transformer.peft_config[name].to_dict(),
+    )
+
+
+def load_lora(adapter: Adapter, folder: str | Path, *, name: str = "policy") -> None:
+    """Read a diffusers LoRA folder (safetensors) as the LoRA `name` and make it active."""
+    if name in getattr(adapter.transformer, "peft_config", {}):
+        raise UserMistake(f"the transformer already has a LoRA named {name!r}; load {folder} under another name")
+    if not list(Path(folder).glob("*.safetensors")):
+        raise UserMistake(f"{folder} holds no LoRA: it has no .safetensors file")
+    adapter.pipeline.load_lora_weights(str(folder), adapter_name=name, local_files_only=True, use_safetensors=True)
+    adapter.transformer.set_adapter(name)
+
+
+@contextmanager
+def reference(adapter: AdapterT, frozen: nn.Module | None = None) -> Iterator[AdapterT]:
+    """Inside the block, the adapter of the untouched model, without gradient.
+
+    With LoRA its layers are switched off for the block, and what is yielded shares the transformer. A full-parameter policy has
+    no untouched weights left: give the `frozen` copy of the transformer you kept.
+    """
+    with torch.no_grad():
+        if frozen is not None:
+            yield with_transformer(adapter, frozen)
+            return
+        if not getattr(adapter.transformer, "peft_config", None):
+            raise ValueError("a policy without LoRA has no reference of its own; pass the frozen copy of its transformer")
+        adapter.transformer.disable_adapters()
+        try:
+            yield adapter
+        finally:
+            adapter.transformer.enable_adapters()
+
+
+def with_transformer(adapter: AdapterT, transformer: nn.Module) -> AdapterT:
+    """The same adapter around other weights; encoder, VAE and schedule are shared."""
+    other = copy(adapter)
+    other.transformer = transformer
+    return other
