@@ -1,7 +1,7 @@
 """Tiny random-weight instances of the real pipeline classes, built offline, for tests that need the machinery but no picture.
 
-Weights are scaled so that outputs depend strongly on prompt, source picture and noise level: with the default initialisation the
-conditioning moves the velocity by so little that a test comparing two conditionings could not fail.
+Weights are scaled so that outputs depend strongly on prompt, source picture and noise level: with the default initialisation
+the conditioning moves the velocity by so little that a test comparing two conditionings could not fail.
 """
 
 from __future__ import annotations
@@ -18,12 +18,26 @@ from diffusers import (
 )
 from PIL import Image
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
-from transformers import Qwen2Tokenizer, Qwen2VLImageProcessorPil, Qwen3VLConfig, Qwen3VLForConditionalGeneration, Qwen3VLProcessor
+from transformers import (
+    Qwen2Tokenizer,
+    Qwen2VLImageProcessorPil,
+    Qwen3VLConfig,
+    Qwen3VLForConditionalGeneration,
+    Qwen3VLProcessor,
+)
 from transformers.models.qwen2.tokenization_qwen2 import PRETOKENIZE_REGEX
 
 from tastemaker.models.processor_shim import allow_processors_without_torchvision
 
-SPECIALS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"]
+SPECIALS = [
+    "<|endoftext|>",
+    "<|im_start|>",
+    "<|im_end|>",
+    "<|vision_start|>",
+    "<|vision_end|>",
+    "<|image_pad|>",
+    "<|video_pad|>",
+]
 CHAT = (
     "{%- for m in messages %}<|im_start|>{{ m.role }}{{ '\n' }}{%- if m.content is string %}{{ m.content }}{%- else %}"
     "{%- for c in m.content %}{%- if c.type == 'image' %}<|vision_start|><|image_pad|><|vision_end|>"
@@ -43,7 +57,9 @@ def tiny_tokenizer(vocab_size: int = 512) -> Qwen2Tokenizer:
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.NFC()
     split = pre_tokenizers.Split(Regex(PRETOKENIZE_REGEX), "isolated")
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+    )
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(vocab_size=vocab_size - len(SPECIALS), show_progress=False, initial_alphabet=alphabet)
     tokenizer.train_from_iterator(CORPUS * 20, trainer)

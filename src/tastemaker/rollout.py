@@ -1,8 +1,8 @@
-"""The only two loops over steps: `denoise` samples trajectories, `replay` evaluates another policy on their stored steps.
+"""The only two walks over steps: `denoise` samples trajectories, `replay` evaluates another policy on their stored steps.
 
-A rollout with N steps is stochastic only in `Sampler.steps`, which are stored and trained; all others are plain ODE steps. Replay
-has no loop at all: the S stored steps of B samples are B * S rows of one forward. Both build their transitions by the same functions
-from the same stored numbers, so at the rollout's weights the ratio of new and old policy is 1 up to float32 rounding.
+A rollout with N steps is stochastic only in `Sampler.steps`, which are stored and trained; all others are plain ODE steps.
+Replay has no loop after all: the S stored steps of B samples are B * S rows of one forward. Both build their transitions by the
+same functions from the same stored numbers, so at the rollout's weights the ratio of new and old policy is 1 up to rounding.
 """
 
 from __future__ import annotations
@@ -75,8 +75,9 @@ def denoise(
 ) -> Trajectory:
     """Sample `group_size` pictures for each of P prompts, B = P * group_size rows, group-major.
 
-    `negative` has one row for all prompts or one for each, and is needed when the sampler is guided. `max_batch` bounds the rows of
-    one forward. The two branches are separate forwards: the conditional one is then the same computation here and in `replay`.
+    `negative` has one row for all prompts or one for each, and is needed when the sampler is guided. `max_batch` bounds the rows
+    of one forward. The two branches are separate forwards (one of 2B rows was not faster), so that the conditional one is the
+    same computation here and in `replay`.
     """
     rows = group_index(len(condition), group_size)
     prefix = adapter.prefix(condition).select(rows)
@@ -104,7 +105,8 @@ def replay(
     """Log-probabilities (B, S) and conditional velocities (B, S, *X) of the stored steps at the adapter's present weights.
 
     One forward of B * S rows (two in mode "both", which needs the `unconditional` prefix); split with `take` for smaller ones.
-    Differentiable. The stored steps must be stochastic; for ODE steps take `stored_velocities`. For KL or a ratio free of rounding build the `policy` Gaussian from the velocities.
+    Differentiable. The stored steps must be stochastic; for ODE steps take `stored_velocities`. For KL, or a ratio free of
+    rounding, build the `policy` Gaussian from the velocities.
     """
     velocities_BSX = stored_velocities(adapter, prefix, trajectory)
     v_uncond = stored_velocities(adapter, unconditional, trajectory) if sampler.policy_mode == "both" else None

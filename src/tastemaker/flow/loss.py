@@ -65,7 +65,7 @@ def normalised_log_ratio(log_ratio: Tensor, kl: Tensor, std: float | Tensor, gai
     range fits all. Clip ranges for the raw, the RatioNorm and the gain form are three different numbers.
     """
     result = (widened(log_ratio) + widened(kl)) * std
-    result = result if gain is None else result / abs(gain)
+    result = result if gain is None else result / torch.as_tensor(gain).abs()
     if result.shape != log_ratio.shape:
         raise ValueError(
             f"log_ratio {tuple(log_ratio.shape)} became {tuple(result.shape)}; give kl, std and gain one value per log ratio"

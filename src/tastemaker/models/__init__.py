@@ -1,1 +1,1 @@
-"""Thin adapters over diffusers pipelines: encode, prefix, velocity, decode, sigmas. No loop over steps and no optimiser here."""
+"""Thin adapters over diffusers pipelines: encode, prefix, velocity, decode, sigmas. No loop over steps, no optimiser."""

@@ -1,8 +1,8 @@
 """What every model family offers to the rest of the house, and `load`, which picks the family of a pipeline folder.
 
-An adapter converts at its edge: whatever time scale, sign, packing or pixel range a family uses, outside of it sigma is in [0, 1]
-with 1 = noise, velocity = noise - data, and pictures are float32 in [0, 1]. It knows nothing of loops over steps, optimisers,
-adapters of weights (LoRA) or processes.
+An adapter converts at its edge: whatever time scale, sign, packing or pixel range a family uses, outside of it sigma is in
+[0, 1] with 1 = noise, velocity = noise - data, and pictures are float32 in [0, 1]. It knows nothing of loops over steps,
+optimisers, low-rank adapters of weights (LoRA) or processes.
 """
 
 from __future__ import annotations
@@ -97,8 +97,8 @@ def _stack(parts: Sequence[Tensor]) -> Tensor:
 def scheduler_sigmas(scheduler: Any, grid: Sequence[float], num_tokens: int) -> Tensor:
     """(N + 1,) what a pipeline's flow-matching scheduler makes of the base grid the pipeline passes to it.
 
-    The scheduler itself is asked, in its float32 arithmetic, because the last bit matters: models embed 1000 sigma, where one unit in
-    the last place of sigma moves a float32 velocity by 1e-5. `flow.schedule` states the same schedule as a formula.
+    The scheduler itself is asked, in its float32 arithmetic, because the last bit matters: models embed 1000 sigma, where one
+    unit in the last place of sigma moves a float32 velocity by 1e-5. `flow.schedule` states the same schedule as a formula.
     """
     config = scheduler.config
     mu = dynamic_shift(
@@ -109,7 +109,7 @@ def scheduler_sigmas(scheduler: Any, grid: Sequence[float], num_tokens: int) -> 
         config.get("max_shift", 1.15),
     )
     fresh = type(scheduler).from_config(config)
-    fresh.set_timesteps(sigmas=list(grid), mu=mu if config.get("use_dynamic_shifting") else None)
+    fresh.set_timesteps(sigmas=grid, mu=mu if config.get("use_dynamic_shifting") else None)
     return fresh.sigmas
 
 

@@ -1,9 +1,9 @@
 """Which weights a policy trains, as a whole or through LoRA, and how the untouched model is reached as a reference.
 
-Files written here are plain diffusers LoRA folders: `pipe.load_lora_weights(folder)` gives the same pictures without tastemaker.
+Files written here are plain diffusers LoRA folders: `pipe.load_lora_weights(folder)` gives the same pictures without us.
 
-With gradient checkpointing a backward pass runs the forward again with whatever is active *then*: finish every `reference` block
-before the policy's forward, never between it and backward, or the policy silently gets no gradient.
+With gradient checkpointing a backward pass runs the forward again with whatever is active *then*: finish every `reference`
+block before the policy's forward, never between it and backward, or the policy silently gets no gradient.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Lets Qwen's vision-language processors work without torchvision.
 
-In transformers 5 these processors insist on a video processor, and every video processor on torchvision, which a CPU build of
-torch cannot load from PyPI. Nobody here processes video, so without torchvision the processors are given two parts, pictures and
-text. With torchvision installed nothing is touched.
+In transformers 5 these processors insist on a video processor, and every video processor on torchvision, whose PyPI build does
+not load beside a CPU build of torch. Nobody here processes video, so without torchvision the processors are given two parts,
+pictures and text. With torchvision installed nothing is touched.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
 """Qwen-Image-2.1: one transformer for text-to-image and editing, with a prefix shared by all samples and steps.
 
-Text and source pictures come first in the sequence, are modulated at sigma = 0 and never attend to the target, so their keys and
-values depend on the prompt alone. `prefix` computes them once per prompt, `velocity` only runs the target's tokens. Both call the
-unmodified diffusers transformer, so a prefix computed with gradients enabled carries the gradient of every velocity made from it.
+Text and source pictures come first in the sequence, are modulated at sigma = 0 and never attend to the target, so their keys
+and values depend on the prompt alone. `prefix` computes them once per prompt, `velocity` only runs the target's tokens. Both
+call the unmodified diffusers transformer; a prefix computed with gradients enabled carries those of every velocity made from it.
 
 One thing differs from the pipeline, on purpose. There the target's position on the frame axis follows the *padded* text, so a
-prompt's picture depends on the longest prompt of its batch. Here each row's keys are turned on that axis by the missing distance
-(rotary positions are relative), which makes every row equal to the pipeline run on its prompt alone.
+prompt's picture depends on the longest prompt of its batch. Here each row's keys are turned on that axis by the missing
+distance (rotary positions are relative), which makes every row equal to the pipeline run on its prompt alone.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, cast
 
 import numpy as np
 import torch
@@ -44,19 +44,19 @@ class QwenImage21Prefix:
     """Keys and values of P prompts in every layer, read by B rows; rows are gathered layer by layer, when they are used."""
 
     layers: tuple[_Layer, ...]
-    mask_PK: Tensor | None
-    """False where a shorter prompt is padded, over the K tokens that stand in for the prefix in a cached call; None if none is."""
+    mask_PL: Tensor | None
+    """False where a prompt is padded to the longest; None if none is."""
+    slots_L: Tensor
+    """True at the image slots of the sequence, the same in all rows."""
     grids: tuple[Grid, ...]
-    """Pictures of a cached call, the target last."""
-    slots_K: Tensor
-    """True at image slots, over the stand-in and the target."""
+    """Source pictures, and the target last."""
     rows: Tensor | None = None
 
     def __len__(self) -> int:
         return self.layers[0].keys.shape[0] if self.rows is None else self.rows.shape[0]
 
     def select(self, rows: Tensor) -> QwenImage21Prefix:
-        rows = rows.to(self.slots_K.device)
+        rows = rows.to(self.slots_L.device)
         return replace(self, rows=rows if self.rows is None else self.rows[rows])
 
     def get_layer(self, index: int) -> _Layer:
@@ -65,7 +65,7 @@ class QwenImage21Prefix:
 
     @property
     def mask(self) -> Tensor | None:
-        return None if self.mask_PK is None else _gather(self.mask_PK, self.rows)
+        return None if self.mask_PL is None else _gather(self.mask_PL, self.rows)
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ class QwenImage21Adapter:
         """Tensors: embeds (P, L, D), mask (P, L), slots (P, L), and sources (P, tokens, C) for edits.
 
         Prompts are encoded one at a time: in a batch the encoder's left padding moves the last digits of every shorter prompt.
-        As the pipeline does, source pictures are resized to about height * width pixels in their own shape, and "" is read as " ".
+        As in the pipeline, source pictures are resized to about height * width pixels in their own shape, and "" is read as " ".
         """
         pictures = sources or [()] * len(texts)
         if len(pictures) != len(texts):
@@ -119,9 +119,7 @@ class QwenImage21Adapter:
         sizes = [_source_size(picture, height * width) for picture in pictures]
         resize = self.pipeline.image_processor.resize
         resized = [resize(picture, height=h, width=w) for picture, (h, w) in zip(pictures, sizes, strict=True)]
-        embeds, _, slots = self.pipeline.encode_prompt(
-            [text], image=resized or None, device=self.pipeline.text_encoder.device
-        )
+        embeds, _, slots = self.pipeline.encode_prompt([text], image=resized or None, device=self.pipeline.text_encoder.device)
         tensors = {"embeds": embeds, "mask": torch.ones_like(slots), "slots": slots}
         grids = tuple(_grid(h, w) for h, w in sizes)
         if SLOT * int(slots.sum()) != sum(prod(grid) for grid in grids):
@@ -142,33 +140,35 @@ class QwenImage21Adapter:
         """The grid a model's author fixed (`sample_sigmas`) is used when it has `num_steps` steps, else an even one."""
         fixed = self.pipeline.config.get("sample_sigmas")
         grid = fixed if fixed and len(fixed) == num_steps else np.linspace(1.0, 1 / num_steps, num_steps)
-        return scheduler_sigmas(self.pipeline.scheduler, grid, self.latent_shape(height, width)[0])
+        return scheduler_sigmas(self.pipeline.scheduler, list(grid), self.latent_shape(height, width)[0])
 
     def prefix(self, condition: Condition) -> QwenImage21Prefix:
         lengths = condition.tensors["mask"].sum(1).tolist()
-        longest = max(lengths)
-        cache = self._extract(condition, longest, padded=min(lengths) < longest)
-        missing = torch.tensor([longest - length for length in lengths])
+        missing = torch.tensor([max(lengths) - length for length in lengths])
+        embeds, mask, slots = (condition.tensors[name][:, : max(lengths)] for name in ("embeds", "mask", "slots"))
+        mask = mask if missing.any() else None
+        grids = cast(tuple[Grid, ...], condition.layout)
+        cache = self._extract(embeds, mask, slots, condition.tensors.get("sources"), grids)
         keys = [layer.k for layer in cache.layer_caches]
-        if bool(missing.any()):
-            turn = self._turn(missing).to(keys[0].device)
+        if mask is not None:
+            turn = self._turn(missing).to(embeds.device)
             keys = [_turn_frame_axis(key, turn) for key in keys]
         layers = tuple(_Layer(key, layer.v) for key, layer in zip(keys, cache.layer_caches, strict=True))
-        return QwenImage21Prefix(layers, *_stand_in(condition, lengths))
+        return QwenImage21Prefix(layers, mask, slots[0], grids)
 
-    def _extract(self, condition: Condition, length: int, *, padded: bool) -> QwenImage21KVCache:
+    def _extract(
+        self, embeds: Tensor, mask: Tensor | None, slots: Tensor, sources: Tensor | None, grids: tuple[Grid, ...]
+    ) -> QwenImage21KVCache:
         """Fill a cache by one pass over the prefix, with the smallest target there is: the prefix never sees it."""
-        embeds, mask, slots = (condition.tensors[name][:, :length] for name in ("embeds", "mask", "slots"))
-        num_prompts = len(condition)
+        num_prompts = len(embeds)
         target = embeds.new_zeros(num_prompts, SLOT, self._config.in_channels)
-        sources = [condition.tensors["sources"]] if "sources" in condition.tensors else []
         cache = QwenImage21KVCache(self._config.num_layers)
         self.transformer(
-            hidden_states=torch.cat([*sources, target], dim=1).to(self.dtype),
+            hidden_states=(target if sources is None else torch.cat([sources, target], dim=1)).to(self.dtype),
             timestep=embeds.new_zeros(num_prompts, dtype=self.dtype),
             encoder_hidden_states=embeds.to(self.dtype),
-            encoder_hidden_states_mask=mask if padded else None,
-            img_shapes=[[*condition.layout[:-1], (1, 2, 2)]],
+            encoder_hidden_states_mask=mask,
+            img_shapes=[[*grids[:-1], (1, 2, 2)]],
             img_mask=torch.cat([slots, slots.new_ones(num_prompts, 1)], dim=1),
             kv_cache=cache,
             kv_cache_mode="extract",
@@ -182,10 +182,11 @@ class QwenImage21Adapter:
         return rope.rope_params(positions_P, rope.axes_dim[0], rope.theta)
 
     def velocity(self, x_BX: Tensor, sigma_B: Tensor, prefix: QwenImage21Prefix) -> Tensor:
-        num_rows, _, channels = x_BX.shape
-        num_stand_in = prefix.slots_K.shape[0] - prod(prefix.grids[-1]) // SLOT
+        """A cached call wants the prefix's inputs only for their number and throws them away: it gets zeros without storage."""
+        num_rows, num_tokens, channels = x_BX.shape
         pictures = x_BX.new_zeros(1, sum(prod(grid) for grid in prefix.grids[:-1]), channels)
-        embeds = x_BX.new_zeros(1, num_stand_in, self._config.context_in_dim, dtype=self.dtype)
+        embeds = x_BX.new_zeros(1, len(prefix.slots_L), self._config.context_in_dim, dtype=self.dtype)
+        slots = torch.cat([prefix.slots_L, prefix.slots_L.new_ones(num_tokens // SLOT)])
         # The pipeline rounds sigma * 1000 to the model's dtype and divides after; in bfloat16 the order matters.
         timestep = (sigma_B * 1000).to(self.dtype) / 1000
         return self.transformer(
@@ -194,7 +195,7 @@ class QwenImage21Adapter:
             encoder_hidden_states=embeds.expand(num_rows, -1, -1),
             encoder_hidden_states_mask=prefix.mask,
             img_shapes=[list(prefix.grids)],
-            img_mask=prefix.slots_K[None],
+            img_mask=slots[None],
             kv_cache=prefix,
             kv_cache_mode="cached",
             return_dict=False,
@@ -250,31 +251,10 @@ def _turn_frame_axis(keys: Tensor, turn: Tensor) -> Tensor:
     return torch.cat([turned.type_as(keys), keys[..., dims:]], dim=-1)
 
 
-def _stand_in(condition: Condition, lengths: Sequence[int]) -> tuple[Tensor | None, tuple[Grid, ...], Tensor]:
-    """The cheapest sequence that occupies the prefix's place in a cached call: its mask, its pictures, its image slots.
-
-    A cached call embeds the prefix's tokens only to throw them away; it needs their number, the positions they take up and which
-    are padding. Text that no row pads can therefore pose as one picture of a single row, whose tokens advance the position as
-    text does: they cost a quarter of the slots and the small input projection, not the text projection.
-    """
-    mask, slots = condition.tensors["mask"], condition.tensors["slots"]
-    *sources, target = condition.layout
-    num_slots = sum(prod(grid) for grid in sources) // SLOT
-    posing = (min(lengths) - num_slots) // SLOT
-    text = max(lengths) - num_slots - SLOT * posing
-    grids = (*sources, *([(1, 1, SLOT * posing)] if posing else []), target)
-    is_slot = [True] * (num_slots + posing) + [False] * text + [True] * (prod(target) // SLOT)
-    slots_K = torch.tensor(is_slot, device=slots.device)
-    if min(lengths) == max(lengths):
-        return None, grids, slots_K
-    valid = mask.new_ones(len(condition), num_slots + posing)
-    return torch.cat([valid, mask[:, max(lengths) - text : max(lengths)]], dim=1), grids, slots_K
-
-
 def load_qwen_image21(folder: Path, *, device: torch.device | str, dtype: torch.dtype) -> QwenImage21Adapter:
     """Load the pipeline of `folder`; see `tastemaker.models.adapter.load`."""
     allow_processors_without_torchvision()
-    pipeline = QwenImage21Pipeline.from_pretrained(str(folder), torch_dtype=dtype, use_safetensors=True, local_files_only=True)
+    pipeline = QwenImage21Pipeline.from_pretrained(str(folder), dtype=dtype, use_safetensors=True, local_files_only=True)
     return adapt(pipeline.to(device))
 
 

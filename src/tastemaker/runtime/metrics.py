@@ -84,6 +84,14 @@ def append_line(path: Path, record: Mapping[str, Any]) -> None:
     disk.barrier(f"appended {path.name}")
 
 
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """Every whole line of a log, in order; a last line that a crash cut short is left out."""
+    if not path.exists():
+        return []
+    whole, _, _ = path.read_bytes().rpartition(b"\n")
+    return [json.loads(line) for line in whole.splitlines()]
+
+
 def encode(values: Mapping[str, Any]) -> dict[str, Any]:
     """Plain JSON values; tensors and numpy numbers of one element become numbers.
 

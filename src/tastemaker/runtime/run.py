@@ -138,6 +138,10 @@ class Run:
         self._ready = True
         return found
 
+    def follow(self, tracker: Tracker) -> None:
+        """Adds a tracker; it sees the steps logged from here on."""
+        self._trackers.append(tracker)
+
     def log(self, step: int, metrics: Mapping[str, Any], stream: str = "metrics") -> None:
         """Appends the line of a step. In "metrics" no step may be left out; other streams (evaluation) may be sparse.
 

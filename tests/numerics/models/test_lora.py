@@ -7,11 +7,11 @@ from copy import deepcopy
 import pytest
 import torch
 from test_qwen_image21 import SIDE, SIGMA, TEXTS, latents
-from tiny import tiny_qwen_image21
 
 from tastemaker.errors import UserMistake
 from tastemaker.models.lora import load_lora, policy_parameters, reference, save_lora
 from tastemaker.models.qwen_image21 import adapt
+from tiny import tiny_qwen_image21
 
 
 @pytest.fixture
@@ -83,5 +83,5 @@ def test_a_saved_lora_loads_in_plain_diffusers_at_its_scale(adapter, tmp_path):
 
 def test_a_folder_without_safetensors_is_no_lora(adapter, tmp_path):
     (tmp_path / "pytorch_lora_weights.bin").write_bytes(b"")
-    with pytest.raises(UserMistake, match="no .safetensors"):
+    with pytest.raises(UserMistake, match=r"no \.safetensors"):
         load_lora(adapter, tmp_path)

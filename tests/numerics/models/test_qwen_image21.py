@@ -9,16 +9,16 @@ import pytest
 import torch
 from diffusers import DiffusionPipeline
 from diffusers.pipelines.qwenimage21.pipeline_qwenimage21 import calculate_shift
-from tiny import CHANNELS, picture
 
 from tastemaker.errors import UserMistake
 from tastemaker.flow.schedule import dynamic_shift, shifted_sigmas
 from tastemaker.models.adapter import collate, load
 from tastemaker.types import group_index
+from tiny import CHANNELS, picture
 
 SIDE = 64
 SHORT, LONG = "red", "a red circle on a blue background and three squares left of one green triangle, make it so"
-TEXTS = [SHORT, LONG, "zebras crossing at night"]
+TEXTS = [SHORT, LONG, "zebras at night"]
 SIGMA = torch.tensor([0.9, 0.5, 0.2])
 
 
@@ -33,7 +33,7 @@ def latents(rows: int, seed: int = 1) -> torch.Tensor:
 
 
 def velocity_uncached(adapter, x_BX, sigma_B, condition):
-    """The plain forward of the transformer, one row at a time, each with its own length: no cache, no padding, nothing shared."""
+    """The plain forward of the transformer, one row at a time, each with its own length: no cache, no padding."""
     return torch.cat([_one_row(adapter, x_BX[i], sigma_B[i], condition.select(torch.tensor([i]))) for i in range(len(x_BX))])
 
 
@@ -82,8 +82,9 @@ def test_padding_alone_would_change_the_result(qwen_image21):
             return_dict=False,
         )[0][:, -16:]
         ours = adapter.velocity(latents(3), SIGMA, adapter.prefix(condition))
+    longest = condition.tensors["mask"].sum(1).argmax()
     assert (naive - ours)[0].abs().max() > 1e-3
-    torch.testing.assert_close(naive[1], ours[1], atol=1e-5, rtol=0)
+    torch.testing.assert_close(naive[longest], ours[longest], atol=1e-5, rtol=0)
 
 
 def test_a_source_picture_changes_the_velocity(qwen_image21):
@@ -197,9 +198,8 @@ def test_wrong_sizes_and_mixed_layouts_are_refused_with_the_rule(qwen_image21):
 
 
 def test_bfloat16_runs_and_returns_float32():
-    from tiny import tiny_qwen_image21
-
     from tastemaker.models.qwen_image21 import adapt
+    from tiny import tiny_qwen_image21
 
     adapter = adapt(tiny_qwen_image21().to(dtype=torch.bfloat16))
     condition = adapter.encode(TEXTS, sources(1), height=SIDE, width=SIDE)

@@ -15,7 +15,6 @@ from tastemaker.miniature.world.splits import Item
 from tastemaker.miniature.world.wording import pieces
 
 CELLS = [(kind, category) for kind, weights in WEIGHTS.items() for category in weights]
-COLOUR_FREE = {"resize", "move", "smile", "glasses"}
 
 
 def _pairs(number: int, **choice):
@@ -32,7 +31,7 @@ def _changed(pair, threshold: int = 12) -> np.ndarray:
 
 @pytest.mark.parametrize(("kind", "category"), CELLS)
 def test_both_pictures_are_valid_and_visibly_different(kind, category):
-    for pair in _pairs(12, kind=kind, category=category):
+    for pair in _pairs(8, kind=kind, category=category):
         assert (pair.edit.kind, pair.category) == (kind, category)
         assert lay.fits(pair.edit.source, pair.source_layout)
         assert lay.fits(pair.edit.target, pair.target_layout)
@@ -75,7 +74,7 @@ def _distance_to_boxes(mask: np.ndarray, boxes) -> float:
 
 @pytest.mark.parametrize("kind", ["recolour", "resize", "replace", "add", "remove", "move"])
 def test_pixels_change_only_where_the_changed_things_are(kind):
-    for pair in _pairs(60, kind=kind, category="general"):
+    for pair in _pairs(40, kind=kind, category="general"):
         source, target = pair.edit.source, pair.edit.target
         if source.style != "plain":
             continue
@@ -119,7 +118,7 @@ def _changed_fields(before: d.Description, after: d.Description) -> set[str]:
 
 @pytest.mark.parametrize(("kind", "category"), sorted(FIELDS))
 def test_a_kind_changes_its_own_facts_only(kind, category):
-    for pair in _pairs(20, kind=kind, category=category):
+    for pair in _pairs(12, kind=kind, category=category):
         changed = _changed_fields(pair.edit.source, pair.edit.target)
         assert changed <= FIELDS[kind, category]
         assert changed or pair.edit.moved
@@ -140,7 +139,7 @@ def test_a_move_names_a_relation_or_a_side_that_then_holds():
 
 
 def test_things_are_named_unambiguously():
-    for pair in _pairs(300, category="general"):
+    for pair in _pairs(200, category="general"):
         things = pair.edit.source.things
         words = pieces(pair.instruction)
         for shape in d.SHAPES:
@@ -151,7 +150,7 @@ def test_things_are_named_unambiguously():
 
 
 def test_sepia_edits_speak_of_no_colour():
-    sepia = [pair for pair in _pairs(900) if "sepia" in (pair.edit.source.style, pair.edit.target.style)]
+    sepia = [pair for pair in _pairs(300) if "sepia" in (pair.edit.source.style, pair.edit.target.style)]
     assert sepia
     for pair in sepia:
         if pair.edit.target.style == "sepia":

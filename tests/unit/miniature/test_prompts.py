@@ -114,7 +114,7 @@ def test_a_sign_can_be_read_back_from_its_prompt():
 def test_the_vocabulary_is_closed_small_and_free_of_dead_words():
     rng = np.random.default_rng(1)
     texts = [write_prompt(sample_description(rng), rng) for _ in range(5000)]
-    texts += [sample_edit(rng).instruction for _ in range(2000)]
+    texts += [sample_edit(rng).instruction for _ in range(1000)]
     assert {piece for text in texts for piece in unknown_pieces(text)} == set()
     words = vocabulary()
     assert len(words) == len(set(words)) < 250

@@ -160,5 +160,15 @@ def test_a_corpus_can_be_read_back(tmp_path, prompts, edits):
     assert len(list((path.parent / "sources").glob("*.png"))) == 20
 
 
-FIRST_PROMPTS: list[str] = []
-FIRST_EDITS: list[str] = []
+FIRST_PROMPTS = [
+    "a yellow triangle as a line drawing",
+    "a line drawing of a smiling face with tan skin, long brown hair and a blue shirt",
+    "water at night with mountains, pixel art",
+    'red letters "HSOA" on a sign, line drawing',
+]
+FIRST_EDITS = [
+    "paint the triangles yellow",
+    "change the square to large",
+    "swap the green triangle for a cyan heart",
+    "put in a purple square",
+]

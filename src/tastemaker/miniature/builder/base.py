@@ -112,6 +112,19 @@ class BaseTrainer:
                 self.ema[name].lerp_(value, 1 - decay)
 
 
+    def tensors(self) -> dict[str, dict[str, Tensor]]:
+        """Everything a checkpoint needs."""
+        live = {name: value.detach() for name, value in self.module.named_parameters()}
+        return {"live": live, "ema": self.ema, "optimiser": self.optimiser.state()}
+
+    @torch.no_grad()
+    def restore(self, tensors: dict[str, dict[str, Tensor]]) -> None:
+        for name, value in self.module.named_parameters():
+            value.copy_(tensors["live"][name])
+        self.ema = {name: tensors["ema"][name].clone() for name in self.ema}
+        self.optimiser.restore(tensors["optimiser"])
+
+
 def vision_patches(pictures: np.ndarray) -> Tensor:
     """uint8 (N, 64, 64, 3) to what Qwen3-VL's processor makes of them: (N * 16, 3 * 2 * 16 * 16), patches in 2x2 groups."""
     x = torch.from_numpy(np.ascontiguousarray(pictures)).permute(0, 3, 1, 2).float() / 127.5 - 1

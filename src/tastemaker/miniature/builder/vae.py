@@ -90,3 +90,13 @@ def latent_statistics(vae: AutoencoderKLQwenImage21, pictures: np.ndarray) -> tu
         means = torch.cat([encode(vae, to_model(pictures[i : i + 64]))[0] for i in range(0, len(pictures), 64)])
     flat = means.transpose(0, 1).flatten(1)
     return flat.mean(1).tolist(), flat.std(1).tolist()
+
+
+def normalised_latents(vae: AutoencoderKLQwenImage21, pictures: np.ndarray, mean: Tensor, std: Tensor) -> Tensor:
+    """(N, 16, 64) float16: the modes of the latents, normalised per channel, tokens row by row."""
+    found = torch.empty(len(pictures), (pictures.shape[1] // 16) * (pictures.shape[2] // 16), len(mean), dtype=torch.float16)
+    with torch.no_grad():
+        for start in range(0, len(pictures), 64):
+            modes = encode(vae, to_model(pictures[start : start + 64]))[0].flatten(2).transpose(1, 2)
+            found[start : start + len(modes)] = ((modes - mean) / std).half()
+    return found

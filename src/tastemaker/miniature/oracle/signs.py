@@ -20,8 +20,9 @@ from tastemaker.miniature.world.scene_typography import (
     letter_boxes,
 )
 
-_SHIFTS_X = np.arange(-4.5, 4.51, 0.25)
-_SHIFTS_Y = np.arange(-6.0, 6.01, 0.25)
+_SHIFTS_X = np.arange(-3.0, 3.01, 0.25)
+_SHIFTS_Y = np.arange(-5.0, 5.01, 0.25)
+_BESIDE_POST = np.r_[6:26, 38:58]  # columns where the rim is free of the post
 _SEARCH_X = np.arange(-2.0, 2.01, 0.5)
 _SEARCH_Y = np.arange(-1.5, 1.51, 0.5)
 _PAD = 3  # px around a cell in its patch
@@ -66,6 +67,9 @@ def see_sign(pixels: np.ndarray, style: str, number: int | None = None) -> Sign:
     rim = _rim_width(pixels, board, shift, style)
     if ink is None:
         return Sign((), 0.0, board, rim, shift)
+    bare = ink[interior] < 0.08
+    if bare.sum() > 50:
+        board = np.median(pixels[interior][bare], axis=0)
     numbers = _likely_numbers(ink, style) if number is None else (number,)
     best = max((_fit(ink, shift, count, style) for count in numbers), key=lambda fit: fit.quality)
     glyphs = tuple(Glyph(matches, _stroke_colour(pixels, board, mask, style)) for matches, mask in best.letters)
@@ -91,19 +95,25 @@ def _bars(half: float, shifts: tuple[float, ...], centre: float) -> np.ndarray:
 
 
 def _board_shift(brown: np.ndarray) -> tuple[float, float]:
-    rows = (brown[:, 6:26].mean(axis=1) + brown[:, 38:58].mean(axis=1)) / 2
-    y = float(_SHIFTS_Y[(_bars(BOARD_HALF[1], tuple(_SHIFTS_Y), BOARD_CENTRE[1]) @ rows).argmax()])
+    """The rim is brown along its whole length; letters, which in sepia may be as brown, have gaps."""
+    y = float(_SHIFTS_Y[(_bars(BOARD_HALF[1], tuple(_SHIFTS_Y), BOARD_CENTRE[1]) @ _lower(brown[:, _BESIDE_POST].T)).argmax()])
     middle = round(BOARD_CENTRE[1] + y)
-    columns = brown[max(middle - 13, 0) : middle + 13].mean(axis=0)
+    columns = _lower(brown[max(middle - 13, 0) : middle + 13])
     x = float(_SHIFTS_X[(_bars(BOARD_HALF[0], tuple(_SHIFTS_X), BOARD_CENTRE[0]) @ columns).argmax()])
     return x, y
+
+
+def _lower(values: np.ndarray) -> np.ndarray:
+    """The lower quartile over the first axis."""
+    quarter = len(values) // 4
+    return np.partition(values, quarter, axis=0)[quarter]
 
 
 def _rim_width(pixels: np.ndarray, board: np.ndarray, shift: tuple[float, float], style: str) -> float:
     """Mean width in px of the upper and lower rim, on a pale board."""
     y = BOARD_CENTRE[1] + shift[1]
     brown = mix(pixels, board, in_style(BOARD_RIM, style))
-    rows = (brown[:, 6:26].mean(axis=1) + brown[:, 38:58].mean(axis=1)) / 2
+    rows = brown[:, _BESIDE_POST].mean(axis=1)
     upper, lower = round(y - BOARD_HALF[1]), round(y + BOARD_HALF[1])
     return float(rows[max(upper - 2, 0) : upper + 5].sum() + rows[lower - 5 : lower + 2].sum()) / 2
 
@@ -138,10 +148,14 @@ def _ink(pixels: np.ndarray, board: np.ndarray, interior: tuple[slice, slice], s
 
 def _likely_numbers(ink: np.ndarray, style: str) -> tuple[int, ...]:
     """The two numbers of letters whose height is nearest to the ink's."""
-    rows = np.sort(ink, axis=1)[:, -6:].mean(axis=1)
-    tall = float(np.clip(rows / max(float(np.percentile(rows, 75)), 1e-3), 0, 1).sum())
-    heights = {n: (PIXEL_LETTER_PX if style == "pixel art" else LETTER_PX)[n][1] for n in range(1, MAX_LETTERS + 1)}
+    written = np.flatnonzero(np.sort(ink, axis=1)[:, -3:].mean(axis=1) > 0.5)
+    tall = written[-1] - written[0] + 1 if len(written) else 0
+    heights = {n: height - (pen - LINE_WIDTH if style == "line drawing" else 0.0) for n, (_, height, pen) in _metrics(style).items()}
     return tuple(sorted(heights, key=lambda n: abs(heights[n] - tall))[:2])
+
+
+def _metrics(style: str) -> dict[int, tuple[float, float, float]]:
+    return PIXEL_LETTER_PX if style == "pixel art" else LETTER_PX
 
 
 @dataclass(frozen=True)
@@ -204,7 +218,7 @@ class _Bank:
 def _bank(number: int, style: str) -> _Bank:
     """Drawn by the renderer's canvas on a 64 px field, cut to the cell and its margin."""
     pixel = style == "pixel art"
-    width, height, pen = (PIXEL_LETTER_PX if pixel else LETTER_PX)[number]
+    width, height, pen = _metrics(style)[number]
     side = (int(np.ceil(height)) + 2 * _PAD, int(np.ceil(width)) + 2 * _PAD)
     offsets = [(u, v) for v in _SEARCH_Y for u in _SEARCH_X]
     if pixel:
@@ -264,4 +278,4 @@ def board_whiteness(sign: Sign) -> float:
     """0 for one of the painted boards, 1 for white paper: which of them the board's colour is nearest to."""
     painted = min(float(np.linalg.norm(sign.board - np.array(rgb))) for rgb in BOARD_RGB.values())
     white = float(np.linalg.norm(sign.board - np.array(PAPER)))
-    return float(np.clip(0.5 + (painted - white) / 50, 0, 1))
+    return float(np.clip(0.5 + (painted - white) / 40, 0, 1))

@@ -62,4 +62,6 @@ def _colour(sign: Sign, colour: str) -> float:
 
 def _hollow(sign: Sign) -> float:
     """A line drawing has a wide rim and a white board."""
-    return 0.5 * graded(sign.rim, 2.0, 2.5, 3.0) + 0.5 * board_whiteness(sign)
+    if sign.board.min() < 150:
+        return 0.0
+    return 0.5 * graded(sign.rim, 2.0, 2.4, 2.8) + 0.5 * board_whiteness(sign)

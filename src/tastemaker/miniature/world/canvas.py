@@ -26,6 +26,12 @@ _RAMP = np.linspace(0, 1, 256)[:, None] ** SEPIA_GAMMA
 _SEPIA_RAMP = np.round((1 - _RAMP) * np.array(SEPIA_DARK) + _RAMP * np.array(SEPIA_PALE)).astype(np.uint8)
 
 
+def sepia_brightness(colour: RGB) -> float:
+    """Where a colour lies on the brown scale, from 0 (dark) to 1 (pale)."""
+    red, green, blue = colour
+    return ((0.299 * red + 0.587 * green + 0.114 * blue) / 255) ** SEPIA_GAMMA
+
+
 class Canvas:
     """Coordinates and widths are px of the final 64x64 picture."""
 

@@ -30,7 +30,7 @@ from tastemaker.miniature.world.description import (
     is_valid,
 )
 from tastemaker.miniature.world.instructions import clause
-from tastemaker.miniature.world.layout import LandscapeLayout, Layout, PortraitLayout, TypographyLayout
+from tastemaker.miniature.world.layout import LandscapeLayout, Layout, PortraitLayout, TypographyLayout, fits
 from tastemaker.miniature.world.prompts import hair_phrase
 from tastemaker.miniature.world.sampling import pick
 from tastemaker.miniature.world.wording import COUNT_WORDS
@@ -206,4 +206,7 @@ def restyle(scene: Scene[Any, Any], rng: np.random.Generator) -> Step | None:
     if old == "sepia":
         return None
     style = another(rng, STYLES, "plain") if old == "plain" else "plain"
-    return Step(replace(scene.description, style=style), scene.layout, clause(style, rng), frozenset({"style"}))
+    target = replace(scene.description, style=style)
+    if not fits(target, scene.layout):
+        return None
+    return Step(target, scene.layout, clause(style, rng), frozenset({"style"}))

@@ -89,7 +89,8 @@ def replace_thing(scene: Shapes, rng: np.random.Generator) -> Step | None:
 def add_thing(scene: Shapes, rng: np.random.Generator) -> Step | None:
     """One more thing in free space: of a new look, beside another by name, or one more of the same."""
     old = scene.description.things
-    if not scene.coloured or len(old) == MAX_GROUPS:
+    large = sum(thing.size == "large" for thing in old)
+    if not scene.coloured or len(old) == MAX_GROUPS or large > 1:
         return None
     first = old[0]
     if len(old) == 1 and first.size != "large" and first.count < MAX_COUNT and (first.count > 1 or rng.random() < 0.15):
@@ -97,7 +98,7 @@ def add_thing(scene: Shapes, rng: np.random.Generator) -> Step | None:
     if first.count > 1:
         return None
     new = Thing(pick(rng, SHAPES), pick(rng, COLOURS), pick(rng, ("medium", "medium", "small", "large")))
-    if look(new) in map(look, old) or (new.size == "large" and any(thing.size == "large" for thing in old)):
+    if look(new) in map(look, old) or (new.size == "large" and large):
         return None
     relation = pick(rng, RELATIONS) if len(old) == 1 and rng.random() < 0.4 else None
     target = replace(scene.description, things=(*old, new), relation=relation)

@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from tastemaker.miniature.world.description import MAX_TREES, Description, General
-from tastemaker.miniature.world.palette import BACKDROPS, BOARD_RGB
+from tastemaker.miniature.world.canvas import sepia_brightness
+from tastemaker.miniature.world.description import MAX_TREES, Description, General, Typography
+from tastemaker.miniature.world.palette import BACKDROPS, BOARD_RGB, COLOUR_RGB
 from tastemaker.miniature.world.placement import Box, add_centre, sample_centres, thing_box, well_placed
 from tastemaker.miniature.world.record import pick_kind, record_from_dict, record_to_dict
 
@@ -27,6 +28,7 @@ FACE_RANGES: dict[str, Point] = {
     "nose_length": (3.0, 6.0),
 }
 NUM_DROPS = 12
+MIN_SEPIA_CONTRAST = 0.18
 
 
 @dataclass(frozen=True)
@@ -117,6 +119,7 @@ def sample_layout(description: Description, rng: np.random.Generator) -> Layout:
     if description.category == "landscape":
         return _landscape(rng)
     board = tuple(BOARD_RGB)[int(rng.integers(len(BOARD_RGB)))]
+    board = board if _is_legible(description, board) else "pale"
     return TypographyLayout(_backdrop(rng), board, (_between(rng, -1, 1), _between(rng, -3, 3)))
 
 
@@ -133,6 +136,8 @@ def boxes(description: Description, layout: Layout) -> list[Box]:
 def fits(description: Description, layout: Layout) -> bool:
     """Whether `layout` shows `description` readably; an edit of size, count or relation may make it False."""
     if not isinstance(description, General) or not isinstance(layout, GeneralLayout):
+        if isinstance(description, Typography) and isinstance(layout, TypographyLayout):
+            return _is_legible(description, layout.board)
         return description.category == layout.category
     centres = np.array([layout.centres])
     return len(layout.centres) == len(description.objects) and bool(well_placed(description, centres)[0])
@@ -147,6 +152,14 @@ def place(description: General, layout: GeneralLayout, rng: np.random.Generator)
         raise ValueError(f"layout has {len(layout.centres)} centres; allowed: {len(description.objects) - 1}")
     centre = add_centre(description, layout.centres, rng)
     return None if centre is None else GeneralLayout(layout.backdrop, (*layout.centres, centre))
+
+
+def _is_legible(description: Description, board: str) -> bool:
+    """Sepia turns the darkest letters nearly as dark as the dark board."""
+    if not isinstance(description, Typography) or description.style != "sepia":
+        return True
+    letters, wood = (sepia_brightness(rgb) for rgb in (COLOUR_RGB[description.colour], BOARD_RGB[board]))
+    return abs(letters - wood) >= MIN_SEPIA_CONTRAST
 
 
 def _between(rng: np.random.Generator, low: float, high: float) -> float:

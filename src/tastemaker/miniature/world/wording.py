@@ -15,19 +15,19 @@ COUNT_WORDS = {1: "a", 2: "two", 3: "three", 4: "four"}
 _PIECE = re.compile(r"[a-z]+|[A-Z]|[^\sA-Za-z]")
 
 _WORDS = """
-" , a an and the of with in on its it to at by as over also but not no
+" , a an and the of with in on its it to at by as over also not
 circle square triangle star heart cross circles squares triangles stars hearts crosses
 red orange yellow green cyan blue purple pink
-small large big medium smaller larger bigger normal size two three four one
-left right above below under beside
-picture line drawing pixel art sepia plain colour style portrait landscape
-person face smiling serious smile skin hair glasses shirt wearing
+small large big two three four
+left right above below under
+picture line drawing pixel art sepia plain landscape
+person face smiling serious smile skin hair glasses shirt
 light tan dark black brown blonde grey short long curly bun bald head
-day sunset night grass sand snow water cloudy rainy snowy clear sky weather ground falling rain clouds
+day sunset night grass sand snow water cloudy rainy snowy clear weather ground falling rain clouds
 sun moon tree trees mountains
 sign that says say word letter letters text
-make change turn paint replace swap add put remove move give redraw take off away for into from only keep
-top bottom side another instead more is look be let it's become new person's
+make change turn paint replace swap add put remove move give redraw take off away for into
+top bottom side another
 """
 _VOCABULARY = tuple(_WORDS.split())
 

@@ -1,0 +1,88 @@
+"""Flow-GRPO: the clipped surrogate on the log-probabilities of a rollout's stochastic steps (Eq. 4), advantages by Eq. 6.
+
+What it is here: scores are normalised per reward inside each prompt's group; the old log-probabilities are the rollout's own, no
+pass is spent on them; guidance enters as `flow.guidance` says, by default frozen into the rollout (hybrid), so that the update
+evaluates and differentiates the conditional branch alone. Left out: a value network, an entropy bonus, whole-batch normalisation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from tastemaker.flow.advantage import group_advantages
+from tastemaker.flow.loss import clipped_surrogate, normalised_log_ratio, velocity_kl
+from tastemaker.flow.transition import kl as gaussian_kl
+from tastemaker.flow.transition import log_ratio, velocity_gain
+from tastemaker.rollout import Sampler, policy
+from tastemaker.types import Scores, Signal, Trajectory
+
+
+@dataclass(frozen=True)
+class GRPO:
+    """The settings of `config.GRPOConfig` that the mathematics needs, and the rewards' weights, floors and ranges in order."""
+
+    clip_range: float
+    velocity_kl: float
+    ratio_norm: bool
+    advantage_clip: float
+    min_range: float
+    weights: tuple[float, ...]
+    floors: tuple[float, ...]
+    ranges: tuple[tuple[float, float], ...]
+
+    def signal(self, scores: Scores, group_B: Tensor) -> Signal:
+        found = group_advantages(
+            scores.values_BR,
+            torch.tensor(self.weights),
+            torch.tensor(self.floors),
+            group_B,
+            clip=self.advantage_clip,
+            min_range=self.min_range,
+            ranges_R2=torch.tensor(self.ranges),
+        )
+        metrics = {
+            "groups_without_signal": float(found.groups_without_signal),
+            "scores_missing": float(found.missing_BR.float().mean()),
+            **_per_reward("reward", scores.names, scores.values_BR.nanmean(0)),
+            **_per_reward("std", scores.names, found.stds_PR.nanmean(0)),
+        }
+        return Signal(found.advantages_B, found.kept_B, metrics)
+
+    def loss(
+        self,
+        trajectory: Trajectory,
+        advantages_B: Tensor,
+        sampler: Sampler,
+        velocities_BSX: Tensor,
+        uncond_BSX: Tensor | None = None,
+        reference_BSX: Tensor | None = None,
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Loss of B samples at their S stored steps. `velocities_BSX` carries the gradient; the others are constants.
+
+        `uncond_BSX` is for guidance mode "both" alone (and then carries gradient too); `reference_BSX` for a velocity KL above 0.
+        """
+        shape_BS = velocities_BSX.shape[:2]
+        new = policy(trajectory, sampler, velocities_BSX, uncond_BSX)
+        old = policy(trajectory, sampler, trajectory.velocities_BSX, trajectory.uncond_BSX)
+        ratio = log_ratio(new, old, trajectory.next_states_BSX.flatten(0, 1))
+        divergence = gaussian_kl(old, new)
+        if self.ratio_norm:
+            sigmas, steps = trajectory.sigmas, list(trajectory.steps)
+            after = [n + 1 for n in steps]
+            gain_S = torch.stack([velocity_gain(sampler.kind, sigmas[n], sigmas[m], sampler.eta) for n, m in zip(steps, after, strict=True)])
+            ratio = normalised_log_ratio(ratio, divergence, old.std.flatten(), gain_S.flatten().repeat(shape_BS[0]))
+        loss, metrics = clipped_surrogate(ratio.unflatten(0, shape_BS), advantages_B, self.clip_range)
+        metrics["kl_old"] = divergence.mean().detach()
+        if reference_BSX is not None:
+            kl_reference = velocity_kl(velocities_BSX.flatten(0, 1), reference_BSX.flatten(0, 1)).mean()
+            loss = loss + self.velocity_kl * kl_reference
+            metrics["kl_reference"] = kl_reference.detach()
+        return loss, metrics
+
+
+def _per_reward(prefix: str, names: Sequence[str], values_R: Tensor) -> dict[str, float]:
+    return {f"{prefix}/{name}": value for name, value in zip(names, values_R.tolist(), strict=True)}

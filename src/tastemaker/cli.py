@@ -1,0 +1,223 @@
+"""The command line: reads the arguments, calls one function, and turns a mistake into one clear line and an exit code.
+
+Commands import what they need when they run, so that help, version and a mistake in a config take less than a second.
+Exit codes: 0 done, 2 the user's mistake, 3 a service we depend on failed, 75 stopped and resumable, 1 anything else.
+"""
+
+from __future__ import annotations
+
+import platform
+import signal
+import traceback
+from enum import StrEnum
+from importlib import metadata, resources
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+from typer.core import TyperGroup
+
+from tastemaker import __version__
+from tastemaker.errors import Stopped, TastemakerError, UserMistake
+
+
+class Commands(TyperGroup):
+    """Where every command's failure ends: one line for each mistake, and the exit code of its class."""
+
+    def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override]
+        debug = bool(ctx.params.get("debug"))
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as error:
+            _give_up(Stopped("stopped; nothing saved is damaged, and the same command goes on from the last saved step"), error, debug)
+        except TastemakerError as error:
+            _give_up(error, error, debug)
+
+
+def _give_up(error: TastemakerError, cause: BaseException, debug: bool) -> NoReturn:
+    from rich.console import Console
+    from rich.text import Text
+
+    if debug:
+        traceback.print_exception(cause)
+    word = Text() if isinstance(error, Stopped) else Text("error: ", style="bold red")
+    console = Console(stderr=True, highlight=False)
+    for line in str(error).splitlines() or [type(error).__name__]:
+        console.print(word + Text(line), soft_wrap=True)
+    raise typer.Exit(error.exit_code)
+
+
+app = typer.Typer(
+    cls=Commands,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    help="Post-trains flow-matching image models towards what people want.\n\n"
+    "New here? `tastemaker demo` runs the whole path on a CPU. Each command explains itself: `tastemaker train --help`.",
+    epilog="Exit codes: 0 done, 2 a mistake in what you gave, 3 a service or disk failed, 75 stopped and resumable.",
+)
+miniature = typer.Typer(no_args_is_help=True, rich_markup_mode="markdown", help="The built-in model: rebuild it, or read its card.")
+app.add_typer(miniature, name="miniature")
+
+ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG.yaml", show_default=False, help="The run's settings.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--override", "-o", metavar="KEY=VALUE", show_default=False, help="Wins over the file; may be repeated."),
+]
+
+
+@app.callback()
+def options(debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of a mistake too.")] = False) -> None:
+    pass
+
+
+@app.command()
+def demo(
+    folder: Annotated[Path, typer.Option(help="Where everything is written.")] = Path("runs/demo"),
+    seed: Annotated[int, typer.Option(min=0, help="All randomness follows from this number.")] = 0,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; all physical cores if not given.")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Far shorter, to see that everything works here; its numbers mean nothing.")] = False,
+) -> None:
+    """Train the built-in miniature with reinforcement learning, and measure what it gained.
+
+    Loads the shipped base, trains it on prompts whose truth is known, then draws the held-out prompts with the base and
+    with the trained model and compares them, with intervals. No GPU, no download, at most about 15 minutes on two cores.
+
+    Writes `report.html` (open it in a browser: curves, categories, pictures before and after), `summary.json`, metrics and
+    checkpoints into the folder. Ctrl-C stops at a safe point; the same command resumes.
+
+    Example: `tastemaker demo --seed 1 --folder runs/demo-1`
+    """
+    from tastemaker.miniature.demo import run
+
+    run(folder=folder, seed=seed, threads=threads, quick=quick)
+
+
+@app.command()
+def train(
+    config: ConfigFile,
+    override: Overrides = None,
+    folder: Annotated[
+        Path | None, typer.Option(show_default=False, help="The run's folder; runs/NAME, after the config's name, if not given.")
+    ] = None,
+    allow: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY", show_default=False, help="On resuming, a setting that may differ from before; may be repeated."),
+    ] = None,
+) -> None:
+    """Train a model with reinforcement learning, as the config says.
+
+    Checks the whole config first. Writes into the run's folder: `config.yaml` with every default spelled out, `metrics.jsonl`
+    with one line a step, and checkpoints, each whole or absent. Takes as long as `budget.max_steps` or
+    `budget.max_minutes` allow.
+
+    Ctrl-C or SIGTERM saves and leaves with exit code 75. The same command resumes, also after a crash, and ends at the same
+    weights. With other settings, data or package versions it lists the differences and refuses, except for those you `--allow`.
+
+    Example: `tastemaker train run.yaml -o rollout.group_size=16 -o budget.max_steps=200`
+    """
+    from tastemaker.training.start import train as start
+
+    start(config, override or [], folder, allow or [])
+
+
+@app.command()
+def check(
+    config: ConfigFile,
+    override: Overrides = None,
+    show: Annotated[bool, typer.Option("--show", help="Print every setting with its value, defaults included, as YAML.")] = False,
+) -> None:
+    """List every mistake in a config at once, before anything is loaded.
+
+    Each line names file, line, key and value, the rule that does not hold and what to do. Unknown keys get the nearest known
+    one. Takes about a second and writes nothing. It reads no model, prompts or pictures.
+
+    Example: `tastemaker check run.yaml --show`
+    """
+    from tastemaker.config import TrainConfig, dump, load
+
+    settings = load(config, TrainConfig, override or [])
+    if show:
+        typer.echo(dump(settings), nl=False)
+        return
+    rollout, budget = settings.rollout, settings.budget
+    last = rollout.window_start + rollout.window_size - 1
+    typer.echo(
+        f"{config}: no mistakes. {settings.algorithm.name} on {settings.model}, at most {budget.max_steps} steps of "
+        f"{rollout.prompts} prompts x {rollout.group_size} pictures; {rollout.steps} sampling steps, "
+        f"of which {rollout.window_start} to {last} are trained; guidance {rollout.guidance:g}."
+    )
+
+
+class Part(StrEnum):
+    """What `miniature build` makes; the base needs the VAE."""
+
+    VAE = "vae"
+    BASE = "base"
+    ALL = "all"
+
+
+@miniature.command()
+def build(
+    folder: Annotated[Path, typer.Option(help="Where the model and its training state are written.")] = Path("build/miniature"),
+    part: Annotated[Part, typer.Option(help="The base needs the VAE; all makes both, and the card.")] = Part.ALL,
+) -> None:
+    """Rebuild the miniature from nothing: its world, tokenizer, VAE, text encoder and transformer.
+
+    You do not need this to use tastemaker: the built model is part of the package. It takes an hour or two on a CPU and
+    minutes on a GPU, can be stopped with Ctrl-C and goes on with the same command.
+
+    Writes a pipeline folder that plain `DiffusionPipeline.from_pretrained` loads, and a card with what was measured.
+
+    Example: `tastemaker miniature build --part vae`
+    """
+    from tastemaker.miniature.builder.build import build as start
+
+    start(folder, part.value)
+
+
+@miniature.command()
+def card() -> None:
+    """Print the card of the shipped miniature: what it is, how it was made, what it can and cannot draw.
+
+    Instant; writes nothing.
+
+    Example: `tastemaker miniature card > card.md`
+    """
+    weights = resources.files("tastemaker") / "miniature" / "weights"
+    path = weights / "README.md"
+    if not path.is_file():
+        raise UserMistake(f"{path}: this copy of tastemaker ships no miniature; make one with `tastemaker miniature build`")
+    typer.echo(path.read_text(encoding="utf-8"), nl=False)
+
+
+@app.command()
+def version() -> None:
+    """Print the versions of tastemaker and of what it stands on, for a bug report.
+
+    Instant; writes nothing.
+
+    Example: `tastemaker version`
+    """
+    typer.echo(f"tastemaker {__version__}")
+    typer.echo(f"python {platform.python_version()} on {platform.system()} {platform.machine()}")
+    for package in ("torch", "diffusers", "transformers", "peft"):
+        typer.echo(f"{package} {_version(package)}")
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def main() -> None:
+    """The `tastemaker` command. Outside the training loop, which stops at safe points, SIGTERM acts as Ctrl-C does."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    app()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Prompts from files, the order in which they are trained on, and their cached embeddings."""

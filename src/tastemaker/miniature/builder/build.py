@@ -1,0 +1,210 @@
+"""`tastemaker miniature build`: the miniature from nothing. Drawings -> VAE -> latents -> base -> pipeline folder and card.
+
+Every part is resumable: drawings and latents are files that are there or not, the two trainings save checkpoints. On two CPU cores
+without matrix units the whole takes some hours; the parts and their measured times are in the card.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKLQwenImage21, QwenImage21Pipeline
+from rich.console import Console
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from tastemaker.miniature.builder import base, drawings, vae
+from tastemaker.miniature.builder.parts import build_scheduler, build_text_encoder, build_transformer, build_vae
+from tastemaker.miniature.builder.tokenizer import build_processor, build_tokenizer, special_ids
+from tastemaker.miniature.world.wording import vocabulary
+from tastemaker.models.qwen_image21 import QwenImage21Adapter, adapt
+from tastemaker.runtime import checkpoint
+
+SAVE_EVERY = 200
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much of everything; the defaults made the weights that ship."""
+
+    t2i_drawings: int = 90_000
+    edit_drawings: int = 50_000
+    vae_samples: int = 110_000
+    base_steps: int = 900
+    t2i_prompts: int = 80
+    edit_prompts: int = 48
+    draws: int = 4
+    seed: int = 0
+
+
+def build(folder: Path, plan: Plan | None = None, console: Console | None = None) -> Path:
+    """Builds everything that `folder` does not hold yet; returns the pipeline folder inside it."""
+    plan, console = plan or Plan(), console or Console()
+    torch.manual_seed(plan.seed)
+    torch.set_flush_denormal(True)
+    timings: dict[str, float] = {}
+    for name, work in (
+        ("drawings", lambda: _draw(folder, plan)),
+        ("vae", lambda: _train_vae(folder, plan, console)),
+        ("latents", lambda: _encode(folder)),
+        ("base", lambda: _train_base(folder, plan, console)),
+    ):
+        began = time.monotonic()
+        console.print(f"{name} ...")
+        work()
+        timings[name] = time.monotonic() - began
+    out = folder / "pipeline"
+    assemble(folder, load_file(folder / "base.safetensors")).pipeline.to(torch.bfloat16).save_pretrained(out)
+    (out / "build.json").write_text(json.dumps({"plan": asdict(plan), "seconds": timings}, indent=1) + "\n")
+    return out
+
+
+def _draw(folder: Path, plan: Plan) -> None:
+    if not (folder / "t2i" / "texts.json").exists():
+        drawings.draw_t2i(folder / "t2i", plan.t2i_drawings, plan.seed)
+    if not (folder / "edit" / "texts.json").exists():
+        drawings.draw_edits(folder / "edit", plan.edit_drawings, plan.seed + 1)
+
+
+def _train_vae(folder: Path, plan: Plan, console: Console) -> None:
+    if (folder / "vae.safetensors").exists():
+        return
+    _, arrays = drawings.load_drawings(folder / "t2i")
+    pictures, check = arrays["targets"][:-512], np.asarray(arrays["targets"][-512:])
+    model = build_vae()
+    saved = _restored(folder / "vae-steps")
+    if saved:
+        checkpoint.load_matching(model, saved.tensors["model"])
+
+    def report(step: int, loss: float, optimiser: vae.Optimiser) -> None:
+        if step % 50 == 0:
+            console.print(f"vae step {step}: loss {loss:.4f}, {vae.psnr(model, check):.2f} dB")
+        if step % SAVE_EVERY == 0:
+            checkpoint.save(folder / "vae-steps", step, {"model": model.state_dict(), "optimiser": optimiser.state()}, {})
+            checkpoint.prune(folder / "vae-steps", 1)
+
+    vae.train(
+        model,
+        pictures,
+        samples=plan.vae_samples,
+        seed=plan.seed,
+        start=saved.step if saved else 0,
+        restored=saved.tensors["optimiser"] if saved else None,
+        report=report,
+    )
+    save_file(_plain(model.state_dict()), folder / "vae.safetensors")
+
+
+def _encode(folder: Path) -> None:
+    """Latents of every drawing, normalised per channel by statistics that go into the VAE's config."""
+    if (folder / "latents.safetensors").exists():
+        return
+    model = build_vae()
+    model.load_state_dict(load_file(folder / "vae.safetensors"))
+    arrays = {task: drawings.load_drawings(folder / task)[1] for task in ("t2i", "edit")}
+    mean, std = vae.latent_statistics(model, arrays["t2i"]["targets"][:4096])
+    latents = {"mean": torch.tensor(mean), "std": torch.tensor(std)}
+    for task, by_name in arrays.items():
+        for name, pictures in by_name.items():
+            latents[f"{task}.{name}"] = vae.normalised_latents(model, pictures, latents["mean"], latents["std"])
+    save_file(latents, folder / "latents.safetensors")
+
+
+def assemble(folder: Path, weights: dict[str, Tensor] | None = None) -> QwenImage21Adapter:
+    """The pipeline around the folder's VAE, with new transformer and text encoder, or with trained `weights`."""
+    latents = load_file(folder / "latents.safetensors")
+    decoder = build_vae(latents["mean"].tolist(), latents["std"].tolist())
+    decoder.load_state_dict(load_file(folder / "vae.safetensors"))
+    adapter = empty_pipeline(decoder)
+    if weights is not None:
+        transformer, text = adapter.pipeline.transformer, adapter.pipeline.text_encoder.model
+        for module, prefix in ((transformer, "transformer."), (text, "text.")):
+            own = {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
+            module.load_state_dict(own, strict=True)
+    return adapter
+
+
+def empty_pipeline(decoder: AutoencoderKLQwenImage21) -> QwenImage21Adapter:
+    tokenizer = build_tokenizer(vocabulary())
+    encoder = build_text_encoder(len(tokenizer), special_ids(tokenizer), tokenizer.pad_token_id, tokenizer.eos_token_id)
+    return adapt(
+        QwenImage21Pipeline(
+            scheduler=build_scheduler(),
+            vae=decoder,
+            text_encoder=encoder,
+            processor=build_processor(tokenizer),
+            transformer=build_transformer(),
+        )
+    )
+
+
+def examples(folder: Path, pipeline: QwenImage21Pipeline) -> tuple[base.Examples, base.Examples]:
+    """What the base learns from: text-to-image and edits, tokenised in the pipeline's own templates."""
+    latents = load_file(folder / "latents.safetensors")
+    tokenizer = pipeline.processor.tokenizer
+    edit_template = pipeline.prompt_template_ti2i.replace("<|image_pad|>", "<|image_pad|>" * 4)
+
+    def ids(template: str, texts: list[str]) -> list[list[int]]:
+        return tokenizer([template.format(text) for text in texts]).input_ids
+
+    t2i_texts, _ = drawings.load_drawings(folder / "t2i")
+    edit_texts, arrays = drawings.load_drawings(folder / "edit")
+    return (
+        base.Examples(
+            ids(pipeline.prompt_template_t2i, t2i_texts), ids(pipeline.prompt_template_t2i, [" "])[0], latents["t2i.targets"]
+        ),
+        base.Examples(
+            ids(edit_template, edit_texts),
+            ids(edit_template, [" "])[0],
+            latents["edit.targets"],
+            latents["edit.sources"],
+            arrays["sources"],
+        ),
+    )
+
+
+def _train_base(folder: Path, plan: Plan, console: Console) -> None:
+    if (folder / "base.safetensors").exists():
+        return
+    adapter = assemble(folder)
+    trainer = base.BaseTrainer(adapter, draws=plan.draws, muon_lr=0.015, adam_lr=2e-3)
+    saved = _restored(folder / "base-steps")
+    if saved:
+        trainer.restore(saved.tensors)
+    t2i, edits = examples(folder, adapter.pipeline)
+    _compile(adapter.pipeline.transformer, console)
+
+    def report(step: int, losses: list[float]) -> None:
+        if step % 25 == 0:
+            console.print(f"base step {step} of {plan.base_steps}: loss {losses[0]:.4f} (t2i) {losses[1]:.4f} (edits)")
+        if step % SAVE_EVERY == 0:
+            checkpoint.save(folder / "base-steps", step, trainer.tensors(), {})
+            checkpoint.prune(folder / "base-steps", 1)
+
+    tasks = ((t2i, plan.t2i_prompts), (edits, plan.edit_prompts))
+    base.train(trainer, tasks, steps=plan.base_steps, seed=plan.seed, start=saved.step if saved else 0, report=report)
+    save_file(_plain(trainer.ema), folder / "base.safetensors")
+
+
+def _compile(transformer: Any, console: Console) -> None:
+    """Compiled blocks train about twice as fast on a CPU; without a C++ compiler the build goes on without."""
+    if shutil.which("g++") is None and not torch.cuda.is_available():
+        console.print("no C++ compiler: the transformer is trained uncompiled, about half as fast")
+        return
+    transformer.compile_repeated_blocks(dynamic=None)
+
+
+def _restored(folder: Path) -> checkpoint.Checkpoint | None:
+    return checkpoint.load(folder) if checkpoint.steps(folder) else None
+
+
+def _plain(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value.detach().contiguous() for name, value in tensors.items()}
+

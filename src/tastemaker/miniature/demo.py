@@ -1,0 +1,202 @@
+"""`tastemaker demo`: trains the shipped base on a CPU, then measures and shows what changed. The same command resumes.
+
+    first pictures of the base -> training -> held-out pictures of base and trained, with and without guidance -> report
+
+Every part leaves a file in the run's folder and is skipped when that file is there, so an interruption costs one part at most.
+"""
+
+from __future__ import annotations
+
+import io
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from rich.console import Console
+from torch import Tensor
+
+from tastemaker import config as settings
+from tastemaker.config import TrainConfig
+from tastemaker.data.embeddings import EmbeddingCache, encoder_key
+from tastemaker.evaluation import picture_statistics
+from tastemaker.evaluation.benchmark import Drawing, draw
+from tastemaker.evaluation.report import write_report
+from tastemaker.evaluation.summary import (
+    Difference,
+    Row,
+    Summary,
+    differences_by_category,
+    print_table,
+    rows_by_category,
+    write_summary,
+)
+from tastemaker.evaluation.wall import Wall, paired_wall, save_wall
+from tastemaker.miniature import task
+from tastemaker.miniature.builder.parts import SIDE
+from tastemaker.models.adapter import Adapter, load
+from tastemaker.runtime import folder as disk
+from tastemaker.runtime.metrics import read_lines
+from tastemaker.runtime.progress import Progress
+from tastemaker.training.start import Task, prepare_hardware, run_training
+from tastemaker.types import Prompt
+
+TRAINING_PROMPTS = 4000
+FIRST_PICTURES = 12
+WALL_CASES = 12
+QUICK = ("rollout.prompts=4", "rollout.group_size=4", "budget.max_steps=2", "evaluation.prompts=16", "evaluation.steps=4")
+"""Overrides for a demo that only shows that everything runs; its numbers mean nothing, and it says so."""
+MODELS = ("base", "trained")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What every part of the demo needs."""
+
+    config: TrainConfig
+    adapter: Adapter
+    embeddings: EmbeddingCache
+    held_out: Sequence[Prompt]
+    folder: Path
+    console: Console
+
+    @property
+    def evaluation(self) -> Path:
+        return self.folder / "evaluation"
+
+    def drawing(self, guidance: float) -> Drawing:
+        return Drawing(self.config.evaluation.steps, guidance, self.config.seed, SIDE, SIDE)
+
+    @property
+    def scales(self) -> tuple[float, float]:
+        """With the guidance of training, and without."""
+        return self.config.rollout.guidance, 1.0
+
+
+def run(folder: Path, *, seed: int = 0, threads: int | None = None, quick: bool = False, overrides: Sequence[str] = ()) -> Summary:
+    """Runs or resumes the demo in `folder`; writes report.html, summary.json and pictures. Raises Stopped on Ctrl-C."""
+    began = time.monotonic()
+    console = Console()
+    changes = [f"seed={seed}", *([f"threads={threads}"] if threads else []), *(QUICK if quick else ()), *overrides]
+    config = settings.load(Path(__file__).with_name("demo.yaml"), TrainConfig, changes)
+    device, dtype = prepare_hardware(config)
+    adapter = load(task.WEIGHTS, device=device, dtype=dtype)
+    key = encoder_key(task.WEIGHTS)
+    cache = folder / "embeddings"
+    embeddings = EmbeddingCache(adapter, height=SIDE, width=SIDE, folder=cache, encoder_key=key)
+    stage = Stage(config, adapter, embeddings, task.held_out_prompts(config.evaluation.prompts), folder, console)
+    show_first_pictures(stage)
+    pictures = {("base", scale): drawn(stage, "base", scale) for scale in stage.scales}
+    training = Task(task.training_prompts(TRAINING_PROMPTS, config.seed), task.rewards(), SIDE, SIDE)
+    state = run_training(
+        config,
+        adapter,
+        training,
+        folder,
+        cache=cache,
+        encoder=key,
+        trackers=lambda start, total: [Progress(total, start=start, console=console)],
+        after_step=lambda step, images, batch: keep_pictures(folder, step, images, config.rollout.group_size),
+    )
+    with state.averaged():
+        adapter.pipeline.transformer.save_pretrained(folder / "transformer")
+        pictures |= {("trained", scale): drawn(stage, "trained", scale) for scale in stage.scales}
+    summary = summarise(stage, pictures, spent(folder, time.monotonic() - began), quick)
+    write_summary(folder / "summary.json", summary)
+    print_table(summary, console)
+    walls = [wall_of(stage, pictures, scale) for scale in stage.scales]
+    for scale, wall in zip(stage.scales, walls, strict=True):
+        save_wall(folder / f"wall-{'guided' if scale != 1 else 'unguided'}.png", wall)
+    guided = stage.scales[0]
+    shifts = picture_statistics.compare(pictures["base", guided], pictures["trained", guided])
+    report = write_report(folder, summary, title="tastemaker demo", history=read_lines(folder / "metrics.jsonl"), walls=walls, shifts=shifts)
+    console.print(f"report: {report}")
+    return summary
+
+
+def show_first_pictures(stage: Stage) -> None:
+    """A small wall of what the base draws, within seconds of starting."""
+    path = stage.folder / "images" / "base.png"
+    if path.exists():
+        return
+    prompts = stage.held_out[:FIRST_PICTURES]
+    some = draw(stage.adapter, stage.embeddings, prompts, stage.drawing(stage.scales[0]))
+    disk.make_folder(path.parent)
+    save_wall(path, paired_wall("what the base draws", ["base"], [p.text for p in prompts], [some], [task.verdicts(some, prompts)]))
+    stage.console.print(f"first pictures of the base: {path}")
+
+
+def drawn(stage: Stage, model: str, scale: float) -> np.ndarray:
+    """The held-out pictures of a model, from disk where a former run of this folder drew them."""
+    path = stage.evaluation / f"{model}-guidance-{scale:g}.npy"
+    if path.exists():
+        return np.load(path)
+    what = f"{model}, {'guidance ' + format(scale, 'g') if scale != 1 else 'no guidance'}: {len(stage.held_out)} held-out pictures"
+    stage.console.print(f"drawing {what}")
+    pictures = draw(stage.adapter, stage.embeddings, stage.held_out, stage.drawing(scale))
+    buffer = io.BytesIO()
+    np.save(buffer, pictures)
+    disk.make_folder(path.parent)
+    disk.write_bytes_atomic(path, buffer.getvalue())
+    return pictures
+
+
+def keep_pictures(folder: Path, step: int, images: Tensor, group_size: int) -> None:
+    """Every tenth step, one picture of each prompt, so that a person can watch what is being bought."""
+    if step % 10 and step != 1:
+        return
+    row = (images[::group_size][:12].permute(0, 2, 3, 1).numpy() * 255).round().astype(np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(np.concatenate(list(row), axis=1)).save(buffer, "png")
+    disk.make_folder(folder / "images")
+    disk.write_bytes_atomic(folder / "images" / f"step-{step:04d}.png", buffer.getvalue())
+
+
+def summarise(stage: Stage, pictures: dict[tuple[str, float], np.ndarray], seconds: float, quick: bool) -> Summary:
+    categories = [prompt.category for prompt in stage.held_out]
+    verdicts = {key: task.verdicts(images, stage.held_out) for key, images in pictures.items()}
+    rows: list[Row] = []
+    differences: list[Difference] = []
+    for scale in stage.scales:
+        forwards = stage.drawing(scale).forwards_per_image
+        for model in MODELS:
+            rows += rows_by_category(verdicts[model, scale], categories, model=model, task="t2i", guidance=scale, forwards_per_image=forwards)
+        differences += differences_by_category(
+            verdicts["trained", scale], verdicts["base", scale], categories, pair=("trained", "base"), task="t2i", guidance=scale
+        )
+    quality = {key: float(task.qualities(images, stage.held_out).mean()) for key, images in pictures.items()}
+    notes = [
+        "accuracy: the share of held-out prompts of which every fact holds in the picture, by the miniature's oracle",
+        "training used the oracle as a verifiable reward on other prompts; the combinations of the held-out ones were never trained on",
+        *(f"mean picture quality, {model}, guidance {scale:g}: {value:.3f}" for (model, scale), value in quality.items()),
+    ]
+    return Summary(
+        rows=tuple(rows),
+        differences=tuple(differences),
+        wall_seconds=seconds,
+        seed=stage.config.seed,
+        versions={name: version(name) for name in ("tastemaker", "torch", "diffusers", "transformers")},
+        settings=stage.config.model_dump(mode="json"),
+        rewards={reward.name: f"weight {reward.weight:g}" for reward in stage.config.rewards},
+        notes=tuple(notes),
+        warning="a quick demo: far too short to learn, its numbers mean nothing" if quick else "",
+    )
+
+
+def wall_of(stage: Stage, pictures: dict[tuple[str, float], np.ndarray], scale: float) -> Wall:
+    prompts = stage.held_out[:WALL_CASES * 2]
+    images = [pictures[model, scale][: len(prompts)] for model in MODELS]
+    heading = f"same prompts, same noise, {'guidance ' + format(scale, 'g') if scale != 1 else 'no guidance'}"
+    return paired_wall(heading, list(MODELS), [p.text for p in prompts], images, [task.verdicts(some, prompts) for some in images])
+
+
+def spent(folder: Path, seconds: float) -> float:
+    """Seconds of all sittings of this folder."""
+    path = folder / "seconds.txt"
+    before = float(path.read_text()) if path.exists() else 0.0
+    disk.write_text_atomic(path, f"{before + seconds}\n")
+    return before + seconds
+

@@ -1,0 +1,93 @@
+"""What a reward is: it looks at pictures and what was asked for, and gives each a score in a declared range, or none."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from tastemaker.types import Prompt, Scores
+
+
+@dataclass(frozen=True)
+class Missing:
+    """In the place of a score that did not arrive or cannot be told; it is never read as a number."""
+
+    reason: str
+
+
+class Reward(Protocol):
+    """One judge. `low` and `high` bound its scores; `floor` is its noise, the least spread that counts as a difference."""
+
+    name: str
+    low: float
+    high: float
+    floor: float
+
+    def score(self, images: Tensor, prompts: Sequence[Prompt]) -> Sequence[float | Missing]:
+        """One score for each picture of (B, 3, H, W) in [0, 1], in order; `prompts[i]` is what picture i answers."""
+        ...
+
+
+def score_all(rewards: Sequence[Reward], images: Tensor, prompts: Sequence[Prompt]) -> Scores:
+    """Asks every reward about every picture. A score that is no finite number of the declared range counts as missing.
+
+    A picture with NaN or infinite pixels is shown to nobody: all its scores are missing.
+    """
+    if len(images) != len(prompts):
+        raise ValueError(f"{len(images)} pictures but {len(prompts)} prompts; give one prompt for each picture")
+    whole = images.flatten(1).isfinite().all(1).tolist()
+    rows = [row for row, fine in enumerate(whole) if fine]
+    values = torch.full((len(prompts), len(rewards)), math.nan)
+    missing = {(row, reward.name): "the picture has NaN or inf pixels" for row in set(range(len(prompts))) - {*rows} for reward in rewards}
+    for column, reward in enumerate(rewards):
+        given = reward.score(images[rows], [prompts[row] for row in rows]) if rows else []
+        if len(given) != len(rows):
+            raise ValueError(f"reward {reward.name!r} gave {len(given)} scores for {len(rows)} pictures; the answer is rejected whole")
+        for row, score in zip(rows, given, strict=True):
+            reason = _why_missing(score, reward)
+            if reason is None:
+                values[row, column] = float(score)  # type: ignore[arg-type]
+            else:
+                missing[row, reward.name] = reason
+    return Scores(tuple(reward.name for reward in rewards), values, missing)
+
+
+def _why_missing(score: float | Missing, reward: Reward) -> str | None:
+    if isinstance(score, Missing):
+        return score.reason
+    if not math.isfinite(score):
+        return f"the score is {score}"
+    if not reward.low <= score <= reward.high:
+        return f"the score {score:g} is outside the declared range [{reward.low:g}, {reward.high:g}]"
+    return None
+
+
+@dataclass(frozen=True)
+class FunctionReward:
+    """A reward from a plain function of one uint8 picture (H, W, 3) and the prompt's truth, such as an oracle's reading.
+
+    Verifiable rewards are for prompts whose facts are known by construction; a prompt without `truth` has no score.
+    """
+
+    name: str
+    read: Callable[[object, Mapping], float]
+    low: float = 0.0
+    high: float = 1.0
+    floor: float = 0.02
+
+    def score(self, images: Tensor, prompts: Sequence[Prompt]) -> list[float | Missing]:
+        pictures = to_uint8(images).numpy()
+        return [
+            Missing("the prompt states no truth to verify") if prompt.truth is None else float(self.read(picture, prompt.truth))
+            for picture, prompt in zip(pictures, prompts, strict=True)
+        ]
+
+
+def to_uint8(images: Tensor) -> Tensor:
+    """(B, 3, H, W) in [0, 1] to (B, H, W, 3) uint8 on the CPU: what would be in the PNG."""
+    return (images.clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous().cpu()

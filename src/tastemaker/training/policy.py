@@ -1,0 +1,244 @@
+"""The one loop that trains a policy: prompts -> rollout -> scores -> signal -> update, the same for every algorithm and task.
+
+Everything it needs is handed in (`Setup`), so that the loop knows neither files nor settings. All randomness is keyed by (seed,
+step, prompt id, sample), so a step can be repeated, resumed and spread over processes without changing its result.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from tastemaker.algorithms.grpo import GRPO
+from tastemaker.data.embeddings import EmbeddingCache
+from tastemaker.data.groups import prompts_of_step
+from tastemaker.errors import UserMistake
+from tastemaker.models.adapter import Adapter
+from tastemaker.models.lora import with_transformer
+from tastemaker.rewards.reward import Reward, score_all
+from tastemaker.rollout import Noise, Sampler, denoise, negative_rows, stored_velocities, take
+from tastemaker.runtime import seeds
+from tastemaker.runtime.guard import NanGuard
+from tastemaker.runtime.signals import StopRequest
+from tastemaker.training.state import PolicyState
+from tastemaker.types import Condition, Prompt, Scores, Signal, Trajectory, group_index
+
+Metrics = dict[str, float]
+
+
+class RunLike(Protocol):
+    """The part of `runtime.run.Run` that the loop uses."""
+
+    def log(self, step: int, metrics: Mapping[str, Any], stream: str = "metrics") -> None: ...
+    def checkpoint(self, step: int, tensors: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]) -> Any: ...
+    def incident(self, record: Mapping[str, Any]) -> None: ...
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What one training run is made of."""
+
+    adapter: Adapter
+    sampler: Sampler
+    algorithm: GRPO
+    rewards: Sequence[Reward]
+    prompts: Sequence[Prompt]
+    embeddings: EmbeddingCache
+    seed: int
+    height: int
+    width: int
+    prompts_per_step: int
+    group_size: int
+    max_batch: int
+    updates_per_rollout: int
+    micro_batch: int | None
+    max_grad_norm: float
+    negative_prompt: str = ""
+    reference: nn.Module | None = None
+    """The frozen transformer for the velocity KL; None switches that term off."""
+    missing_budget: float = 0.05
+    """Share of scores that may be missing in a step before the run stops."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One step's prompts, encoded."""
+
+    prompts: Sequence[Prompt]
+    condition: Condition
+    negative: Condition | None
+
+
+def train(
+    setup: Setup,
+    state: PolicyState,
+    run: RunLike,
+    *,
+    max_steps: int,
+    checkpoint_every: int,
+    guard: NanGuard,
+    stop: StopRequest,
+    deadline: Callable[[], bool] = lambda: False,
+    after_step: Callable[[int, Tensor, Batch], None] = lambda step, images, batch: None,
+) -> None:
+    """Steps `state.step + 1` to `max_steps`. Ends early, saved and resumable, when `stop` is requested or the `deadline` passed."""
+    for step in range(state.step + 1, max_steps + 1):
+        began = time.perf_counter()
+        batch = prepare(setup, step)
+        trajectory = rollout(setup, batch, step)
+        images = setup.adapter.decode(trajectory.final_BX, setup.height, setup.width)
+        scores = judge(setup, batch, images)
+        signal = setup.algorithm.signal(scores, group_index(len(batch.prompts), setup.group_size))
+        metrics = update(setup, state, batch, trajectory, signal, guard, step)
+        state.step = step
+        seconds = time.perf_counter() - began
+        run.log(step, {**signal.metrics, **metrics, "images": len(images), "seconds": seconds})
+        after_step(step, images, batch)
+        last = step == max_steps or stop.requested or deadline()
+        if last or step % checkpoint_every == 0:
+            run.checkpoint(step, state.tensors(), {**state.plain(), "guard": guard.state()})
+        if last:
+            stop.leave(f"checkpoint of step {step} saved")
+            return
+
+
+def prepare(setup: Setup, step: int) -> Batch:
+    def shuffle(epoch: int):
+        return seeds.random(setup.seed, "prompts", epoch)
+
+    prompts = prompts_of_step(setup.prompts, step, setup.prompts_per_step, shuffle)
+    device = next(setup.adapter.transformer.parameters()).device
+    negative = setup.embeddings.negative(setup.negative_prompt, prompts).to(device) if setup.sampler.guided else None
+    return Batch(prompts, setup.embeddings.condition(prompts).to(device), negative)
+
+
+def rollout(setup: Setup, batch: Batch, step: int) -> Trajectory:
+    return denoise(
+        setup.adapter,
+        batch.condition,
+        batch.negative,
+        group_size=setup.group_size,
+        sampler=setup.sampler,
+        noise=keyed_noise(setup, batch.prompts, setup.group_size, "rollout", step),
+        max_batch=setup.max_batch,
+    )
+
+
+def keyed_noise(setup: Setup, prompts: Sequence[Prompt], group_size: int, purpose: str, step: int) -> Noise:
+    shape = setup.adapter.latent_shape(setup.height, setup.width)
+    device = next(setup.adapter.transformer.parameters()).device
+
+    def noise(where: int | str) -> Tensor:
+        # The place in the list is part of the key: a small data set may hold a prompt twice in one step.
+        keys = [
+            (setup.seed, purpose, step, str(where), place, prompt.id, sample)
+            for place, prompt in enumerate(prompts)
+            for sample in range(group_size)
+        ]
+        return seeds.noise_rows(shape, keys).to(device)
+
+    return noise
+
+
+def judge(setup: Setup, batch: Batch, images: Tensor) -> Scores:
+    repeated = [prompt for prompt in batch.prompts for _ in range(setup.group_size)]
+    scores = score_all(setup.rewards, images, repeated)
+    share = float(scores.values_BR.isnan().float().mean())
+    if share > setup.missing_budget:
+        reasons = sorted(set(scores.missing.values()))
+        raise UserMistake(
+            f"{share:.0%} of the scores of this step are missing, more than the {setup.missing_budget:.0%} allowed: "
+            + "; ".join(reasons[:3])
+        )
+    return scores
+
+
+def update(
+    setup: Setup, state: PolicyState, batch: Batch, trajectory: Trajectory, signal: Signal, guard: NanGuard, step: int
+) -> Metrics:
+    """Optimiser steps on one rollout, over the groups that have a signal, dealt out into `updates_per_rollout` mini-batches."""
+    kept_PG = signal.kept_B.view(len(batch.prompts), setup.group_size)
+    groups = kept_PG.any(1).nonzero().flatten()
+    collected: list[dict[str, Tensor]] = []
+    skipped = 0
+    for number, mini in enumerate(groups.tensor_split(min(setup.updates_per_rollout, max(len(groups), 1)))):
+        if len(mini) == 0:
+            continue
+        first = not collected
+        metrics = accumulate(setup, batch, trajectory, signal, mini)
+        if first:
+            check_floor(setup, metrics)
+        named = [parameter for _, parameter in state.named()]
+        norm = torch.nn.utils.clip_grad_norm_(named, setup.max_grad_norm)
+        index = (step - 1) * setup.updates_per_rollout + number
+        ids = [prompt.id for prompt in batch.prompts]
+        finite = guard.check(index, {"loss": metrics["loss"], "grad_norm": norm}, ids)
+        if finite.ok:
+            state.update()
+            collected.append({**metrics, "grad_norm": norm.detach()})
+        else:
+            skipped += 1
+            state.optimiser.zero_grad(set_to_none=True)
+    return {**_means(collected), "updates": float(len(collected)), "updates_skipped": float(skipped)}
+
+
+def accumulate(setup: Setup, batch: Batch, trajectory: Trajectory, signal: Signal, groups: Tensor) -> dict[str, Tensor]:
+    """Gradients of the mean loss over some groups: whole groups in each backward, so one prefix pass serves all of a prompt.
+
+    Returns metrics averaged over the groups.
+    """
+    per_pass = len(groups) if setup.micro_batch is None else max(1, setup.micro_batch // setup.group_size)
+    totals: dict[str, Tensor] = {}
+    for some in groups.split(per_pass):
+        loss, metrics = loss_of(setup, batch, trajectory, signal, some)
+        share = len(some) / len(groups)
+        (loss * share).backward()
+        for name, value in {"loss": loss.detach(), **metrics}.items():
+            totals[name] = totals.get(name, torch.zeros_like(value)) + share * value
+    return totals
+
+
+def loss_of(
+    setup: Setup, batch: Batch, trajectory: Trajectory, signal: Signal, groups: Tensor
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The loss of all samples of `groups`: one differentiable prefix pass of their prompts, one forward of samples x steps."""
+    local_B = group_index(len(groups), setup.group_size)
+    rows = (groups[:, None] * setup.group_size + torch.arange(setup.group_size)).flatten()
+    some = take(trajectory, rows)
+    condition = batch.condition.select(groups)
+    reference = None
+    if setup.reference is not None:
+        with torch.no_grad():
+            frozen = with_transformer(setup.adapter, setup.reference)
+            reference = stored_velocities(frozen, frozen.prefix(condition).select(local_B), some)
+    velocities = stored_velocities(setup.adapter, setup.adapter.prefix(condition).select(local_B), some)
+    unconditional = None
+    if setup.sampler.policy_mode == "both" and batch.negative is not None:
+        prefix = setup.adapter.prefix(batch.negative).select(negative_rows(batch.negative, groups)[local_B])
+        unconditional = stored_velocities(setup.adapter, prefix, some)
+    return setup.algorithm.loss(some, signal.advantages_B[rows], setup.sampler, velocities, unconditional, reference)
+
+
+def check_floor(setup: Setup, metrics: dict[str, Tensor]) -> None:
+    """The log ratio before the first update of a rollout is rounding alone; a clip range below it would clip noise."""
+    floor = metrics["floor"] = metrics["mean_abs_log_ratio"].clone()
+    if math.isfinite(float(floor)) and float(floor) >= setup.algorithm.clip_range:
+        raise UserMistake(
+            f"algorithm.clip_range {setup.algorithm.clip_range:g} is not above the rounding of the log ratio at the old weights, "
+            f"{float(floor):.1e} nats per element at this precision: raise it, or set precision to fp32"
+        )
+
+
+def _means(collected: list[dict[str, Tensor]]) -> Metrics:
+    """Means over the updates of a step; the floor is the first update's alone. One synchronisation with the device."""
+    means: Metrics = {}
+    for name in dict.fromkeys(name for metrics in collected for name in metrics):
+        values = torch.stack([metrics[name].float() for metrics in collected if name in metrics])
+        means["log_ratio_floor" if name == "floor" else name] = float(values.max() if name == "max_ratio" else values.mean())
+    return means

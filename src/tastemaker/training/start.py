@@ -1,0 +1,164 @@
+"""From settings to a running training: opens the model, the prompts, the rewards and the run folder, and hands them to the loop."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tastemaker.algorithms.grpo import GRPO
+from tastemaker.config import LoraPolicy, TrainConfig
+from tastemaker.data.embeddings import EmbeddingCache
+from tastemaker.flow.schedule import high_noise_window
+from tastemaker.models.adapter import Adapter
+from tastemaker.models.lora import policy_parameters
+from tastemaker.rewards.reward import Reward
+from tastemaker.rollout import Sampler
+from tastemaker.runtime import device as hardware
+from tastemaker.runtime.guard import NanGuard
+from tastemaker.runtime.progress import Tracker
+from tastemaker.runtime.run import Run
+from tastemaker.runtime.signals import StopRequest
+from tastemaker.training.policy import Batch, Setup, train
+from tastemaker.training.state import PolicyState, frozen_copy
+from tastemaker.types import Prompt
+
+
+def make_setup(
+    config: TrainConfig,
+    adapter: Adapter,
+    prompts: Sequence[Prompt],
+    rewards: Mapping[str, Reward],
+    embeddings: EmbeddingCache,
+    *,
+    height: int,
+    width: int,
+) -> Setup:
+    """The loop's view of the settings. `rewards` maps the names of the configuration to judges."""
+    rollout, algorithm, optimiser = config.rollout, config.algorithm, config.optimiser
+    sampler = Sampler(
+        sigmas=adapter.sigmas(rollout.steps, height, width),
+        kind=rollout.transition,
+        eta=rollout.eta,
+        steps=high_noise_window(rollout.steps, rollout.window_size, rollout.window_start),
+        guidance=rollout.guidance,
+        rescale=rollout.guidance_rescale,
+        mode=algorithm.guidance_mode,
+    )
+    grpo = GRPO(
+        clip_range=algorithm.clip_range,
+        velocity_kl=algorithm.velocity_kl,
+        ratio_norm=algorithm.ratio_norm,
+        advantage_clip=algorithm.advantage_clip,
+        min_range=algorithm.min_range,
+        weights=tuple(reward.weight for reward in config.rewards),
+        floors=tuple(reward.floor for reward in config.rewards),
+        ranges=tuple((reward.low, reward.high) for reward in config.rewards),
+    )
+    needs_reference = algorithm.velocity_kl > 0
+    return Setup(
+        adapter=adapter,
+        sampler=sampler,
+        algorithm=grpo,
+        rewards=[rewards[reward.name] for reward in config.rewards],
+        prompts=prompts,
+        embeddings=embeddings,
+        seed=config.seed,
+        height=height,
+        width=width,
+        prompts_per_step=rollout.prompts,
+        group_size=rollout.group_size,
+        max_batch=rollout.max_batch,
+        updates_per_rollout=algorithm.updates_per_rollout,
+        micro_batch=optimiser.micro_batch,
+        max_grad_norm=optimiser.max_grad_norm,
+        negative_prompt=rollout.negative_prompt,
+        reference=frozen_copy(adapter.transformer) if needs_reference else None,
+    )
+
+
+def make_state(config: TrainConfig, adapter: Adapter) -> PolicyState:
+    """A fresh policy: makes exactly its parameters trainable."""
+    policy, optimiser = config.policy, config.optimiser
+    if isinstance(policy, LoraPolicy):
+        parameters = policy_parameters(adapter, "lora", rank=policy.rank, alpha=policy.alpha, targets=policy.targets)
+    else:
+        parameters = policy_parameters(adapter, "full")
+    adamw = torch.optim.AdamW(
+        parameters,
+        lr=optimiser.learning_rate,
+        betas=optimiser.betas,
+        eps=optimiser.epsilon,
+        weight_decay=optimiser.weight_decay,
+    )
+    return PolicyState(adapter.transformer, adamw, optimiser.ema_decay, optimiser.warmup_steps)
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a run trains on and by what it is judged, already opened; the size of its pictures in pixels."""
+
+    prompts: Sequence[Prompt]
+    rewards: Mapping[str, Reward]
+    height: int
+    width: int
+
+
+def run_training(
+    config: TrainConfig,
+    adapter: Adapter,
+    task: Task,
+    folder: Path,
+    *,
+    cache: Path | None = None,
+    encoder: str = "",
+    allow_changes: Iterable[str] = (),
+    trackers: Callable[[int, int], Sequence[Tracker]] = lambda start, total: (),
+    after_step: Callable[[int, Tensor, Batch], None] = lambda step, images, batch: None,
+    stop: StopRequest | None = None,
+) -> PolicyState:
+    """Trains, or goes on training, in `folder`. Raises Stopped after saving when a signal or the time budget ended it early."""
+    embeddings = EmbeddingCache(adapter, height=task.height, width=task.width, folder=cache, encoder_key=encoder)
+    setup = make_setup(config, adapter, task.prompts, task.rewards, embeddings, height=task.height, width=task.width)
+    state = make_state(config, adapter)
+    limit = config.budget.max_minutes
+    ends = time.monotonic() + 60 * limit if limit else float("inf")
+    with Run.open(folder, config, allow_changes=allow_changes, keep=config.checkpoint.keep) as run:
+        saved = run.restore()
+        if saved is not None:
+            state.restore(saved.tensors, saved.state)
+        run.require_space(state.tensors())
+        for tracker in trackers(state.step, config.budget.max_steps):
+            run.follow(tracker)
+        with stop or StopRequest() as stopping:
+            train(
+                setup,
+                state,
+                run,
+                max_steps=config.budget.max_steps,
+                checkpoint_every=config.checkpoint.every,
+                stop=stopping,
+                deadline=lambda: time.monotonic() > ends,
+                after_step=after_step,
+                guard=_guard(run, saved.state if saved else None),
+            )
+    return state
+
+
+def _guard(run: Run, saved: Mapping[str, Any] | None) -> NanGuard:
+    guard = NanGuard(run.incident)
+    if saved is not None:
+        guard.load_state(saved["guard"])
+    return guard
+
+
+def prepare_hardware(config: TrainConfig) -> tuple[torch.device, torch.dtype]:
+    """Sets the number of threads; returns where the model goes and in what precision it runs."""
+    hardware.set_threads(config.threads)
+    place = hardware.pick_device()
+    return place, hardware.pick_precision(config.precision, place)

@@ -1,0 +1,108 @@
+"""What training carries from step to step: weights, their average, the optimiser; saved and restored as one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from copy import deepcopy
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tastemaker.runtime.checkpoint import load_matching
+from tastemaker.runtime.state import flatten, unflatten
+
+
+@dataclass
+class PolicyState:
+    """The trained parameters of `transformer` by name, live; `ema` holds their running average, or is empty without one."""
+
+    transformer: nn.Module
+    optimiser: torch.optim.Optimizer
+    ema_decay: float | None
+    warmup_steps: int = 0
+    updates: int = 0
+    step: int = 0
+    ema: dict[str, Tensor] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.rates = [group["lr"] for group in self.optimiser.param_groups]
+        if self.ema_decay is not None and not self.ema:
+            self.ema = {name: value.detach().clone() for name, value in self.named()}
+
+    def named(self) -> Iterator[tuple[str, nn.Parameter]]:
+        return ((name, value) for name, value in self.transformer.named_parameters() if value.requires_grad)
+
+    def update(self) -> None:
+        """One optimiser step on the gradients at hand, then the average; the rate rises linearly over the warm-up."""
+        scale = min(1.0, (self.updates + 1) / self.warmup_steps) if self.warmup_steps else 1.0
+        for group, rate in zip(self.optimiser.param_groups, self.rates, strict=True):
+            group["lr"] = rate * scale
+        self.optimiser.step()
+        self.optimiser.zero_grad(set_to_none=True)
+        self.updates += 1
+        if self.ema_decay is None:
+            return
+        # Early on a fixed decay would average mostly the start: the weight of the past grows with the number of updates.
+        decay = min(self.ema_decay, (1 + self.updates) / (10 + self.updates))
+        with torch.no_grad():
+            for name, value in self.named():
+                self.ema[name].lerp_(value, 1 - decay)
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Inside the block the transformer has the averaged weights, which are the ones to evaluate and to ship."""
+        if not self.ema:
+            yield
+            return
+        live = {name: value.detach().clone() for name, value in self.named()}
+        self._put(self.ema)
+        try:
+            yield
+        finally:
+            self._put(live)
+
+    @torch.no_grad()
+    def _put(self, values: Mapping[str, Tensor]) -> None:
+        for name, parameter in self.named():
+            parameter.copy_(values[name])
+
+    def tensors(self) -> dict[str, dict[str, Tensor]]:
+        """Groups of a checkpoint."""
+        tensors, _ = flatten(self.optimiser.state_dict())
+        groups = {"policy": {name: value.detach() for name, value in self.named()}, "optimiser": tensors}
+        return {**groups, "ema": self.ema} if self.ema else groups
+
+    def plain(self) -> dict[str, Any]:
+        """What of the state is no tensor; JSON."""
+        return {"updates": self.updates, "step": self.step, "optimiser": flatten(self.optimiser.state_dict())[1]}
+
+    def restore(self, tensors: Mapping[str, Mapping[str, Tensor]], plain: Mapping[str, Any]) -> None:
+        load_matching(_Named(dict(self.named())), tensors["policy"])
+        self.optimiser.load_state_dict(unflatten(tensors["optimiser"], plain["optimiser"]))
+        self.updates, self.step = plain["updates"], plain["step"]
+        if self.ema:
+            self.ema = {name: tensors["ema"][name].clone() for name in self.ema}
+
+
+class _Named(nn.Module):
+    """Lets `load_matching` list the differences of the trained parameters alone, under their own dotted names."""
+
+    def __init__(self, parameters: Mapping[str, nn.Parameter]):
+        super().__init__()
+        self._named = dict(parameters)
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        return {name: value.detach() for name, value in self._named.items()}
+
+    @torch.no_grad()
+    def load_state_dict(self, state: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
+        for name, value in state.items():
+            self._named[name].copy_(value)
+
+
+def frozen_copy(transformer: nn.Module) -> nn.Module:
+    """The reference of a full-parameter policy."""
+    return deepcopy(transformer).requires_grad_(False).eval()

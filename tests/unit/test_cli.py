@@ -1,0 +1,203 @@
+"""The command line: fast, worth reading, and one clear line with the right exit code for every mistake."""
+
+from __future__ import annotations
+
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from typer.testing import CliRunner
+
+from tastemaker import cli
+from tastemaker.errors import Corrupt, ServiceFailed, Stopped, UserMistake
+
+ROOT = Path(__file__).parents[2]
+COMMANDS = ["demo", "train", "check", "miniature build", "miniature card", "version"]
+GOOD = "name: first\nmodel: miniature\nrewards:\n- name: facts\ndata:\n  prompts: miniature\n"
+
+
+def tastemaker(*arguments: str):
+    return CliRunner().invoke(cli.app, list(arguments))
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """What the commands call, replaced; `calls.error` is raised by each."""
+
+    class Calls(list):
+        error: BaseException | None = None
+
+        def __call__(self, *args, **kwargs):
+            self.append((args, kwargs))
+            if self.error:
+                raise self.error
+
+    recorded = Calls()
+    for module, function in (("training.start", "train"), ("miniature.demo", "run"), ("miniature.builder.build", "build")):
+        stand_in = ModuleType(f"tastemaker.{module}")
+        setattr(stand_in, function, recorded)
+        monkeypatch.setitem(sys.modules, stand_in.__name__, stand_in)
+    return recorded
+
+
+@pytest.fixture
+def good(tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_text(GOOD)
+    return path
+
+
+def test_help_is_fast_and_imports_nothing_heavy():
+    """Processor time, because wall time depends on what else the machine does."""
+    script = (
+        "import resource, sys\n"
+        "from tastemaker.cli import main\n"
+        "sys.argv = ['tastemaker', '--help']\n"
+        "try: main()\n"
+        "except SystemExit as end: assert not end.code\n"
+        "print('heavy:', sorted({'torch', 'diffusers', 'transformers', 'numpy', 'pydantic', 'matplotlib'} & set(sys.modules)))\n"
+        "used = resource.getrusage(resource.RUSAGE_SELF)\n"
+        "print('seconds:', used.ru_utime + used.ru_stime)\n"
+    )
+    out = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+    assert "heavy: []" in out
+    assert float(out.rpartition("seconds: ")[2]) < 1
+
+
+def test_check_loads_no_torch(good):
+    script = f"import sys\nfrom tastemaker import cli\ntry: cli.app(['check', {str(good)!r}])\nexcept SystemExit as end: code = end.code\n"
+    script += "assert not code, code\nassert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", script], check=True)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_each_help_has_an_example_that_parses(command, calls, good, monkeypatch):
+    result = tastemaker(*command.split(), "--help")
+    assert result.exit_code == 0
+    text = " ".join(result.output.split())
+    example = re.search(r"Example: tastemaker (.*?) (╭|$)", text)
+    assert example and example[1].startswith(command)
+    words = example[1].partition(" > ")[0].replace("run.yaml", str(good)).split()
+    assert "Usage" not in tastemaker(*words).output
+
+
+def test_commands_pass_on_what_was_given(calls, good, tmp_path):
+    assert tastemaker("demo", "--seed", "3", "--threads", "2", "--quick", "--folder", str(tmp_path)).exit_code == 0
+    assert tastemaker("train", str(good), "-o", "seed=1", "-o", "budget.max_steps=2", "--allow", "packages").exit_code == 0
+    assert tastemaker("miniature", "build", "--part", "vae").exit_code == 0
+    assert calls == [
+        ((), {"folder": tmp_path, "seed": 3, "threads": 2, "quick": True}),
+        ((good, ["seed=1", "budget.max_steps=2"], None, ["packages"]), {}),
+        ((Path("build/miniature"), "vae"), {}),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (UserMistake("prompts.jsonl:3 text: missing, add it"), 2),
+        (ServiceFailed("the reward server did not answer for 300 s"), 3),
+        (Corrupt("model.safetensors: checksum mismatch"), 1),
+        (Stopped("stopped on request, step 4 saved; the same command resumes it"), 75),
+    ],
+)
+def test_a_failure_is_one_line_and_its_exit_code(error, code, calls):
+    calls.error = error
+    result = tastemaker("demo")
+    assert result.exit_code == code
+    assert result.stderr.strip() == ("" if code == 75 else "error: ") + str(error)
+
+
+def test_several_mistakes_are_a_line_each(calls):
+    calls.error = UserMistake("a.yaml:1 seed: first\na.yaml:2 model: second [red]")
+    assert tastemaker("demo").stderr.splitlines() == ["error: a.yaml:1 seed: first", "error: a.yaml:2 model: second [red]"]
+
+
+def test_debug_shows_where_it_came_from(calls):
+    calls.error = UserMistake("no such folder")
+    result = tastemaker("--debug", "demo")
+    assert result.exit_code == 2
+    assert "Traceback" in result.stderr and result.stderr.endswith("error: no such folder\n")
+
+
+def test_ctrl_c_outside_of_training_says_how_to_go_on(calls):
+    calls.error = KeyboardInterrupt()
+    result = tastemaker("miniature", "build")
+    assert result.exit_code == 75
+    assert "the same command" in result.stderr and "Traceback" not in result.stderr
+
+
+def test_a_mistake_of_ours_keeps_its_traceback(calls):
+    calls.error = ZeroDivisionError()
+    result = tastemaker("demo")
+    assert result.exit_code == 1 and isinstance(result.exception, ZeroDivisionError)
+
+
+def test_sigterm_acts_as_ctrl_c():
+    script = (
+        "import sys, time, types\n"
+        "demo = types.ModuleType('demo')\n"
+        "def run(**_):\n"
+        "    print('ready', flush=True)\n"
+        "    time.sleep(60)\n"
+        "demo.run = run\n"
+        "sys.modules['tastemaker.miniature.demo'] = demo\n"
+        "sys.argv = ['tastemaker', 'demo']\n"
+        "from tastemaker.cli import main\n"
+        "main()\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout and process.stdout.readline() == "ready\n"
+        process.send_signal(signal.SIGTERM)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 75 and "the same command" in err
+
+
+def test_check_lists_all_mistakes(tmp_path):
+    path = tmp_path / "bad.yaml"
+    path.write_text(GOOD + "sede: 1\nrollout:\n  group_size: -1\n  steps: ten\n")
+    result = tastemaker("check", str(path), "-o", "budget.max_stepz=3")
+    assert result.exit_code == 2
+    lines = result.stderr.splitlines()
+    assert len(lines) == 4 and all(line.startswith("error: ") for line in lines)
+    assert "seed" in result.stderr and "max_steps" in result.stderr
+
+
+def test_check_says_what_a_good_config_means(good):
+    result = tastemaker("check", str(good), "-o", "rollout.prompts=5", "-o", "rollout.group_size=4")
+    assert result.exit_code == 0
+    assert "no mistakes" in result.output and "5 prompts x 4 pictures" in result.output
+
+
+def test_check_shows_settings_that_can_be_read_back(good, tmp_path):
+    shown = tastemaker("check", str(good), "--show").output
+    again = tmp_path / "again.yaml"
+    again.write_text(shown)
+    assert tastemaker("check", str(again), "--show").output == shown
+
+
+@pytest.mark.parametrize("arguments", [["chekc"], ["train"], ["demo", "--seed", "-1"], ["miniature", "build", "--part", "all of it"]])
+def test_wrong_usage_is_the_users_mistake(arguments):
+    assert tastemaker(*arguments).exit_code == 2
+
+
+def test_version_names_what_it_stands_on():
+    assert {line.split()[0] for line in tastemaker("version").output.splitlines()} >= {"tastemaker", "python", "torch", "diffusers"}
+
+
+def test_readme_configs_are_accepted_and_its_commands_exist(tmp_path):
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    configs = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
+    assert configs
+    for config in configs:
+        path = tmp_path / "readme.yaml"
+        path.write_text(config)
+        result = tastemaker("check", str(path))
+        assert result.exit_code == 0, result.output
+    blocks = "\n".join(re.findall(r"```(?:bash|sh)\n(.*?)```", text, re.DOTALL))
+    for command in re.findall(r"^tastemaker (.+?)(?:\s+#.*)?$", blocks, re.MULTILINE):
+        assert any(command.startswith(known) for known in COMMANDS), command

@@ -1,0 +1,302 @@
+"""Settings: every mistake of a file at once, before torch is imported; row 19 of what must hold."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from tastemaker.config import GRPOConfig, LoraPolicy, RewardConfig, RolloutConfig, Settings, TrainConfig, dump, load, parse
+from tastemaker.config.strict_yaml import read, scalar
+from tastemaker.errors import UserMistake
+
+GOOD = """\
+name: first
+model: miniature
+data: {prompts: miniature}
+rewards:
+  - {name: exact, weight: 0.75}
+  - {name: tidy, weight: 0.25}
+"""
+
+
+def mistakes(text: str, *overrides: str) -> list[str]:
+    with pytest.raises(UserMistake) as caught:
+        parse(text, TrainConfig, overrides, source="run.yaml")
+    return str(caught.value).splitlines()
+
+
+def test_defaults_are_the_measured_ones() -> None:
+    config = parse(GOOD, TrainConfig)
+    rollout = config.rollout
+    assert (rollout.prompts, rollout.group_size, rollout.steps, rollout.guidance) == (24, 8, 10, 3.0)
+    assert (rollout.transition, rollout.eta, rollout.window_start, rollout.window_size) == ("cps", 0.7, 0, 3)
+    assert config.algorithm == GRPOConfig() and config.algorithm.guidance_mode == "hybrid"
+    assert config.optimiser.learning_rate == 8e-5
+    assert config.policy.kind == "full"
+    assert (config.checkpoint.every, config.checkpoint.keep, config.evaluation.every) == (20, 3, 0)
+
+
+def test_variants_are_chosen_by_a_word() -> None:
+    config = parse(GOOD + "policy: {kind: lora, rank: 8}\nalgorithm: {name: grpo, updates_per_rollout: 4}\n", TrainConfig)
+    assert isinstance(config.policy, LoraPolicy) and config.policy.rank == 8
+    assert config.algorithm.updates_per_rollout == 4
+    assert mistakes(GOOD + "policy: {kind: full, rank: 8}") == ["run.yaml:7 policy.rank: 8, unknown key, known here: kind"]
+    assert "missing, choose one of 'full', 'lora'" in mistakes(GOOD + "policy: {rank: 8}")[0]
+    assert "did you mean lora?" in mistakes(GOOD + "policy: {kind: lorra}")[0]
+    assert "did you mean grpo?" in mistakes(GOOD + "algorithm: {name: gprpo}")[0]
+
+
+def test_all_mistakes_at_once_each_with_its_line() -> None:
+    text = """\
+name: my run
+seed: -1
+modle: miniature
+rollout:
+  group_size: 1
+  guidanc: 3
+  window_size: 12
+  max_batch: "many"
+optimiser:
+  learning_rate: 1e-5
+  learning_rate: 2e-5
+  micro_batch: -4
+  betas: [0.9]
+policy:
+  kind: lora
+  rnak: 8
+rewards:
+  - {name: a, weight: 0.5, low: 3}
+  - {name: b, weight: 0.2, server_deadline: 100}
+data: prompts.jsonl
+checkpoint: {every: 2.5}
+deadlines: {item: 90}
+"""
+    found = mistakes(text, "rollout.eta=1.5", "optimiser.warmup_steps=soon", "nonsense")
+    expected = [
+        "run.yaml:11 optimiser.learning_rate is set twice (first on line 10)",
+        "override 'nonsense': not of the form key=value",
+        "run.yaml:1 name: my run, must match",
+        "run.yaml:1 model: missing, add it, for example `model: miniature`",
+        "run.yaml:2 seed: -1, must be at least 0",
+        "run.yaml:3 modle: miniature, unknown key, did you mean `model`?",
+        "run.yaml:5 rollout.group_size: 1, must be at least 2",
+        "run.yaml:6 rollout.guidanc: 3, unknown key, did you mean `guidance`?",
+        "run.yaml:7 rollout.window_size: 12, window_start + window_size = 12 must leave the last of the 10 steps",
+        "run.yaml:8 rollout.max_batch: many, must be a whole number",
+        "override 'rollout.eta=1.5' rollout.eta: 1.5, must be at most 1 for the cps transition",
+        "run.yaml:12 optimiser.micro_batch: -4, must be at least 1",
+        "run.yaml:13 optimiser.betas: [0.9], has too few entries",
+        "override 'optimiser.warmup_steps=soon' optimiser.warmup_steps: soon, must be a whole number",
+        "run.yaml:16 policy.rnak: 8, unknown key, did you mean `rank`?",
+        "run.yaml:18 rewards.0.low: 3, must be below high = 1",
+        "run.yaml:18 rewards.0.weight: 0.5, the weights must add up to 1, they add up to 0.7",
+        "run.yaml:20 data: prompts.jsonl, must be a group of settings",
+        "run.yaml:21 checkpoint.every: 2.5, must be a whole number",
+        "run.yaml:22 deadlines.item: 90, must be above the server's own deadline of 100 s",
+    ]
+    for start in expected:
+        assert sum(line.startswith(start) for line in found) == 1, (start, found)
+    assert len(found) == len(expected)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "rule"),
+    [
+        (["rollout.window_start=7"], "must leave the last of the 10 steps deterministic"),
+        (["rollout.group_size=12"], "must hold whole groups of 12, set it to 252"),
+        (["algorithm.guidance_mode=none"], "rollout.guidance is 3, set rollout.guidance to 1"),
+        (["optimiser.micro_batch=7"], "must divide the 24 x 8 = 192 pictures of a step, set it to 6"),
+        (["optimiser.micro_batch=1000"], "set it to 192"),
+        (["optimiser.learning_rate=8"], "must be at most 0.01"),
+        (["optimiser.learning_rate=.nan"], "must be a finite number"),
+        (["rewards.0.weight=0.7"], "they add up to 0.95"),
+        (["rewards.1.name=exact"], "is listed 2 times"),
+        (["rewards.0.floor=2"], "must be below the range of the score, 1"),
+        (["deadlines.item=300"], "must be below deadlines.batch = 300"),
+        (["deadlines.batch=7200"], "must be below deadlines.step = 1800"),
+        (["rewards.0.server_deadline=60"], "must be above the server's own deadline"),
+        (["rewards=[]"], "must have at least 1 entries"),
+        (["rollout=4"], "must be a group of settings"),
+        (["seed=true"], "must be a whole number"),
+        (["rollout.guidance_rescale=yes"], "must be true or false"),
+        (["rollout.transition=cpss"], "did you mean cps?"),
+        (["rewards.7.weight=1"], "there is no 7 to set here"),
+        (["name.first=x"], "there is no first to set here"),
+    ],
+)
+def test_each_rule(overrides: list[str], rule: str) -> None:
+    found = mistakes(GOOD, *overrides)
+    assert len(found) == 1 and rule in found[0], found
+
+
+def test_allowed_neighbours_of_the_rules() -> None:
+    for override in (
+        ("rollout.window_start=6",),
+        ("algorithm.guidance_mode=none", "rollout.guidance=1"),
+        ("algorithm.guidance_mode=both",),
+        ("optimiser.micro_batch=96",),
+        ("rollout.group_size=12", "rollout.prompts=4"),
+        ("rewards.0.weight=0.7500005",),
+        ("rollout.transition=flow_sde", "rollout.eta=1.5"),
+    ):
+        parse(GOOD, TrainConfig, override)
+
+
+def test_overrides_win_and_are_read_as_yaml() -> None:
+    config = parse(
+        GOOD, TrainConfig, ["rollout.steps=20", "optimiser.learning_rate=1e-5", "optimiser.betas=[0.8, 0.9]", "threads="]
+    )
+    assert config.rollout.steps == 20 and config.threads is None
+    assert config.optimiser.learning_rate == 1e-5 and config.optimiser.betas == (0.8, 0.9)
+
+
+def test_rules_hold_for_settings_made_in_python_too() -> None:
+    with pytest.raises(ValidationError, match="must leave the last of the 10 steps"):
+        RolloutConfig(window_size=10)
+    with pytest.raises(ValidationError, match="frozen"):
+        RolloutConfig().steps = 3  # type: ignore[misc]
+    with pytest.raises(ValidationError, match="low: must be below high"):
+        RewardConfig(name="a", low=2.0)
+
+
+def test_every_setting_says_what_it_is() -> None:
+    def check(model: type[Settings]) -> None:
+        for name, field in model.model_fields.items():
+            inner = field.annotation
+            if isinstance(inner, type) and issubclass(inner, Settings):
+                assert inner.__doc__
+                check(inner)
+            else:
+                assert field.description or name == "policy", f"{model.__name__}.{name}"
+
+    check(TrainConfig)
+    check(LoraPolicy)
+    check(RewardConfig)
+
+
+def test_whole_check_takes_under_two_seconds_and_no_torch(tmp_path: Path) -> None:
+    (tmp_path / "run.yaml").write_text(GOOD)
+    code = (
+        "import sys, time; from tastemaker.config import *; "
+        f"load({str(tmp_path / 'run.yaml')!r}, TrainConfig); assert 'torch' not in sys.modules; "
+        "print(time.process_time())"
+    )
+    began = time.monotonic()
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert float(result.stdout) < 2.0, "seconds of processor time"
+    assert time.monotonic() - began < 60
+
+
+# ---- the YAML reader ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("1e-5", 1e-5), ("1E5", 1e5), ("-.5", -0.5), ("1_000", 1000), ("0x1f", 31), ("+3", 3), ("010", 10),
+        ("no", "no"), ("yes", "yes"), ("on", "on"), ("true", True), ("False", False), ("~", None), ("null", None),
+        ("1:30", "1:30"), ("2026-01-01", "2026-01-01"), ("1.2.3", "1.2.3"), ("e5", "e5"), ("1e", "1e"), ("-", "-"),
+    ],
+)  # fmt: skip
+def test_scalars_mean_what_they_look_like(text: str, value: object) -> None:
+    assert scalar(text) == value and type(scalar(text)) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "says"),
+    [
+        ("a: 1\nb: &x [1]\nc: *x\n", 2, "anchors and aliases"),
+        ("a: [1\nb: {", 2, "not YAML"),
+        ("a:\n\tb: 3\n", 2, "spaces instead of tabs"),
+        ("[" * 5000, 1, "nested deeper"),
+        ("a: 1\na: 2\n", 2, "set twice (first on line 1)"),
+        ("a: {b: 1, b: 2}\n", 1, "a.b is set twice"),
+        ("x: 1\na: !!python/object/apply:os.system [ls]\n", 2, "tag"),
+        ("a: !foo x\n", 1, "tag"),
+        ("a: 1\n---\nb: 2\n", 2, "single document"),
+        ("? [a]\n: 1\n", 1, "a key must be a single word"),
+        ("a: 'x\x01y'\n", 1, "not YAML"),
+        ("a: x" + " " * 2_000_000, 1, "longer than"),
+    ],
+)
+def test_bad_yaml_names_its_line(text: str, line: int, says: str) -> None:
+    faults = read(text).faults
+    assert [fault.line for fault in faults[:1]] == [line] and says in faults[0].text, faults
+
+
+def test_billion_laughs_costs_nothing() -> None:
+    bomb = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
+        f"{b}: &{b} [{','.join(['*' + a] * 9)}]\n" for a, b in zip("abcdefg", "bcdefgh")
+    )
+    began = time.process_time()
+    assert read(bomb).faults
+    assert time.process_time() - began < 1
+
+
+def test_files_that_are_not_settings(tmp_path: Path) -> None:
+    for name, content, says in (
+        ("list.yaml", b"- a\n", "keys and values"),
+        ("word.yaml", b"hello", "keys and values"),
+        ("bytes.yaml", b"\xff\xfe\x00", "not UTF-8"),
+    ):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(UserMistake, match=says):
+            load(tmp_path / name, TrainConfig)
+    with pytest.raises(UserMistake, match="No such file"):
+        load(tmp_path / "nowhere.yaml", TrainConfig)
+    with pytest.raises(UserMistake, match="directory"):
+        load(tmp_path, TrainConfig)
+    (tmp_path / "bom.yaml").write_bytes(b"\xef\xbb\xbf" + GOOD.replace("\n", "\r\n").encode())
+    assert load(tmp_path / "bom.yaml", TrainConfig) == parse(GOOD, TrainConfig)
+
+
+def test_empty_file_lists_what_is_required() -> None:
+    assert [line.split()[1] for line in mistakes("")] == ["name:", "model:", "rewards:", "data:"]
+
+
+leaf = st.none() | st.booleans() | st.integers(-(10**6), 10**6) | st.floats(allow_nan=False) | st.text(max_size=8)
+tree = st.recursive(leaf, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner, max_size=3))
+known = st.sampled_from([*TrainConfig.model_fields, *RolloutConfig.model_fields, "kind", "rank", "0"])
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.dictionaries(known, tree | st.dictionaries(known, tree, max_size=3), max_size=5))
+def test_any_data_is_either_settings_or_a_user_mistake(data: dict[str, object]) -> None:
+    import yaml
+
+    try:
+        config = parse(yaml.safe_dump(data), TrainConfig)
+    except UserMistake as mistake:
+        assert str(mistake)
+    else:
+        assert parse(dump(config), TrainConfig) == config
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.text(max_size=200))
+def test_any_text_is_either_settings_or_a_user_mistake(text: str) -> None:
+    with pytest.raises(UserMistake):
+        parse(text, TrainConfig)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.floats(1e-8, 1e-2), st.text(max_size=20), st.integers(0, 2**63 - 1), st.sampled_from(["no", "1e-5", "null", "0x1f", "~"])
+)
+def test_what_is_dumped_reads_back_the_same(rate: float, negative: str, seed: int, word: str) -> None:
+    config = TrainConfig.model_validate(
+        {
+            "name": "r", "model": word, "seed": seed, "data": {"prompts": word}, "rewards": ({"name": "a"},),
+            "optimiser": {"learning_rate": rate}, "rollout": {"negative_prompt": negative},
+        }
+    )  # fmt: skip
+    assert parse(dump(config), TrainConfig) == config
