@@ -9,7 +9,6 @@ from __future__ import annotations
 import platform
 import signal
 import traceback
-from enum import StrEnum
 from importlib import metadata, resources
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -29,7 +28,8 @@ class Commands(TyperGroup):
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt as error:
-            _give_up(Stopped("stopped; nothing saved is damaged, and the same command goes on from the last saved step"), error, debug)
+            stopped = Stopped("stopped; nothing saved is damaged, the same command goes on from the last saved step")
+            _give_up(stopped, error, debug)
         except TastemakerError as error:
             _give_up(error, error, debug)
 
@@ -57,8 +57,8 @@ app = typer.Typer(
     "New here? `tastemaker demo` runs the whole path on a CPU. Each command explains itself: `tastemaker train --help`.",
     epilog="Exit codes: 0 done, 2 a mistake in what you gave, 3 a service or disk failed, 75 stopped and resumable.",
 )
-miniature = typer.Typer(no_args_is_help=True, rich_markup_mode="markdown", help="The built-in model: rebuild it, or read its card.")
-app.add_typer(miniature, name="miniature")
+miniature = typer.Typer(no_args_is_help=True, rich_markup_mode="markdown")
+app.add_typer(miniature, name="miniature", help="The built-in model: rebuild it, or read its card.")
 
 ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG.yaml", show_default=False, help="The run's settings.")]
 Overrides = Annotated[
@@ -77,7 +77,7 @@ def demo(
     folder: Annotated[Path, typer.Option(help="Where everything is written.")] = Path("runs/demo"),
     seed: Annotated[int, typer.Option(min=0, help="All randomness follows from this number.")] = 0,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; all physical cores if not given.")] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="Far shorter, to see that everything works here; its numbers mean nothing.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Far shorter: does everything run? Its numbers mean nothing.")] = False,
 ) -> None:
     """Train the built-in miniature with reinforcement learning, and measure what it gained.
 
@@ -98,12 +98,10 @@ def demo(
 def train(
     config: ConfigFile,
     override: Overrides = None,
-    folder: Annotated[
-        Path | None, typer.Option(show_default=False, help="The run's folder; runs/NAME, after the config's name, if not given.")
-    ] = None,
+    folder: Annotated[Path | None, typer.Option(show_default=False, help="The run's folder; runs/NAME if not given.")] = None,
     allow: Annotated[
         list[str] | None,
-        typer.Option(metavar="KEY", show_default=False, help="On resuming, a setting that may differ from before; may be repeated."),
+        typer.Option(metavar="KEY", show_default=False, help="A setting that may differ on resuming; may be repeated."),
     ] = None,
 ) -> None:
     """Train a model with reinforcement learning, as the config says.
@@ -126,7 +124,7 @@ def train(
 def check(
     config: ConfigFile,
     override: Overrides = None,
-    show: Annotated[bool, typer.Option("--show", help="Print every setting with its value, defaults included, as YAML.")] = False,
+    show: Annotated[bool, typer.Option("--show", help="Print every setting with its value, as YAML.")] = False,
 ) -> None:
     """List every mistake in a config at once, before anything is loaded.
 
@@ -150,31 +148,23 @@ def check(
     )
 
 
-class Part(StrEnum):
-    """What `miniature build` makes; the base needs the VAE."""
-
-    VAE = "vae"
-    BASE = "base"
-    ALL = "all"
-
-
 @miniature.command()
 def build(
     folder: Annotated[Path, typer.Option(help="Where the model and its training state are written.")] = Path("build/miniature"),
-    part: Annotated[Part, typer.Option(help="The base needs the VAE; all makes both, and the card.")] = Part.ALL,
 ) -> None:
     """Rebuild the miniature from nothing: its world, tokenizer, VAE, text encoder and transformer.
 
-    You do not need this to use tastemaker: the built model is part of the package. It takes an hour or two on a CPU and
-    minutes on a GPU, can be stopped with Ctrl-C and goes on with the same command.
+    You do not need this to use tastemaker: the built model is part of the package. It takes hours on a CPU. Ctrl-C stops
+    it, and the same command makes what is still missing, from the last saved step on.
 
-    Writes a pipeline folder that plain `DiffusionPipeline.from_pretrained` loads, and a card with what was measured.
+    Writes the drawings, the parts, and in `pipeline/` a folder that plain `DiffusionPipeline.from_pretrained` loads, with
+    `build.json`: the plan, and the seconds each part took.
 
-    Example: `tastemaker miniature build --part vae`
+    Example: `tastemaker miniature build --folder build/miniature`
     """
     from tastemaker.miniature.builder.build import build as start
 
-    start(folder, part.value)
+    typer.echo(f"the miniature: {start(folder)}")
 
 
 @miniature.command()

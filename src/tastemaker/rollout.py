@@ -75,9 +75,9 @@ def denoise(
 ) -> Trajectory:
     """Sample `group_size` pictures for each of P prompts, B = P * group_size rows, group-major.
 
-    `negative` has one row for all prompts or one for each, and is needed when the sampler is guided. `max_batch` bounds the rows
-    of one forward. The two branches are separate forwards (one of 2B rows was not faster), so that the conditional one is the
-    same computation here and in `replay`.
+    `negative` has one row for all prompts or one for each, and is needed when the sampler is guided. `max_batch` bounds the
+    rows of one forward. The two branches are separate forwards (one of 2B rows was not faster), so that the
+    conditional one is the same computation here and in `replay`.
     """
     rows = group_index(len(condition), group_size)
     prefix = adapter.prefix(condition).select(rows)
@@ -133,6 +133,12 @@ def policy(trajectory: Trajectory, sampler: Sampler, velocities_BSX: Tensor, v_u
     return transition(sampler.kind, v, trajectory.states_BSX.flatten(0, 1), sigma_S, sigma_next_S, sampler.eta)
 
 
+def old_policy(trajectory: Trajectory, sampler: Sampler) -> Gaussian:
+    """The B * S transitions of the policy that the rollout itself followed (in mode "conditional": is compared with)."""
+    mode: Mode = "none" if trajectory.offsets_BSX is None else "hybrid"
+    return policy(trajectory, replace(sampler, guidance=1.0 if mode == "none" else sampler.guidance, mode=mode), trajectory.velocities_BSX)
+
+
 def take(trajectory: Trajectory, rows: Tensor) -> Trajectory:
     """The trajectory of some of its samples, for micro-batches and for dropping samples without a signal."""
     rows = rows.to(trajectory.final_BX.device)
@@ -173,7 +179,7 @@ def _stored_step(
     noise: Callable[[], Tensor],
 ) -> _Step:
     v_guided = guided(v_cond, v_uncond, sampler.guidance, sampler.rescale)
-    g = offset(v_guided, v_cond) if sampler.policy_mode == "hybrid" else None
+    g = offset(v_guided, v_cond) if sampler.policy_mode in ("hybrid", "both") else None
     v_policy = _policy_velocity(sampler, v_cond, v_uncond, g)
     # Only "conditional" samples from another policy than the one it trains; hybrid must step with v_cond + g as replay sees it.
     behaviour = v_guided if sampler.policy_mode == "conditional" else v_policy

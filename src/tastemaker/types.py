@@ -68,7 +68,7 @@ class Trajectory:
     """What a rollout keeps: the final latents, and for each trained step just enough to replay it exactly.
 
     `steps` are the indices n of the stored steps; step n goes from `sigmas[n]` to `sigmas[n + 1]`. `offsets_BSX` is the frozen
-    guidance offset g = v_guided - v_conditional at the rollout's weights (None where the mode has none).
+    guidance offset g = v_guided - v_conditional at the rollout's weights (None in the modes that do not look at guidance).
 
     >>> t = Trajectory(sigmas=torch.linspace(1, 0, 11), steps=(0, 1, 2), states_BSX=torch.zeros(8, 3, 16, 64),
     ...     next_states_BSX=torch.zeros(8, 3, 16, 64), log_probs_BS=torch.zeros(8, 3), offsets_BSX=None,

@@ -205,6 +205,7 @@ def outcome(folder: Path) -> dict[str, Any]:
         "metrics": lines(folder / "metrics.jsonl"),
         "evaluation": lines(folder / "evaluation.jsonl"),
         "steps": sorted(path.name for path in (folder / "checkpoints").iterdir()),
+        "latest": (folder / "checkpoints" / "latest").read_text(),
         "images": sorted(str(path.relative_to(folder)) for path in (folder / "images").rglob("*")),
     }
 

@@ -37,7 +37,8 @@ def calls(monkeypatch):
                 raise self.error
 
     recorded = Calls()
-    for module, function in (("training.start", "train"), ("miniature.demo", "run"), ("miniature.builder.build", "build")):
+    for name in ("training.start.train", "miniature.demo.run", "miniature.builder.build.build"):
+        module, _, function = name.rpartition(".")
         stand_in = ModuleType(f"tastemaker.{module}")
         setattr(stand_in, function, recorded)
         monkeypatch.setitem(sys.modules, stand_in.__name__, stand_in)
@@ -59,7 +60,7 @@ def test_help_is_fast_and_imports_nothing_heavy():
         "sys.argv = ['tastemaker', '--help']\n"
         "try: main()\n"
         "except SystemExit as end: assert not end.code\n"
-        "print('heavy:', sorted({'torch', 'diffusers', 'transformers', 'numpy', 'pydantic', 'matplotlib'} & set(sys.modules)))\n"
+        "print('heavy:', sorted({'torch', 'diffusers', 'transformers', 'numpy', 'pydantic'} & set(sys.modules)))\n"
         "used = resource.getrusage(resource.RUSAGE_SELF)\n"
         "print('seconds:', used.ru_utime + used.ru_stime)\n"
     )
@@ -69,8 +70,13 @@ def test_help_is_fast_and_imports_nothing_heavy():
 
 
 def test_check_loads_no_torch(good):
-    script = f"import sys\nfrom tastemaker import cli\ntry: cli.app(['check', {str(good)!r}])\nexcept SystemExit as end: code = end.code\n"
-    script += "assert not code, code\nassert 'torch' not in sys.modules"
+    script = (
+        "import sys\n"
+        "from tastemaker import cli\n"
+        f"try: cli.app(['check', {str(good)!r}])\n"
+        "except SystemExit as end: assert not end.code\n"
+        "assert 'torch' not in sys.modules\n"
+    )
     subprocess.run([sys.executable, "-c", script], check=True)
 
 
@@ -88,11 +94,11 @@ def test_each_help_has_an_example_that_parses(command, calls, good, monkeypatch)
 def test_commands_pass_on_what_was_given(calls, good, tmp_path):
     assert tastemaker("demo", "--seed", "3", "--threads", "2", "--quick", "--folder", str(tmp_path)).exit_code == 0
     assert tastemaker("train", str(good), "-o", "seed=1", "-o", "budget.max_steps=2", "--allow", "packages").exit_code == 0
-    assert tastemaker("miniature", "build", "--part", "vae").exit_code == 0
+    assert tastemaker("miniature", "build").exit_code == 0
     assert calls == [
         ((), {"folder": tmp_path, "seed": 3, "threads": 2, "quick": True}),
         ((good, ["seed=1", "budget.max_steps=2"], None, ["packages"]), {}),
-        ((Path("build/miniature"), "vae"), {}),
+        ((Path("build/miniature"),), {}),
     ]
 
 
@@ -180,13 +186,14 @@ def test_check_shows_settings_that_can_be_read_back(good, tmp_path):
     assert tastemaker("check", str(again), "--show").output == shown
 
 
-@pytest.mark.parametrize("arguments", [["chekc"], ["train"], ["demo", "--seed", "-1"], ["miniature", "build", "--part", "all of it"]])
-def test_wrong_usage_is_the_users_mistake(arguments):
-    assert tastemaker(*arguments).exit_code == 2
+@pytest.mark.parametrize("line", ["chekc", "train", "demo --seed -1", "miniature build --part vae"])
+def test_wrong_usage_is_the_users_mistake(line):
+    assert tastemaker(*line.split()).exit_code == 2
 
 
 def test_version_names_what_it_stands_on():
-    assert {line.split()[0] for line in tastemaker("version").output.splitlines()} >= {"tastemaker", "python", "torch", "diffusers"}
+    names = {line.split()[0] for line in tastemaker("version").output.splitlines()}
+    assert names >= {"tastemaker", "python", "torch", "diffusers"}
 
 
 def test_readme_configs_are_accepted_and_its_commands_exist(tmp_path):

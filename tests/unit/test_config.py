@@ -9,12 +9,12 @@ import time
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from tastemaker.config import GRPOConfig, LoraPolicy, RewardConfig, RolloutConfig, Settings, TrainConfig, dump, load, parse
-from tastemaker.config.strict_yaml import read, scalar
+from tastemaker.config.strict_yaml import read, scalar, write
 from tastemaker.errors import UserMistake
 
 GOOD = """\
@@ -235,7 +235,7 @@ def test_bad_yaml_names_its_line(text: str, line: int, says: str) -> None:
 
 def test_billion_laughs_costs_nothing() -> None:
     bomb = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
-        f"{b}: &{b} [{','.join(['*' + a] * 9)}]\n" for a, b in zip("abcdefg", "bcdefgh")
+        f"{b}: &{b} [{','.join(['*' + a] * 9)}]\n" for a, b in zip("abcdefg", "bcdefgh", strict=True)
     )
     began = time.process_time()
     assert read(bomb).faults
@@ -264,31 +264,54 @@ def test_empty_file_lists_what_is_required() -> None:
 
 
 leaf = st.none() | st.booleans() | st.integers(-(10**6), 10**6) | st.floats(allow_nan=False) | st.text(max_size=8)
+quick = {"deadline": None, "phases": (Phase.explicit, Phase.generate)}
 tree = st.recursive(leaf, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner, max_size=3))
 known = st.sampled_from([*TrainConfig.model_fields, *RolloutConfig.model_fields, "kind", "rank", "0"])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, **quick)
 @given(st.dictionaries(known, tree | st.dictionaries(known, tree, max_size=3), max_size=5))
 def test_any_data_is_either_settings_or_a_user_mistake(data: dict[str, object]) -> None:
-    import yaml
-
     try:
-        config = parse(yaml.safe_dump(data), TrainConfig)
+        config = parse(write(data), TrainConfig)
     except UserMistake as mistake:
         assert str(mistake)
     else:
         assert parse(dump(config), TrainConfig) == config
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, **quick)
 @given(st.text(max_size=200))
 def test_any_text_is_either_settings_or_a_user_mistake(text: str) -> None:
     with pytest.raises(UserMistake):
         parse(text, TrainConfig)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, **quick)
+@given(st.text())
+def test_any_text_written_is_read_back(text: str) -> None:
+    for value in (
+        text,
+        "1e-5",
+        "~",
+        "",
+        "no",
+        "0x1f",
+        "1_0",
+        "a: b",
+        "# x",
+        "2026-01-01",
+        "'",
+        '"',
+        "\n",
+        " ",
+        "\x85",
+        "\ufeff",
+    ):
+        assert read(write({"key": value})).data == {"key": value}
+
+
+@settings(max_examples=25, **quick)
 @given(
     st.floats(1e-8, 1e-2), st.text(max_size=20), st.integers(0, 2**63 - 1), st.sampled_from(["no", "1e-5", "null", "0x1f", "~"])
 )

@@ -17,7 +17,7 @@ from tastemaker.flow.advantage import group_advantages
 from tastemaker.flow.loss import clipped_surrogate, normalised_log_ratio, velocity_kl
 from tastemaker.flow.transition import kl as gaussian_kl
 from tastemaker.flow.transition import log_ratio, velocity_gain
-from tastemaker.rollout import Sampler, policy
+from tastemaker.rollout import Sampler, old_policy, policy
 from tastemaker.types import Scores, Signal, Trajectory
 
 
@@ -67,7 +67,7 @@ class GRPO:
         """
         shape_BS = velocities_BSX.shape[:2]
         new = policy(trajectory, sampler, velocities_BSX, uncond_BSX)
-        old = policy(trajectory, sampler, trajectory.velocities_BSX, trajectory.uncond_BSX)
+        old = old_policy(trajectory, sampler)
         ratio = log_ratio(new, old, trajectory.next_states_BSX.flatten(0, 1))
         divergence = gaussian_kl(old, new)
         if self.ratio_norm:

@@ -18,7 +18,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from tastemaker.config.base import Broken
-from tastemaker.config.strict_yaml import Document, Path, read
+from tastemaker.config.strict_yaml import Document, Path, read, write
 from tastemaker.errors import UserMistake
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -68,7 +68,7 @@ def parse(text: str, model_class: type[Model], overrides: Iterable[str] = (), so
 
 def dump(model: BaseModel) -> str:
     """YAML that `parse` reads back to an equal model, with every default written out."""
-    return yaml.safe_dump(model.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    return write(model.model_dump(mode="json"))
 
 
 # ---- overrides -----------------------------------------------------------------------------------

@@ -101,16 +101,33 @@ def scalar(text: str) -> Any:
     return text
 
 
+class _Dumper(yaml.SafeDumper):
+    """Quotes every text that `read` would take for something else."""
+
+
+def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    style = '"' if not text.isprintable() else None if scalar(text) == text else "'"
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+_Dumper.add_representer(str, _represent_text)
+
+
+def write(data: Any) -> str:
+    """YAML that `read` gives back as the same data."""
+    return yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+
+
 def _build(node: yaml.Node, path: Path, document: Document) -> Any:
     document.lines.setdefault(path, node.start_mark.line + 1)
+    if not node.tag.startswith("tag:yaml.org,2002:") or "python" in node.tag:
+        document.faults.append(Fault(node.start_mark.line + 1, f"the tag {node.tag} is not read, write a plain value"))
+        return None
     if isinstance(node, yaml.MappingNode):
         return _build_mapping(node, path, document)
     if isinstance(node, yaml.SequenceNode):
         return [_build(child, (*path, index), document) for index, child in enumerate(node.value)]
     assert isinstance(node, yaml.ScalarNode)
-    if node.tag.startswith(("tag:yaml.org,2002:python", "!")):
-        document.faults.append(Fault(node.start_mark.line + 1, f"the tag {node.tag} is not read, write a plain value"))
-        return None
     return scalar(node.value) if node.style is None else node.value
 
 

@@ -2,7 +2,7 @@
 
 Text and source pictures come first in the sequence, are modulated at sigma = 0 and never attend to the target, so their keys
 and values depend on the prompt alone. `prefix` computes them once per prompt, `velocity` only runs the target's tokens. Both
-call the unmodified diffusers transformer; a prefix computed with gradients enabled carries those of every velocity made from it.
+call the unmodified diffusers transformer; a prefix made with gradients enabled carries those of every velocity made from it.
 
 One thing differs from the pipeline, on purpose. There the target's position on the frame axis follows the *padded* text, so a
 prompt's picture depends on the longest prompt of its batch. Here each row's keys are turned on that axis by the missing
@@ -106,7 +106,7 @@ class QwenImage21Adapter:
         """Tensors: embeds (P, L, D), mask (P, L), slots (P, L), and sources (P, tokens, C) for edits.
 
         Prompts are encoded one at a time: in a batch the encoder's left padding moves the last digits of every shorter prompt.
-        As in the pipeline, source pictures are resized to about height * width pixels in their own shape, and "" is read as " ".
+        As in the pipeline, source pictures keep their shape and are resized to about height * width pixels, and "" becomes " ".
         """
         pictures = sources or [()] * len(texts)
         if len(pictures) != len(texts):

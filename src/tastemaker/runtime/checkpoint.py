@@ -96,6 +96,17 @@ def prune(folder: Path | str, keep: int) -> list[int]:
     return removed
 
 
+def finish(folder: Path | str, keep: int) -> None:
+    """Completes what a crash right after a save left undone: the pointer, and removing old steps.
+
+    Only for a folder whose newest step has just been loaded: removing older ones would otherwise cost the last whole one.
+    """
+    root = Path(folder)
+    if found := steps(root):
+        _point_to(root, step_folder(root, found[-1]))
+        prune(root, keep)
+
+
 def move_aside(path: Path, why: str) -> Path:
     """Renames a step so that it is kept for inspection but never loaded: step-00000012.corrupt-1."""
     number = 1

@@ -131,6 +131,8 @@ class Run:
         for path in self.folder.glob("*.jsonl"):
             if path.stem not in ("incidents", "changes"):
                 self._log(path.stem).cut(found.step if found else None)
+        if found and found.step == checkpoint.steps(self.checkpoints)[-1]:
+            checkpoint.finish(self.checkpoints, self._keep)
         metrics = self._logs["metrics"]
         metrics.last = found.step if found else None
         if metrics.missing():

@@ -24,7 +24,7 @@ SIGMA = torch.tensor([0.9, 0.5, 0.2])
 
 def sources(count: int, rows: int = len(TEXTS)):
     """`count` pictures for each row, of different shapes; None for text-to-image."""
-    shapes = [(96, 64), (64, 80)]
+    shapes = [(150, 50), (64, 80)]
     return None if count == 0 else [[picture(10 * row + i, *shapes[i]) for i in range(count)] for row in range(rows)]
 
 

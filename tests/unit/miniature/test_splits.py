@@ -167,8 +167,8 @@ FIRST_PROMPTS = [
     'red letters "HSOA" on a sign, line drawing',
 ]
 FIRST_EDITS = [
-    "paint the triangles yellow",
-    "change the square to large",
-    "swap the green triangle for a cyan heart",
-    "put in a purple square",
+    "change the circles to green",
+    "make the cyan heart small",
+    "change the yellow circle into a triangle",
+    "put in an orange star",
 ]

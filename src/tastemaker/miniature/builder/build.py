@@ -27,7 +27,7 @@ from tastemaker.miniature.world.wording import vocabulary
 from tastemaker.models.qwen_image21 import QwenImage21Adapter, adapt
 from tastemaker.runtime import checkpoint
 
-SAVE_EVERY = 200
+SAVE_EVERY = 100
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,196 @@
+"""Finds the parts of a portrait: the head is always in the same place, its proportions and looks vary."""
+
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+
+from tastemaker.miniature.oracle import face_bank
+from tastemaker.miniature.oracle.face_maps import MOUTHS, backdrop_of, dark_map, face_region, ink_map, mouth_map, silhouette, skin_map
+from tastemaker.miniature.oracle.pixels import (
+    by_name,
+    colour_distances,
+    colour_names,
+    distance,
+    in_style,
+    without_dither,
+)
+from tastemaker.miniature.world.description import HAIR_STYLES
+from tastemaker.miniature.world.palette import DARK, LENS, MOUTH, PAPER, SKIN_INK
+from tastemaker.miniature.world.scene_portrait import EYE_LIFT, FACE_CENTRE
+
+_SKIN_REACH = 45.0  # RGB distance within which a pixel is of the face's colour
+_FRINGE = (slice(18, 22), slice(27, 37))
+_SHIRT_INSIDE = (slice(59, 62), slice(24, 40))
+_REGION = face_region()
+
+
+@dataclass(frozen=True)
+class Face:
+    """What was seen of a portrait. `hair`, `eyes` and `mouth` are matches in [0, 1] with the best template of a kind.
+
+    `eyes` holds, for glasses off and on, the matches of the left and the right half. `skin_share` is the part of the
+    face's area that shows its colour; `proportions` are measured in px, by the layout's names.
+    """
+
+    hair: dict[str, float]
+    hair_colours: dict[str, float]
+    skins: dict[str, float]
+    skin_share: float
+    eyes: dict[bool, tuple[float, float]]
+    mouth: dict[bool, float]
+    shirts: dict[str, float]
+    shirt_purity: float
+    hollow: float
+    proportions: dict[str, float]
+
+
+def see_face(pixels: np.ndarray, style: str) -> Face:
+    """`pixels` are floats in 0..255; `style` tells how the parts would be drawn."""
+    pixels = without_dither(pixels) if style == "pixel art" else pixels
+    kind = face_bank.drawn_style(style)
+    lined = style == "line drawing"
+    backdrop = backdrop_of(pixels)
+    skin, share = _face_colour(pixels, style)
+    ground = np.array(PAPER, np.float32) if lined else skin
+    chin, chin_values = _chin(pixels, skin, style, kind)
+    hair_bank = face_bank.hair_bank(kind)
+    matches = hair_bank.match(silhouette(pixels))
+    hair = {name: float(matches[hair_bank.values["hair"] == i].max()) for i, name in enumerate(HAIR_STYLES)}
+    skins = _skins(pixels, skin, chin_values, style)
+    eyes, eye_values = _eyes(dark_map(pixels, ground, style), ground, style)
+    framed = sum(eyes[True]) > sum(eyes[False])
+    hidden = _frames(eye_values["eye_distance"]) if framed and style == "sepia" else None
+    mouth, mouth_values = _mouth(mouth_map(pixels, ground, style), kind, hidden)
+    shirts, purity = _shirt(pixels, backdrop, style)
+    return Face(
+        hair=hair,
+        hair_colours=_hair_colours(pixels, backdrop, style),
+        skins=skins,
+        skin_share=chin if lined else share,
+        eyes=eyes,
+        mouth=mouth,
+        shirts=shirts,
+        shirt_purity=purity,
+        hollow=_hollow(pixels),
+        proportions={**chin_values, **eye_values, **mouth_values},
+    )
+
+
+def _face_colour(pixels: np.ndarray, style: str) -> tuple[np.ndarray, float]:
+    """The colour of the calm parts of the face below the eyes, leaving out features; and the share of them that has it."""
+    rows, columns = slice(33, 49), slice(19, 45)
+    across = np.abs(pixels[rows, 20:46] - pixels[rows, 18:44]).sum(axis=2)
+    down = np.abs(pixels[34:50, columns] - pixels[32:48, columns]).sum(axis=2)
+    inside = _REGION[rows, columns]
+    area, unrest = pixels[rows, columns][inside], (across + down)[inside]
+    calm = area[unrest <= np.percentile(unrest, 45)]
+    if style != "sepia":
+        features = np.stack([in_style(colour, style) for colour in (DARK, MOUTH, LENS)])
+        to_feature = distance(calm[:, None], features[None]).min(axis=1)
+        to_skin = distance(calm[:, None], colour_names(style, "skin").rgb[None]).min(axis=1)
+        plain = calm[to_skin <= to_feature]
+        calm = plain if len(plain) > 20 else calm
+    colour = np.median(calm, axis=0)
+    return colour, float((distance(calm, colour) < _SKIN_REACH).mean())
+
+
+def _chin(pixels: np.ndarray, skin: np.ndarray, style: str, kind: str) -> tuple[float, dict[str, float]]:
+    """Match, width and height of the face; in a line drawing of its outline, in whichever ink."""
+    bank = face_bank.chin_bank(kind)
+    if style == "line drawing":
+        tries = {name: bank.match(ink_map(pixels, np.array(rgb, np.float32))) for name, rgb in SKIN_INK.items()}
+    else:
+        width = 0.6 * float(np.linalg.norm(skin - face_bank.neck_of(skin)))
+        tries = {"": bank.match(skin_map(pixels, skin, float(np.clip(width, 14, 34))))}
+    ink = max(tries, key=lambda name: tries[name].max())
+    best = int(tries[ink].argmax())
+    return float(tries[ink][best]), _row(bank, best, "face_width", "face_height")
+
+
+def _row(bank: face_bank.Bank, index: int, *keys: str) -> dict[str, float]:
+    return {key: float(bank.values[key][index]) for key in keys}
+
+
+def _skins(pixels: np.ndarray, skin: np.ndarray, size: dict[str, float], style: str) -> dict[str, float]:
+    if style != "line drawing":
+        names = colour_names(style, "skin")
+        return by_name(distance(names.rgb, skin), names)
+    names = colour_names(style, "skin ink")
+    paper = np.array(PAPER, np.float32)
+    line = pixels[_chin_line(round(2 * size["face_width"]), round(2 * size["face_height"]))]
+    away = distance(line, paper)
+    return by_name(colour_distances(np.median(line[away >= np.median(away)], axis=0), paper, names), names)
+
+
+@cache
+def _chin_line(width_2: int, height_2: int) -> tuple[np.ndarray, np.ndarray]:
+    """Pixels in the middle of the outline of the lower face, given twice its width and height."""
+    t = np.radians(np.linspace(30, 150, 41))
+    columns = 32 + (width_2 / 4 - 1.5) * np.cos(t)
+    rows = 33 + (height_2 / 4 - 1.5) * np.sin(t)
+    return np.floor(rows).astype(int), np.floor(columns).astype(int)
+
+
+def _hair_colours(pixels: np.ndarray, backdrop: np.ndarray, style: str) -> dict[str, float]:
+    names = colour_names(style, "hair")
+    if style != "line drawing":
+        return by_name(distance(names.rgb, np.median(pixels[_FRINGE].reshape(-1, 3), axis=0)), names)
+    away = distance(pixels, backdrop)
+    outside = np.maximum.accumulate(away[:30] > 60, axis=0)  # from the top down to the first line
+    rim = outside & ~np.pad(outside, ((3, 0), (0, 0)))[:-3] & (away[:30] > 60)
+    if rim.sum() < 20:
+        return dict.fromkeys(names.names, 200.0)
+    strong = pixels[:30][rim & (away[:30] >= np.percentile(away[:30][rim], 40))]
+    return by_name(colour_distances(np.median(strong, axis=0), backdrop, names), names)
+
+
+def _eyes(found: np.ndarray, ground: np.ndarray, style: str) -> tuple[dict[bool, tuple[float, float]], dict[str, float]]:
+    skins = colour_names(style, "skin")
+    skin = "light" if style == "line drawing" else skins.names[int(distance(skins.rgb, ground).argmin())]
+    bank = face_bank.eye_bank(style, skin)
+    both = bank.match(found)
+    best = int(both.argmax())
+    result = {}
+    for glasses in (False, True):
+        rows = np.flatnonzero(bank.values["glasses"] == glasses)
+        winner = bank.maps[rows[both[rows].argmax()]].reshape(found.shape)
+        halves = np.split(found, 2, axis=1), np.split(winner, 2, axis=1)
+        result[glasses] = tuple(_dice(a, b) for a, b in zip(*halves, strict=True))
+    return result, _row(bank, best, "eye_distance", "eye_radius")
+
+
+def _dice(a: np.ndarray, b: np.ndarray) -> float:
+    return float(2 * (a * b).sum() / max(float((a * a).sum() + (b * b).sum()), 1e-6))
+
+
+def _frames(eye_distance: float) -> np.ndarray:
+    """Which pixels of the mouth's area glasses may cover; in sepia they are as dark as the mouth."""
+    rows, columns = np.mgrid[MOUTHS] + 0.5
+    reach = eye_distance / 2 + 0.5
+    side = np.abs(columns - FACE_CENTRE[0]) - eye_distance / 2
+    return side**2 + (rows - FACE_CENTRE[1] + EYE_LIFT) ** 2 < reach**2
+
+
+def _mouth(found: np.ndarray, kind: str, hidden: np.ndarray | None) -> tuple[dict[bool, float], dict[str, float]]:
+    bank = face_bank.mouth_bank(kind)
+    matches = bank.match(found, None if hidden is None else ~hidden)
+    by_kind = {smile: float(matches[bank.values["smile"] == smile].max()) for smile in (False, True)}
+    return by_kind, _row(bank, int(matches.argmax()), "mouth_width", "mouth_drop")
+
+
+def _shirt(pixels: np.ndarray, backdrop: np.ndarray, style: str) -> tuple[dict[str, float], float]:
+    """Distances of the clothing's colour to the names, and the share of it that has the commonest of them."""
+    names = colour_names(style)
+    area = pixels[face_bank.shirt_mask(face_bank.drawn_style(style))]
+    away = colour_distances(area, backdrop, names)
+    main = int(np.bincount(away.argmin(axis=1)).argmax())
+    purity = float((away.argmin(axis=1) == main).mean())
+    return by_name(colour_distances(np.median(area[away.argmin(axis=1) == main], axis=0), backdrop, names), names), purity
+
+
+def _hollow(pixels: np.ndarray) -> float:
+    """Share of the face and of the clothing's inside that is paper white."""
+    paper = np.array(PAPER, np.float32)
+    white = [float((distance(area, paper) < 36).mean()) for area in (pixels[_REGION], pixels[_SHIRT_INSIDE])]
+    return float(np.mean(np.clip((np.array(white) - (0.2, 0.1)) / (0.4, 0.7), 0, 1)))

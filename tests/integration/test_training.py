@@ -1,0 +1,211 @@
+"""The training loop on a tiny model: it learns, it resumes bit for bit, it survives NaN, and its groupings change no result."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from tiny import tiny_qwen_image21
+
+from tastemaker.config import TrainConfig
+from tastemaker.errors import Diverged, Stopped, UserMistake
+from tastemaker.models.qwen_image21 import adapt
+from tastemaker.rewards.reward import Missing
+from tastemaker.rollout import take
+from tastemaker.runtime.metrics import read_lines
+from tastemaker.runtime.signals import StopRequest
+from tastemaker.training.policy import accumulate, judge, prepare, rollout
+from tastemaker.training.start import Task, make_setup, make_state, run_training
+from tastemaker.types import Prompt, group_index
+
+SIDE = 32
+PROMPTS = [Prompt(str(n), text) for n, text in enumerate(["a red circle", "three squares", "make it green", "one triangle left"])]
+
+
+class Brightness:
+    """Mean brightness: easy to climb, differentiable by nobody."""
+
+    name, low, high, floor = "brightness", 0.0, 1.0, 1e-4
+
+    def score(self, images, prompts):
+        return images.flatten(1).mean(1).tolist()
+
+
+class Broken(Brightness):
+    """Gives what it is told to instead of a score."""
+
+    def __init__(self, answer):
+        self.answer = answer
+
+    def score(self, images, prompts):
+        return [self.answer] * len(images)
+
+
+def settings(**changes) -> TrainConfig:
+    values = {
+        "name": "tiny",
+        "model": "tiny",
+        "data": {"prompts": "tiny"},
+        "rewards": ({"name": "brightness", "floor": 1e-4},),
+        "rollout": {"prompts": 4, "group_size": 4, "steps": 4, "window_size": 2, "guidance": 2.0},
+        "algorithm": {"clip_range": 1e-2},
+        "optimiser": {"learning_rate": 1e-3, "ema_decay": 0.9},
+        "checkpoint": {"every": 2},
+        "budget": {"max_steps": 4},
+    }
+    for group, change in changes.items():
+        values[group] = {**values[group], **change} if isinstance(change, dict) else change
+    return TrainConfig(**values)
+
+
+def fresh():
+    torch.manual_seed(0)
+    return adapt(tiny_qwen_image21())
+
+
+def go(config, folder, adapter=None, reward=None, **kwargs):
+    task = Task(PROMPTS, {"brightness": reward or Brightness()}, SIDE, SIDE)
+    return run_training(config, adapter or fresh(), task, folder, **kwargs)
+
+
+def weights(state):
+    return {name: value.detach().clone() for name, value in state.named()}
+
+
+def assert_same(left, right):
+    assert left.keys() == right.keys()
+    for name, value in left.items():
+        assert torch.equal(value, right[name]), name
+
+
+@pytest.mark.parametrize("mode", ["hybrid", "both", "conditional"])
+def test_reward_rises_in_every_guided_mode(tmp_path, mode):
+    config = settings(algorithm={"guidance_mode": mode}, budget={"max_steps": 12}, optimiser={"learning_rate": 3e-3})
+    go(config, tmp_path)
+    lines = read_lines(tmp_path / "metrics.jsonl")
+    rewards = [line["reward/brightness"] for line in lines]
+    assert sum(rewards[-3:]) > sum(rewards[:3])
+    assert [line["step"] for line in lines] == list(range(1, 13))
+    assert all(line["log_ratio_floor"] < 1e-6 for line in lines)
+
+
+def test_stopping_and_resuming_gives_the_uninterrupted_weights(tmp_path):
+    whole = go(settings(), tmp_path / "whole")
+    stop = StopRequest()
+    asked = []
+
+    def ask_after_second(step, images, batch):
+        asked.append(step)
+        if step == 3:
+            stop.request()
+
+    with pytest.raises(Stopped):
+        go(settings(), tmp_path / "parts", after_step=ask_after_second, stop=stop)
+    resumed = go(settings(), tmp_path / "parts")
+    assert asked == [1, 2, 3] and resumed.step == whole.step == 4
+    assert_same(weights(whole), weights(resumed))
+    assert_same(whole.ema, resumed.ema)
+    drop = ("time", "seconds")
+    lines = [[{k: v for k, v in line.items() if k not in drop} for line in read_lines(tmp_path / part / "metrics.jsonl")] for part in ("whole", "parts")]
+    assert lines[0] == lines[1]
+
+
+def test_lora_policy_resumes_and_leaves_the_base_alone(tmp_path):
+    values = settings().model_dump()
+    values["policy"] = {"kind": "lora", "rank": 2, "alpha": 4}
+    config = TrainConfig(**values)
+    adapter = fresh()
+    before = {n: p.detach().clone() for n, p in adapter.transformer.named_parameters()}
+    state = go(config, tmp_path, adapter)
+    after = {n.replace(".base_layer", ""): p for n, p in adapter.transformer.named_parameters() if "lora_" not in n}
+    assert_same(before, {n: p.detach() for n, p in after.items()})
+    assert all("lora_" in name for name, _ in state.named())
+    again = go(config, tmp_path)
+    assert_same(weights(state), weights(again))
+
+
+def made(config=None, reward=None):
+    config = config or settings()
+    adapter = fresh()
+    from tastemaker.data.embeddings import EmbeddingCache
+
+    embeddings = EmbeddingCache(adapter, height=SIDE, width=SIDE)
+    setup = make_setup(config, adapter, PROMPTS, {"brightness": reward or Brightness()}, embeddings, height=SIDE, width=SIDE)
+    return setup, make_state(config, adapter)
+
+
+def gradients(state):
+    return {name: value.grad.clone() for name, value in state.named() if value.grad is not None}
+
+
+def test_micro_batches_give_the_gradient_of_the_whole():
+    found = []
+    for micro in (None, 4, 8):
+        setup, state = made(settings(optimiser={"micro_batch": micro}, algorithm={"velocity_kl": 0.1}))
+        batch = prepare(setup, 1)
+        trajectory = rollout(setup, batch, 1)
+        signal = setup.algorithm.signal(judge(setup, batch, setup.adapter.decode(trajectory.final_BX, SIDE, SIDE)), group_index(4, 4))
+        accumulate(setup, batch, trajectory, signal, torch.arange(4))
+        found.append(gradients(state))
+    for other in found[1:]:
+        for name, value in found[0].items():
+            assert torch.allclose(value, other[name], atol=1e-6 + 1e-4 * float(value.abs().max())), name
+
+
+def test_a_sample_does_not_depend_on_the_rest_of_its_batch():
+    setup, _ = made()
+    batch = prepare(setup, 1)
+    whole = rollout(setup, batch, 1)
+    split = rollout(replace(setup, max_batch=4), batch, 1)
+    assert torch.allclose(whole.final_BX, split.final_BX, atol=1e-5)
+    assert torch.allclose(take(whole, torch.tensor([5])).final_BX[0], whole.final_BX[5])
+
+
+def test_equal_scores_make_no_update(tmp_path):
+    adapter = fresh()
+    before = {n: p.detach().clone() for n, p in adapter.transformer.named_parameters()}
+    go(settings(), tmp_path, adapter, Broken(0.5))
+    assert_same(before, {n: p.detach() for n, p in adapter.transformer.named_parameters()})
+    lines = read_lines(tmp_path / "metrics.jsonl")
+    assert all(line["groups_without_signal"] == 4 and line["updates"] == 0 for line in lines)
+
+
+@pytest.mark.parametrize("answer", [math.nan, math.inf, 1.5, Missing("the judge did not answer")])
+def test_scores_that_are_no_scores_stop_the_run_and_are_never_numbers(tmp_path, answer):
+    with pytest.raises(UserMistake, match="missing"):
+        go(settings(), tmp_path, reward=Broken(answer))
+
+
+def test_a_nan_gradient_is_skipped_written_down_and_ends_the_run_after_three(tmp_path, monkeypatch):
+    import tastemaker.training.policy as policy
+
+    original = policy.accumulate
+
+    def poisoned(setup, batch, trajectory, signal, groups):
+        metrics = original(setup, batch, trajectory, signal, groups)
+        next(setup.adapter.transformer.parameters()).grad.fill_(math.nan)
+        return metrics
+
+    monkeypatch.setattr(policy, "accumulate", poisoned)
+    adapter = fresh()
+    before = {n: p.detach().clone() for n, p in adapter.transformer.named_parameters()}
+    with pytest.raises(Diverged):
+        go(settings(), tmp_path, adapter)
+    assert_same(before, {n: p.detach() for n, p in adapter.transformer.named_parameters()})
+    incidents = read_lines(tmp_path / "incidents.jsonl")
+    assert len(incidents) == 3 and all("grad_norm" in incident["culprits"] for incident in incidents)
+
+
+def test_a_clip_range_under_the_rounding_floor_is_refused(tmp_path, monkeypatch):
+    import tastemaker.training.policy as policy
+
+    original = policy.accumulate
+
+    def noisy(*args):
+        return {**original(*args), "mean_abs_log_ratio": torch.tensor(0.02)}
+
+    monkeypatch.setattr(policy, "accumulate", noisy)
+    with pytest.raises(UserMistake, match="rounding"):
+        go(settings(), tmp_path)
