@@ -115,9 +115,9 @@ def train(
 
     Example: `tastemaker train run.yaml -o rollout.group_size=16 -o budget.max_steps=200`
     """
-    from tastemaker.training.start import train as start
+    from tastemaker.launch import train as start
 
-    start(config, override or [], folder, allow or [])
+    start(config, overrides=override or [], folder=folder, allow=allow or [])
 
 
 @app.command()

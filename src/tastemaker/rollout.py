@@ -136,7 +136,9 @@ def policy(trajectory: Trajectory, sampler: Sampler, velocities_BSX: Tensor, v_u
 def old_policy(trajectory: Trajectory, sampler: Sampler) -> Gaussian:
     """The B * S transitions of the policy that the rollout itself followed (in mode "conditional": is compared with)."""
     mode: Mode = "none" if trajectory.offsets_BSX is None else "hybrid"
-    return policy(trajectory, replace(sampler, guidance=1.0 if mode == "none" else sampler.guidance, mode=mode), trajectory.velocities_BSX)
+    return policy(
+        trajectory, replace(sampler, guidance=1.0 if mode == "none" else sampler.guidance, mode=mode), trajectory.velocities_BSX
+    )
 
 
 def take(trajectory: Trajectory, rows: Tensor) -> Trajectory:

@@ -7,7 +7,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tiny import tiny_qwen_image21
 
 from tastemaker.config import TrainConfig
 from tastemaker.errors import Diverged, Stopped, UserMistake
@@ -19,9 +18,12 @@ from tastemaker.runtime.signals import StopRequest
 from tastemaker.training.policy import accumulate, judge, prepare, rollout
 from tastemaker.training.start import Task, make_setup, make_state, run_training
 from tastemaker.types import Prompt, group_index
+from tiny import tiny_qwen_image21
 
 SIDE = 32
-PROMPTS = [Prompt(str(n), text) for n, text in enumerate(["a red circle", "three squares", "make it green", "one triangle left"])]
+PROMPTS = [
+    Prompt(str(n), text) for n, text in enumerate(["a red circle", "three squares", "make it green", "one triangle left"])
+]
 
 
 class Brightness:
@@ -108,7 +110,10 @@ def test_stopping_and_resuming_gives_the_uninterrupted_weights(tmp_path):
     assert_same(weights(whole), weights(resumed))
     assert_same(whole.ema, resumed.ema)
     drop = ("time", "seconds")
-    lines = [[{k: v for k, v in line.items() if k not in drop} for line in read_lines(tmp_path / part / "metrics.jsonl")] for part in ("whole", "parts")]
+    lines = [
+        [{k: v for k, v in line.items() if k not in drop} for line in read_lines(tmp_path / part / "metrics.jsonl")]
+        for part in ("whole", "parts")
+    ]
     assert lines[0] == lines[1]
 
 
@@ -146,7 +151,9 @@ def test_micro_batches_give_the_gradient_of_the_whole():
         setup, state = made(settings(optimiser={"micro_batch": micro}, algorithm={"velocity_kl": 0.1}))
         batch = prepare(setup, 1)
         trajectory = rollout(setup, batch, 1)
-        signal = setup.algorithm.signal(judge(setup, batch, setup.adapter.decode(trajectory.final_BX, SIDE, SIDE)), group_index(4, 4))
+        signal = setup.algorithm.signal(
+            judge(setup, batch, setup.adapter.decode(trajectory.final_BX, SIDE, SIDE)), group_index(4, 4)
+        )
         accumulate(setup, batch, trajectory, signal, torch.arange(4))
         found.append(gradients(state))
     for other in found[1:]:

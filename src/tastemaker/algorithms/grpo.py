@@ -1,8 +1,8 @@
 """Flow-GRPO: the clipped surrogate on the log-probabilities of a rollout's stochastic steps (Eq. 4), advantages by Eq. 6.
 
-What it is here: scores are normalised per reward inside each prompt's group; the old log-probabilities are the rollout's own, no
-pass is spent on them; guidance enters as `flow.guidance` says, by default frozen into the rollout (hybrid), so that the update
-evaluates and differentiates the conditional branch alone. Left out: a value network, an entropy bonus, whole-batch normalisation.
+What it is here: scores are normalised per reward inside each prompt's group; the old policy is the rollout's own, no pass is
+spent on it; guidance enters as `flow.guidance` says, by default frozen into the rollout (hybrid), so that the update evaluates
+and differentiates the conditional branch alone. Left out: a value network, an entropy bonus, whole-batch normalisation.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class GRPO:
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss of B samples at their S stored steps. `velocities_BSX` carries the gradient; the others are constants.
 
-        `uncond_BSX` is for guidance mode "both" alone (and then carries gradient too); `reference_BSX` for a velocity KL above 0.
+        `uncond_BSX` is for guidance mode "both" alone (and then carries gradient too); `reference_BSX` for the velocity KL.
         """
         shape_BS = velocities_BSX.shape[:2]
         new = policy(trajectory, sampler, velocities_BSX, uncond_BSX)
@@ -73,7 +73,9 @@ class GRPO:
         if self.ratio_norm:
             sigmas, steps = trajectory.sigmas, list(trajectory.steps)
             after = [n + 1 for n in steps]
-            gain_S = torch.stack([velocity_gain(sampler.kind, sigmas[n], sigmas[m], sampler.eta) for n, m in zip(steps, after, strict=True)])
+            gain_S = torch.stack(
+                [velocity_gain(sampler.kind, sigmas[n], sigmas[m], sampler.eta) for n, m in zip(steps, after, strict=True)]
+            )
             ratio = normalised_log_ratio(ratio, divergence, old.std.flatten(), gain_S.flatten().repeat(shape_BS[0]))
         loss, metrics = clipped_surrogate(ratio.unflatten(0, shape_BS), advantages_B, self.clip_range)
         metrics["kl_old"] = divergence.mean().detach()

@@ -48,6 +48,8 @@ class RolloutConfig(Settings):
     """First stochastic (and trained) step; 0 is the noisiest."""
     window_size: Positive = 3
     """Number of stochastic (and trained) steps; all others are deterministic."""
+    picture_side: Annotated[int, Field(ge=32, le=4096, multiple_of=32)] = 64
+    """Height and width of the pictures in pixels; 64 is the miniature's."""
     max_batch: Positive = 256
     """Most pictures in one forward pass; limits memory and changes no result."""
 
@@ -77,7 +79,7 @@ class GRPOConfig(Settings):
     clip_range: Annotated[float, Field(gt=0, lt=1)] = 1e-4
     """The ratio counts within 1 +- this; log-probabilities are per latent element, hence so small."""
     updates_per_rollout: Positive = 1
-    """Optimiser steps on one rollout."""
+    """Optimiser steps on one rollout: its groups are dealt out into so many mini-batches, each used once."""
     velocity_kl: Annotated[float, Field(ge=0)] = 0.0
     """Weight of the squared distance to the reference's velocity."""
     ratio_norm: bool = False

@@ -1,7 +1,7 @@
 """Encoded prompts, kept: in memory for the run, and on disk so that the next run needs no text encoder pass.
 
-A prompt's encoding depends on the encoder, the text, the source pictures and the picture size, and on nothing else; all four are
-in the file's name.
+A prompt's encoding depends on the encoder, the text, the source pictures and the picture size, and on nothing else; all four
+are in the file's name.
 """
 
 from __future__ import annotations
@@ -92,7 +92,6 @@ def encoder_key(folder: Path) -> str:
         for path in sorted((folder / part).glob("*")):
             digest.update(path.name.encode() + hashlib.blake2b(path.read_bytes()).digest())
     return digest.hexdigest()
-
 
 
 def _as_tuples(value: object) -> Hashable:

@@ -47,7 +47,9 @@ def read_prompts(path: Path | str, *, skip_bad: int = 0) -> list[Prompt]:
         more = [f"... and {len(mistakes) - MAX_MISTAKES} more"] if len(mistakes) > MAX_MISTAKES else []
         raise UserMistake("\n".join(mistakes[:MAX_MISTAKES] + more))
     if not prompts:
-        raise UserMistake(f"{path}: holds no prompts; write one JSON object a line, such as " + '{"id": "1", "text": "a red circle"}')
+        raise UserMistake(
+            f"{path}: holds no prompts; write one JSON object a line, such as " + '{"id": "1", "text": "a red circle"}'
+        )
     return prompts
 
 

@@ -51,7 +51,9 @@ def draw(
         noise = seeds.noise_rows(shape, [(drawing.seed, "evaluation", prompt.id) for prompt in some]).to(device)
         condition = embeddings.condition(some).to(device)
         negative = embeddings.negative(drawing.negative_prompt, some).to(device) if sampler.guided else None
-        trajectory = denoise(adapter, condition, negative, group_size=1, sampler=sampler, noise=lambda where, noise=noise: noise)
+        trajectory = denoise(
+            adapter, condition, negative, group_size=1, sampler=sampler, noise=lambda where, noise=noise: noise
+        )
         images = adapter.decode(trajectory.final_BX, drawing.height, drawing.width)
         pictures[start : start + len(some)] = to_uint8(images).numpy()
         progress(min(start + drawing.batch, len(prompts)), len(prompts))

@@ -76,7 +76,9 @@ class Stage:
         return self.config.rollout.guidance, 1.0
 
 
-def run(folder: Path, *, seed: int = 0, threads: int | None = None, quick: bool = False, overrides: Sequence[str] = ()) -> Summary:
+def run(
+    folder: Path, *, seed: int = 0, threads: int | None = None, quick: bool = False, overrides: Sequence[str] = ()
+) -> Summary:
     """Runs or resumes the demo in `folder`; writes report.html, summary.json and pictures. Raises Stopped on Ctrl-C."""
     began = time.monotonic()
     console = Console()
@@ -112,7 +114,9 @@ def run(folder: Path, *, seed: int = 0, threads: int | None = None, quick: bool 
         save_wall(folder / f"wall-{'guided' if scale != 1 else 'unguided'}.png", wall)
     guided = stage.scales[0]
     shifts = picture_statistics.compare(pictures["base", guided], pictures["trained", guided])
-    report = write_report(folder, summary, title="tastemaker demo", history=read_lines(folder / "metrics.jsonl"), walls=walls, shifts=shifts)
+    report = write_report(
+        folder, summary, title="tastemaker demo", history=read_lines(folder / "metrics.jsonl"), walls=walls, shifts=shifts
+    )
     console.print(f"report: {report}")
     return summary
 
@@ -125,7 +129,9 @@ def show_first_pictures(stage: Stage) -> None:
     prompts = stage.held_out[:FIRST_PICTURES]
     some = draw(stage.adapter, stage.embeddings, prompts, stage.drawing(stage.scales[0]))
     disk.make_folder(path.parent)
-    save_wall(path, paired_wall("what the base draws", ["base"], [p.text for p in prompts], [some], [task.verdicts(some, prompts)]))
+    save_wall(
+        path, paired_wall("what the base draws", ["base"], [p.text for p in prompts], [some], [task.verdicts(some, prompts)])
+    )
     stage.console.print(f"first pictures of the base: {path}")
 
 
@@ -134,7 +140,9 @@ def drawn(stage: Stage, model: str, scale: float) -> np.ndarray:
     path = stage.evaluation / f"{model}-guidance-{scale:g}.npy"
     if path.exists():
         return np.load(path)
-    what = f"{model}, {'guidance ' + format(scale, 'g') if scale != 1 else 'no guidance'}: {len(stage.held_out)} held-out pictures"
+    what = (
+        f"{model}, {'guidance ' + format(scale, 'g') if scale != 1 else 'no guidance'}: {len(stage.held_out)} held-out pictures"
+    )
     stage.console.print(f"drawing {what}")
     pictures = draw(stage.adapter, stage.embeddings, stage.held_out, stage.drawing(scale))
     buffer = io.BytesIO()
@@ -163,14 +171,21 @@ def summarise(stage: Stage, pictures: dict[tuple[str, float], np.ndarray], secon
     for scale in stage.scales:
         forwards = stage.drawing(scale).forwards_per_image
         for model in MODELS:
-            rows += rows_by_category(verdicts[model, scale], categories, model=model, task="t2i", guidance=scale, forwards_per_image=forwards)
+            rows += rows_by_category(
+                verdicts[model, scale], categories, model=model, task="t2i", guidance=scale, forwards_per_image=forwards
+            )
         differences += differences_by_category(
-            verdicts["trained", scale], verdicts["base", scale], categories, pair=("trained", "base"), task="t2i", guidance=scale
+            verdicts["trained", scale],
+            verdicts["base", scale],
+            categories,
+            pair=("trained", "base"),
+            task="t2i",
+            guidance=scale,
         )
     quality = {key: float(task.qualities(images, stage.held_out).mean()) for key, images in pictures.items()}
     notes = [
         "accuracy: the share of held-out prompts of which every fact holds in the picture, by the miniature's oracle",
-        "training used the oracle as a verifiable reward on other prompts; the combinations of the held-out ones were never trained on",
+        "training used the oracle as a verifiable reward, on other prompts; the held-out combinations were never trained on",
         *(f"mean picture quality, {model}, guidance {scale:g}: {value:.3f}" for (model, scale), value in quality.items()),
     ]
     return Summary(
@@ -187,10 +202,12 @@ def summarise(stage: Stage, pictures: dict[tuple[str, float], np.ndarray], secon
 
 
 def wall_of(stage: Stage, pictures: dict[tuple[str, float], np.ndarray], scale: float) -> Wall:
-    prompts = stage.held_out[:WALL_CASES * 2]
+    prompts = stage.held_out[: WALL_CASES * 2]
     images = [pictures[model, scale][: len(prompts)] for model in MODELS]
     heading = f"same prompts, same noise, {'guidance ' + format(scale, 'g') if scale != 1 else 'no guidance'}"
-    return paired_wall(heading, list(MODELS), [p.text for p in prompts], images, [task.verdicts(some, prompts) for some in images])
+    return paired_wall(
+        heading, list(MODELS), [p.text for p in prompts], images, [task.verdicts(some, prompts) for some in images]
+    )
 
 
 def spent(folder: Path, seconds: float) -> float:
@@ -199,4 +216,3 @@ def spent(folder: Path, seconds: float) -> float:
     before = float(path.read_text()) if path.exists() else 0.0
     disk.write_text_atomic(path, f"{before + seconds}\n")
     return before + seconds
-

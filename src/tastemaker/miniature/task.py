@@ -1,7 +1,7 @@
 """The miniature world as a training task: its prompts, its held-out set, and two verifiable rewards from the oracle.
 
-`facts` is half the exact verdict, half the share of facts that hold; `quality` is how clean the drawing is. Only these two and the
-evaluation read a prompt's `truth`; the model sees its text.
+`facts` is half the exact verdict, half the share of facts that hold; `quality` is how clean the drawing is. Only these two and
+the evaluation read a prompt's `truth`; the model sees its text.
 """
 
 from __future__ import annotations

@@ -23,10 +23,14 @@ class Missing:
 class Reward(Protocol):
     """One judge. `low` and `high` bound its scores; `floor` is its noise, the least spread that counts as a difference."""
 
-    name: str
-    low: float
-    high: float
-    floor: float
+    @property
+    def name(self) -> str: ...
+    @property
+    def low(self) -> float: ...
+    @property
+    def high(self) -> float: ...
+    @property
+    def floor(self) -> float: ...
 
     def score(self, images: Tensor, prompts: Sequence[Prompt]) -> Sequence[float | Missing]:
         """One score for each picture of (B, 3, H, W) in [0, 1], in order; `prompts[i]` is what picture i answers."""
@@ -43,11 +47,17 @@ def score_all(rewards: Sequence[Reward], images: Tensor, prompts: Sequence[Promp
     whole = images.flatten(1).isfinite().all(1).tolist()
     rows = [row for row, fine in enumerate(whole) if fine]
     values = torch.full((len(prompts), len(rewards)), math.nan)
-    missing = {(row, reward.name): "the picture has NaN or inf pixels" for row in set(range(len(prompts))) - {*rows} for reward in rewards}
+    missing = {
+        (row, reward.name): "the picture has NaN or inf pixels"
+        for row in set(range(len(prompts))) - {*rows}
+        for reward in rewards
+    }
     for column, reward in enumerate(rewards):
         given = reward.score(images[rows], [prompts[row] for row in rows]) if rows else []
         if len(given) != len(rows):
-            raise ValueError(f"reward {reward.name!r} gave {len(given)} scores for {len(rows)} pictures; the answer is rejected whole")
+            raise ValueError(
+                f"reward {reward.name!r} gave {len(given)} scores for {len(rows)} pictures; the answer is rejected whole"
+            )
         for row, score in zip(rows, given, strict=True):
             reason = _why_missing(score, reward)
             if reason is None:

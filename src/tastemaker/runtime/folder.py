@@ -74,6 +74,8 @@ def make_folder(path: Path) -> None:
     """Makes a folder and those above it, durably."""
     if path.is_dir():
         return
+    if path.exists():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
     make_folder(path.parent)
     path.mkdir(exist_ok=True)
     sync_folder(path.parent)

@@ -87,7 +87,7 @@ def train(
     deadline: Callable[[], bool] = lambda: False,
     after_step: Callable[[int, Tensor, Batch], None] = lambda step, images, batch: None,
 ) -> None:
-    """Steps `state.step + 1` to `max_steps`. Ends early, saved and resumable, when `stop` is requested or the `deadline` passed."""
+    """Steps `state.step + 1` to `max_steps`. Ends early, saved and resumable, when `stop` is requested or `deadline` is past."""
     for step in range(state.step + 1, max_steps + 1):
         began = time.perf_counter()
         batch = prepare(setup, step)
@@ -230,8 +230,8 @@ def check_floor(setup: Setup, metrics: dict[str, Tensor]) -> None:
     floor = metrics["floor"] = metrics["mean_abs_log_ratio"].clone()
     if math.isfinite(float(floor)) and float(floor) >= setup.algorithm.clip_range:
         raise UserMistake(
-            f"algorithm.clip_range {setup.algorithm.clip_range:g} is not above the rounding of the log ratio at the old weights, "
-            f"{float(floor):.1e} nats per element at this precision: raise it, or set precision to fp32"
+            f"algorithm.clip_range {setup.algorithm.clip_range:g} is not above the rounding of the log ratio at the old "
+            f"weights, {float(floor):.1e} nats per element at this precision: raise it, or set precision to fp32"
         )
 
 

@@ -1,4 +1,4 @@
-"""From settings to a running training: opens the model, the prompts, the rewards and the run folder, and hands them to the loop."""
+"""From settings to a running training: makes policy, optimiser and run folder, and hands them to the loop."""
 
 from __future__ import annotations
 

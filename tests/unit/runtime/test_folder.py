@@ -101,7 +101,7 @@ def test_failed_save_keeps_the_old_step_and_cleans_up(tmp_path: Path, small_file
 def test_full_disk_for_real(small_disk: Path) -> None:
     checkpoint.save(small_disk, 1, {"model": {"w": torch.ones(10_000)}}, {})
     append_line(small_disk / "m.jsonl", {"step": 1})
-    with pytest.raises(DiskFull, match="need 4.07 MB, have 9"):
+    with pytest.raises(DiskFull, match=r"need 4.07 MB, have 9"):
         checkpoint.save(small_disk, 2, {"model": {"w": torch.ones(1_000_000)}}, {})
     fill(small_disk)
     with pytest.raises(DiskFull, match="have 0 B"):

@@ -111,7 +111,6 @@ class BaseTrainer:
             for name, value in self.module.named_parameters():
                 self.ema[name].lerp_(value, 1 - decay)
 
-
     def tensors(self) -> dict[str, dict[str, Tensor]]:
         """Everything a checkpoint needs."""
         live = {name: value.detach() for name, value in self.module.named_parameters()}

@@ -1,7 +1,7 @@
 """`tastemaker miniature build`: the miniature from nothing. Drawings -> VAE -> latents -> base -> pipeline folder and card.
 
-Every part is resumable: drawings and latents are files that are there or not, the two trainings save checkpoints. On two CPU cores
-without matrix units the whole takes some hours; the parts and their measured times are in the card.
+Every part is resumable: drawings and latents are files that are there or not, the two trainings save checkpoints. On two CPU
+cores without matrix units the whole takes some hours; the parts and their measured times are in the card.
 """
 
 from __future__ import annotations
@@ -207,4 +207,3 @@ def _restored(folder: Path) -> checkpoint.Checkpoint | None:
 
 def _plain(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: value.detach().contiguous() for name, value in tensors.items()}
-

@@ -49,7 +49,9 @@ class Muon(torch.optim.Optimizer):
 class Optimiser:
     """Muon and AdamW behind one step, with a warm-up and a linear decay over the last part."""
 
-    def __init__(self, matrices: list[nn.Parameter], rest: list[nn.Parameter], *, muon_lr: float, adam_lr: float, decay_from: float):
+    def __init__(
+        self, matrices: list[nn.Parameter], rest: list[nn.Parameter], *, muon_lr: float, adam_lr: float, decay_from: float
+    ):
         self.parts = [Muon(matrices, muon_lr), torch.optim.AdamW(rest, lr=adam_lr, betas=(0.9, 0.99), weight_decay=0.01)]
         self.rates = [muon_lr, adam_lr]
         self.parameters = [*matrices, *rest]
@@ -84,9 +86,11 @@ class Optimiser:
 
 
 def split(module: nn.Module, never: tuple[str, ...] = ()) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-    """Matrices (and kernels) of the hidden layers, and everything else: vectors, embeddings, first and last layers."""
+    """Trainable matrices (and kernels) of the hidden layers, and everything else: vectors, and what is named in `never`."""
     matrices, rest = [], []
     for name, parameter in module.named_parameters():
+        if not parameter.requires_grad:
+            continue
         hidden = parameter.ndim >= 2 and parameter.shape[0] > 1 and parameter[0].numel() > 1
         (matrices if hidden and not name.startswith(never) else rest).append(parameter)
     return matrices, rest

@@ -87,7 +87,9 @@ def build_text_encoder(vocabulary: int, token_ids: dict[str, int], pad: int, end
         "num_position_embeddings": 16,
         "deepstack_visual_indexes": [0],
     }
-    return Qwen3VLForConditionalGeneration(Qwen3VLConfig(text_config=text, vision_config=vision, tie_word_embeddings=True, **token_ids))
+    return Qwen3VLForConditionalGeneration(
+        Qwen3VLConfig(text_config=text, vision_config=vision, tie_word_embeddings=True, **token_ids)
+    )
 
 
 def build_scheduler() -> FlowMatchEulerDiscreteScheduler:

@@ -61,17 +61,24 @@ def train(
     pictures: np.ndarray,
     *,
     samples: int,
-    batch: int = 48,
+    batch: int = 64,
     seed: int = 0,
+    decoder_only: bool = False,
     start: int = 0,
     restored: dict[str, Tensor] | None = None,
     report: Callable[[int, float, Optimiser], None],
 ) -> None:
-    """`samples` pictures in all, from step `start`; `report(step, loss, optimiser)` logs and checkpoints."""
+    """`samples` pictures in all, from step `start`; `report(step, loss, optimiser)` logs and checkpoints.
+
+    `decoder_only` polishes the decoder and leaves the encoder, and so every latent a transformer has learnt, as it is.
+    """
     for module in vae.modules():  # channels last makes these convolutions a fifth faster on a CPU
         if isinstance(module, torch.nn.Conv2d):
             module.weight.data = module.weight.data.to(memory_format=torch.channels_last)
-    optimiser = Optimiser(*split(vae), muon_lr=0.015, adam_lr=2e-3, decay_from=0.4)
+    frozen = ("encoder", "quant_conv") if decoder_only else ()
+    for name, parameter in vae.named_parameters():
+        parameter.requires_grad_(not name.startswith(frozen))
+    optimiser = Optimiser(*split(vae), muon_lr=0.012, adam_lr=2e-3, decay_from=0.3)
     if restored:
         optimiser.restore(restored)
     steps = samples // batch

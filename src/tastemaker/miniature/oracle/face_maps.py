@@ -3,7 +3,7 @@
 import numpy as np
 from scipy import ndimage
 
-from tastemaker.miniature.oracle.pixels import distance, in_style, mix
+from tastemaker.miniature.oracle.pixels import distance, in_style, mix_only
 from tastemaker.miniature.world.palette import DARK, MOUTH, PAPER
 from tastemaker.miniature.world.scene_portrait import FACE_CENTRE
 
@@ -38,7 +38,7 @@ def skin_map(pixels: np.ndarray, skin: np.ndarray, width: float) -> np.ndarray:
 
 def ink_map(pixels: np.ndarray, ink: np.ndarray) -> np.ndarray:
     """How far pixels around the chin are on the way from paper to a line of colour `ink`, and on no other way."""
-    return _along(pixels[CHIN], np.array(PAPER, np.float32), ink, 40.0)
+    return mix_only(pixels[CHIN], np.array(PAPER, np.float32), ink, 40.0)
 
 
 def dark_map(pixels: np.ndarray, skin: np.ndarray, style: str) -> np.ndarray:
@@ -49,13 +49,7 @@ def dark_map(pixels: np.ndarray, skin: np.ndarray, style: str) -> np.ndarray:
 
 def mouth_map(pixels: np.ndarray, skin: np.ndarray, style: str) -> np.ndarray:
     """How far pixels are on the way from skin to the mouth's colour, and on no other way."""
-    return _along(pixels[MOUTHS], skin, in_style(DARK if style == "sepia" else MOUTH, style), 50.0)
-
-
-def _along(area: np.ndarray, start: np.ndarray, colour: np.ndarray, width: float) -> np.ndarray:
-    share = mix(area, start, colour)
-    aside = distance(area, start + share[..., None] * (colour - start))
-    return share * np.exp(-((aside / width) ** 2))
+    return mix_only(pixels[MOUTHS], skin, in_style(DARK if style == "sepia" else MOUTH, style), 50.0)
 
 
 def face_region() -> np.ndarray:

@@ -59,9 +59,11 @@ def see_face(pixels: np.ndarray, style: str) -> Face:
     hair = {name: float(matches[hair_bank.values["hair"] == i].max()) for i, name in enumerate(HAIR_STYLES)}
     skins = _skins(pixels, skin, chin_values, style)
     eyes, eye_values = _eyes(dark_map(pixels, ground, style), ground, style)
-    framed = sum(eyes[True]) > sum(eyes[False])
-    hidden = _frames(eye_values["eye_distance"]) if framed and style == "sepia" else None
-    mouth, mouth_values = _mouth(mouth_map(pixels, ground, style), kind, hidden)
+    seen = None
+    if style == "sepia":  # where hair and frames are as dark as the mouth
+        framed = sum(eyes[True]) > sum(eyes[False])
+        seen = _mouth_area(chin_values, eye_values["eye_distance"] if framed else 0.0)
+    mouth, mouth_values = _mouth(mouth_map(pixels, ground, style), kind, seen)
     shirts, purity = _shirt(pixels, backdrop, style)
     return Face(
         hair=hair,
@@ -164,17 +166,18 @@ def _dice(a: np.ndarray, b: np.ndarray) -> float:
     return float(2 * (a * b).sum() / max(float((a * a).sum() + (b * b).sum()), 1e-6))
 
 
-def _frames(eye_distance: float) -> np.ndarray:
-    """Which pixels of the mouth's area glasses may cover; in sepia they are as dark as the mouth."""
+def _mouth_area(size: dict[str, float], eye_distance: float) -> np.ndarray:
+    """The pixels of the mouth's area inside the face and, if there are glasses, outside of their frames."""
     rows, columns = np.mgrid[MOUTHS] + 0.5
-    reach = eye_distance / 2 + 0.5
-    side = np.abs(columns - FACE_CENTRE[0]) - eye_distance / 2
-    return side**2 + (rows - FACE_CENTRE[1] + EYE_LIFT) ** 2 < reach**2
+    across, down = columns - FACE_CENTRE[0], rows - FACE_CENTRE[1]
+    inside = (across / (size["face_width"] / 2 - 1)) ** 2 + (down / (size["face_height"] / 2 - 1)) ** 2 < 1
+    frame = (np.abs(across) - eye_distance / 2) ** 2 + (down + EYE_LIFT) ** 2 < (eye_distance / 2 + 0.5) ** 2
+    return inside & ~frame if eye_distance else inside
 
 
-def _mouth(found: np.ndarray, kind: str, hidden: np.ndarray | None) -> tuple[dict[bool, float], dict[str, float]]:
+def _mouth(found: np.ndarray, kind: str, seen: np.ndarray | None) -> tuple[dict[bool, float], dict[str, float]]:
     bank = face_bank.mouth_bank(kind)
-    matches = bank.match(found, None if hidden is None else ~hidden)
+    matches = bank.match(found, seen)
     by_kind = {smile: float(matches[bank.values["smile"] == smile].max()) for smile in (False, True)}
     return by_kind, _row(bank, int(matches.argmax()), "mouth_width", "mouth_drop")
 

@@ -71,6 +71,13 @@ def mix(pixels: np.ndarray, background: np.ndarray, colour: np.ndarray) -> np.nd
     return np.clip((pixels - background) @ way / max(float(way @ way), 1.0), 0, 1)
 
 
+def mix_only(pixels: np.ndarray, background: np.ndarray, colour: np.ndarray, width: float) -> np.ndarray:
+    """`mix`, falling to 0 for pixels that are `width` (RGB distance) or more off the way."""
+    share = mix(pixels, background, colour)
+    aside = distance(pixels, background + share[..., None] * (np.asarray(colour, np.float32) - background))
+    return share * np.exp(-((aside / width) ** 2))
+
+
 def off_sepia(pixels: np.ndarray) -> np.ndarray:
     """RGB distance of each pixel from the line of sepia tones."""
     way = (_PALE - _DARK) / np.linalg.norm(_PALE - _DARK)

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from tastemaker.miniature.oracle.general import general_fact_names, general_scores
+from tastemaker.miniature.oracle.landscape import landscape_fact_names, landscape_scores
 from tastemaker.miniature.oracle.pixels import as_floats
 from tastemaker.miniature.oracle.portrait import portrait_fact_names, portrait_scores
 from tastemaker.miniature.oracle.reading import Reading, reading
@@ -15,11 +16,13 @@ from tastemaker.miniature.world.description import Description
 _SCORES: dict[str, Callable[[np.ndarray, Any], dict[str, float]]] = {
     "general": general_scores,
     "portrait": portrait_scores,
+    "landscape": landscape_scores,
     "typography": typography_scores,
 }
 _NAMES: dict[str, Callable[[Any], tuple[str, ...]]] = {
     "general": general_fact_names,
     "portrait": portrait_fact_names,
+    "landscape": landscape_fact_names,
     "typography": typography_fact_names,
 }
 

@@ -1,0 +1,93 @@
+"""From a recipe's words to the things they name, and off: `tastemaker train`.
+
+The one place that knows both the names in settings (a model's folder, a file of prompts, a reward) and what they stand for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from rich.console import Console
+
+from tastemaker import config as settings
+from tastemaker.config import LoraPolicy, TrainConfig
+from tastemaker.data.embeddings import encoder_key
+from tastemaker.data.prompts import read_prompts
+from tastemaker.errors import UserMistake
+from tastemaker.miniature import task as miniature
+from tastemaker.models.adapter import Adapter, load
+from tastemaker.models.lora import save_lora
+from tastemaker.rewards.reward import Reward
+from tastemaker.runtime.progress import Progress
+from tastemaker.training.start import Task, prepare_hardware, run_training
+from tastemaker.types import Prompt
+
+MINIATURE = "miniature"
+MINIATURE_PROMPTS = 4000
+
+
+def train(path: Path, *, overrides: Iterable[str] = (), folder: Path | None = None, allow: Iterable[str] = ()) -> Path:
+    """Trains what the file says in `folder` (runs/NAME by default), or goes on where it stopped; returns the exported policy.
+
+    All mistakes in settings, prompts and rewards are reported before the model is loaded.
+    """
+    console = Console()
+    config = settings.load(path, TrainConfig, tuple(overrides))
+    folder = folder or Path("runs") / config.name
+    prompts = prompts_of(config, path.parent)
+    rewards = rewards_of(config)
+    model = model_folder(config, path.parent)
+    device, dtype = prepare_hardware(config)
+    adapter = load(model, device=device, dtype=dtype)
+    side = config.rollout.picture_side
+    state = run_training(
+        config,
+        adapter,
+        Task(prompts, rewards, side, side),
+        folder,
+        cache=folder / "embeddings",
+        encoder=encoder_key(model),
+        allow_changes=allow,
+        trackers=lambda start, total: [Progress(total, start=start, console=console)],
+    )
+    with state.averaged():
+        exported = export(config, adapter, folder)
+    console.print(f"trained {state.step} steps; the policy is in {exported}")
+    return exported
+
+
+def model_folder(config: TrainConfig, beside: Path) -> Path:
+    """The pipeline folder that `model` names: the shipped one, or a path, relative ones beside the recipe."""
+    if config.model == MINIATURE:
+        return miniature.WEIGHTS
+    folder = beside / config.model
+    if not folder.is_dir():
+        raise UserMistake(f"model: {folder} is not a folder; name that of a diffusers pipeline, or write {MINIATURE}")
+    return folder
+
+
+def prompts_of(config: TrainConfig, beside: Path) -> list[Prompt]:
+    if config.data.prompts == MINIATURE:
+        return miniature.training_prompts(MINIATURE_PROMPTS, config.seed)
+    return read_prompts(beside / config.data.prompts, skip_bad=config.data.skip_bad)
+
+
+def rewards_of(config: TrainConfig) -> dict[str, Reward]:
+    """The judges by name. So far they are the verifiable ones of the miniature, for prompts that state their truth."""
+    known = miniature.rewards()
+    unknown = [reward.name for reward in config.rewards if reward.name not in known]
+    if unknown:
+        raise UserMistake(
+            "\n".join(f"rewards: {name!r} is not known; there are {', '.join(sorted(known))}" for name in unknown)
+        )
+    return {reward.name: known[reward.name] for reward in config.rewards}
+
+
+def export(config: TrainConfig, adapter: Adapter, folder: Path) -> Path:
+    """Plain diffusers files: a LoRA for `load_lora_weights`, or the transformer's folder."""
+    if isinstance(config.policy, LoraPolicy):
+        save_lora(adapter, folder / "lora")
+        return folder / "lora"
+    adapter.transformer.save_pretrained(folder / "transformer")
+    return folder / "transformer"

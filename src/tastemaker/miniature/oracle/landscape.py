@@ -1,0 +1,75 @@
+"""Reads a landscape against its description."""
+
+import numpy as np
+
+from tastemaker.miniature.oracle.landscapes import View
+from tastemaker.miniature.oracle.pixels import colour_score
+from tastemaker.miniature.oracle.reading import graded
+from tastemaker.miniature.oracle.styles import style_score
+from tastemaker.miniature.world.description import Landscape
+from tastemaker.miniature.world.prompts import says_ground
+
+
+def landscape_fact_names(description: Landscape) -> tuple[str, ...]:
+    """Stable names of the facts, in the order of `landscape_scores`; what is not said is no fact."""
+    said = {
+        "time": True,
+        "ground": says_ground(description),
+        "weather": description.weather != "clear",
+        "sky body": description.sky_body != "none",
+        "trees": description.trees > 0,
+        "mountains": description.mountains,
+        "style": True,
+    }
+    return tuple(name for name, is_said in said.items() if is_said)
+
+
+def landscape_scores(pixels: np.ndarray, description: Landscape) -> dict[str, float]:
+    """Scores by fact name, for float pixels in 0..255."""
+    return score_facts(View(pixels, description.style), pixels, description, landscape_fact_names(description))
+
+
+def score_facts(view: View, pixels: np.ndarray, description: Landscape, names: tuple[str, ...]) -> dict[str, float]:
+    """Scores of the named facts, also of those that say that something is absent."""
+    makers = {
+        "time": lambda: min(colour_score(view.sky.distances, description.time), graded(view.sky.share, 0.1, 0.3, 0.5)),
+        "ground": lambda: min(colour_score(view.ground.distances, description.ground), graded(view.ground.share, 0.1, 0.35, 0.55)),
+        "weather": lambda: weather_score(view, description.weather),
+        "sky body": lambda: body_score(view, description.sky_body),
+        "trees": lambda: trees_score(view, description.trees),
+        "mountains": lambda: mountains_score(view) if description.mountains else 1 - mountains_score(view),
+        "style": lambda: style_score(pixels, description.style, view.hollow) if view.sky.share > 0.15 else 0.0,
+    }
+    return {name: makers[name]() for name in names}
+
+
+def weather_score(view: View, weather: str) -> float:
+    """The named weather shows and no other does; 'clear' is the absence of all."""
+    signs = {
+        "cloudy": graded(view.clouds[0][0], 0.35, 0.62, 0.8),
+        "rainy": graded(view.strokes[0], 0, 4.5, 8),
+        "snowy": graded(view.flakes[0], 0, 4.5, 8),
+    }
+    other = max(score for name, score in signs.items() if name != weather)
+    return min(signs[weather], 1 - other) if weather != "clear" else 1 - other
+
+
+def body_score(view: View, body: str) -> float:
+    signs = {name: graded(place[0], 0.4, 0.65, 0.82) for name, place in (("sun", view.sun), ("moon", view.moon))}
+    other = max(score for name, score in signs.items() if name != body)
+    return min(signs[body], 1 - other) if body != "none" else 1 - other
+
+
+def trees_score(view: View, number: int) -> float:
+    """All of `number` crowns are clear, and a further one is not even half there."""
+    crowns = [graded(match, 0.35, 0.6, 0.78) for match, _, _ in view.trees]
+    if number == 0:
+        return 1 - crowns[0]
+    exact = min(crowns[number - 1], 1 - crowns[number]) if number < len(crowns) else crowns[number - 1]
+    seen = sum(score >= 0.5 for score in crowns)
+    return exact if exact >= 0.5 else min(0.49, max(exact, 0.45 * (1 - abs(seen - number) / max(number, seen))) if seen else exact)
+
+
+def mountains_score(view: View) -> float:
+    """Two clear tips."""
+    return min(graded(match, 0.3, 0.55, 0.75) for match, _, _ in view.mountains)

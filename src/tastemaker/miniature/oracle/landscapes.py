@@ -1,0 +1,167 @@
+"""Finds the parts of a landscape: sky, ground, sun or moon, clouds, rain, snow, trees and mountains."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from scipy import ndimage
+
+from tastemaker.miniature.oracle import scenery
+from tastemaker.miniature.oracle.pixels import (
+    by_name,
+    colour_distances,
+    colour_names,
+    distance,
+    in_style,
+    mix_only,
+    without_dither,
+)
+from tastemaker.miniature.oracle.search import Map, Template, peaks
+from tastemaker.miniature.world.palette import (
+    CLOUD,
+    CLOUD_INK,
+    CROWN,
+    MOON,
+    MOON_INK,
+    MOUNTAIN,
+    PAPER,
+    RAIN_RGB,
+    RGB,
+    SKY_RGB,
+    SNOWFLAKE,
+    SNOWFLAKE_INK,
+    SUN,
+)
+
+_SKY = (slice(0, 26), slice(0, 64))
+_GROUND = (slice(50, 64), slice(0, 64))
+_FRAME_ROW = 1  # a line drawing shows sky and ground in the frame
+_BODY_PLACES = (slice(7, 19), slice(7, 57))
+_CLOUD_PLACES = (slice(7, 32), slice(9, 56))
+_CROWN_PLACES = (slice(28, 52), slice(7, 58))
+_PEAK_PLACES = (slice(16, 34), slice(9, 56))
+_FALLING_ROWS = 50  # rain and snow end above this row
+_EIGHT = np.ones((3, 3), bool)
+_STROKE_PX = (9, 56)  # area of a rain stroke; two may touch
+_FLAKE_PX = (7, 40)
+Place = tuple[float, float, float]  # match, x, y
+
+
+@dataclass(frozen=True)
+class Layer:
+    """Sky or ground: distances of its colour to the names, and the share of its area that has the nearest of them."""
+
+    distances: dict[str, float]
+    share: float
+
+    @property
+    def name(self) -> str:
+        return min(self.distances, key=self.distances.__getitem__)
+
+
+class View:
+    """A landscape being looked at; every part is searched when first asked for."""
+
+    def __init__(self, pixels: np.ndarray, style: str) -> None:
+        self.style = style
+        self.lined = style == "line drawing"
+        self.pixels = without_dither(pixels) if style == "pixel art" else pixels
+
+    @cached_property
+    def sky(self) -> Layer:
+        return self._layer(_SKY, "sky", _FRAME_ROW)
+
+    @cached_property
+    def ground(self) -> Layer:
+        return self._layer(_GROUND, "ground", 63 - _FRAME_ROW)
+
+    def _layer(self, area: tuple[slice, slice], group: str, row: int) -> Layer:
+        if self.lined:
+            names, body = colour_names(self.style, f"{group} ink" if group == "ground" else group), self.pixels[row]
+            away = colour_distances(body, np.array(PAPER, np.float32), names)
+        else:
+            names, body = colour_names(self.style, group), self.pixels[area].reshape(-1, 3)
+            away = distance(body[:, None], names.rgb[None])
+        nearest, close = away.argmin(axis=1), away.min(axis=1) < 45
+        counts = np.bincount(nearest[close], minlength=len(names.names))
+        main = int(counts.argmax())
+        if not counts[main]:
+            return Layer(dict.fromkeys(names.names, 200.0), 0.0)
+        found = np.median(away[close & (nearest == main)], axis=0)
+        return Layer(by_name(found, names), float(counts[main] / len(body)))
+
+    def _toward(self, fill: RGB, ink: RGB) -> np.ndarray:
+        """How much of each pixel is of a colour of the palette, on the sky, on paper or on anything else."""
+        if self.lined:
+            return mix_only(self.pixels, np.array(PAPER, np.float32), in_style(ink, self.style), 42.0)
+        colour = in_style(fill, self.style)
+        width = 26.0 if self.style == "sepia" else 42.0
+        near = np.exp(-((distance(self.pixels, colour) / width) ** 2))
+        return np.maximum(near, mix_only(self.pixels, self._sky_colour, colour, width))
+
+    @cached_property
+    def _sky_colour(self) -> np.ndarray:
+        return in_style(SKY_RGB[self.sky.name], self.style)
+
+    @cached_property
+    def strokes(self) -> tuple[int, np.ndarray]:
+        """Number and place of what looks like rain."""
+        colour = RAIN_RGB["day" if self.lined else self.sky.name]
+        return _pieces(self._toward(colour, colour) > 0.45, _STROKE_PX, tall=True)
+
+    @cached_property
+    def flakes(self) -> tuple[int, np.ndarray]:
+        """Number and place of what looks like snow."""
+        return _pieces(self._toward(SNOWFLAKE, SNOWFLAKE_INK) > 0.45, _FLAKE_PX, tall=False)
+
+    @cached_property
+    def _unhidden(self) -> np.ndarray | None:
+        """What neither rain nor snow covers; None where none falls."""
+        number, place = max(self.strokes, self.flakes, key=lambda pieces: pieces[0])
+        return ~ndimage.binary_dilation(place, _EIGHT) if number >= 4 else None
+
+    def _find(self, found: np.ndarray, template: Template, window: tuple[slice, slice], number: int, apart: float) -> list[Place]:
+        return peaks(Map(found, self._unhidden).match(template), window, number, apart)
+
+    @cached_property
+    def sun(self) -> Place:
+        return self._find(self._toward(SUN, SUN), scenery.sun(self.lined), _BODY_PLACES, 1, 1)[0]
+
+    @cached_property
+    def moon(self) -> Place:
+        return self._find(self._toward(MOON, MOON_INK), scenery.moon(self.lined), _BODY_PLACES, 1, 1)[0]
+
+    @cached_property
+    def clouds(self) -> list[Place]:
+        return self._find(self._toward(CLOUD, CLOUD_INK), scenery.cloud(self.lined), _CLOUD_PLACES, 3, 12)
+
+    @cached_property
+    def trees(self) -> list[Place]:
+        """The four best places for a crown."""
+        return self._find(self._toward(CROWN, CROWN), scenery.crown(self.lined), _CROWN_PLACES, 4, 11)
+
+    @cached_property
+    def mountains(self) -> list[Place]:
+        """The two best places for a tip."""
+        return self._find(self._toward(MOUNTAIN, MOUNTAIN), scenery.peak(self.lined), _PEAK_PLACES, 2, 14)
+
+    @cached_property
+    def hollow(self) -> float:
+        """Share of sky and ground that is paper white."""
+        paper = np.array(PAPER, np.float32)
+        white = [(distance(area, paper) < 30).mean() for area in (self.pixels[6:38, 5:59], self.pixels[49:60, 5:59])]
+        return float(min(1.0, white[0] / 0.5, white[1] / 0.5))
+
+
+def _pieces(found: np.ndarray, areas: tuple[int, int], tall: bool) -> tuple[int, np.ndarray]:
+    """Pieces of the wanted area above the ground's lower part, and where they are; rain is also taller than wide."""
+    found = found.copy()
+    found[_FALLING_ROWS:] = False
+    labels, number = ndimage.label(found, _EIGHT)
+    sizes = np.bincount(labels.ravel())
+    good = np.zeros(number + 1, bool)
+    for label, place in enumerate(ndimage.find_objects(labels), start=1):
+        height, width = place[0].stop - place[0].start, place[1].stop - place[1].start
+        shaped = 6 <= height <= 22 and width < height if tall else max(height, width) <= 9
+        good[label] = shaped and areas[0] <= sizes[label] <= areas[1]
+    return int(good.sum()), good[labels]

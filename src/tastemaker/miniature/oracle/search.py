@@ -1,0 +1,71 @@
+"""Finds a small template anywhere in a picture-sized map, with parts of the map allowed to be hidden (FFT correlation)."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from scipy import fft
+
+SIDE = 64
+_LEAST_SEEN = 0.5  # share of a template that must not be hidden
+
+
+@dataclass(frozen=True, eq=False)
+class Template:
+    """A mask in [0, 1] of odd height and width; around it, within `margin` px, the map should be empty."""
+
+    mask: np.ndarray
+    margin: int
+
+    @cached_property
+    def spectra(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Conjugate spectra of the mask, of its square and of the window it claims."""
+        reach = 2 * self.margin + 1
+        padded = np.pad(self.mask, self.margin)
+        shifted = np.lib.stride_tricks.sliding_window_view(np.pad(padded, self.margin), (reach, reach)).max(axis=(2, 3))
+        return _spectrum(self.mask), _spectrum(self.mask**2), _spectrum((shifted > 0.1).astype(np.float32))
+
+    @cached_property
+    def energy(self) -> float:
+        return float((self.mask**2).sum())
+
+
+def _spectrum(mask: np.ndarray) -> np.ndarray:
+    field = np.zeros((SIDE, SIDE), np.float32)
+    height, width = mask.shape
+    field[:height, :width] = mask
+    return np.conj(fft.rfft2(np.roll(field, (-(height // 2), -(width // 2)), axis=(0, 1))))
+
+
+class Map:
+    """A picture-sized map in [0, 1], of which only the pixels `seen` count."""
+
+    def __init__(self, found: np.ndarray, seen: np.ndarray | None = None) -> None:
+        self._seen = None if seen is None else fft.rfft2(seen.astype(np.float32))
+        shown = found if seen is None else found * seen
+        self._found = fft.rfft2(shown.astype(np.float32))
+        self._square = fft.rfft2((shown * shown).astype(np.float32))
+
+    def match(self, template: Template) -> np.ndarray:
+        """1 - |m - t|^2 / (|m|^2 + |t|^2) with the template centred on each pixel."""
+        mask, square, window = template.spectra
+        inner = fft.irfft2(self._found * mask, (SIDE, SIDE))
+        local = fft.irfft2(self._square * window, (SIDE, SIDE))
+        if self._seen is None:
+            return 2 * inner / np.maximum(local + template.energy, 1e-3)
+        cover = fft.irfft2(self._seen * square, (SIDE, SIDE))
+        match = 2 * inner / np.maximum(local + cover, 1e-3)
+        return np.where(cover >= _LEAST_SEEN * template.energy, match, 0.0)
+
+
+def peaks(match: np.ndarray, window: tuple[slice, slice], number: int, apart: float) -> list[tuple[float, float, float]]:
+    """The `number` highest places inside `window`, at least `apart` px from each other: (match, x, y), best first."""
+    field = np.full(match.shape, -1.0, np.float32)
+    field[window] = match[window]
+    rows, columns = np.ogrid[:SIDE, :SIDE]
+    found = []
+    for _ in range(number):
+        y, x = divmod(int(field.argmax()), SIDE)
+        found.append((float(field[y, x]), x + 0.5, y + 0.5))
+        field[(rows - y) ** 2 + (columns - x) ** 2 < apart**2] = -1.0
+    return found
