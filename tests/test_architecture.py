@@ -27,12 +27,13 @@ STATIONS = (
     "rewards",
     "rollout",
     "algorithms",
-    "training",
     "runtime",
+    "training",
     "evaluation",
     "recipe",
     "studio",
     "miniature",
+    "launch",
     "cli",
 )
 """The path, first to last: a module imports from its own station or an earlier one."""

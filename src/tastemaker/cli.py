@@ -106,9 +106,11 @@ def train(
 ) -> None:
     """Train a model with reinforcement learning, as the config says.
 
-    Checks the whole config first. Writes into the run's folder: `config.yaml` with every default spelled out, `metrics.jsonl`
-    with one line a step, and checkpoints, each whole or absent. Takes as long as `budget.max_steps` or
-    `budget.max_minutes` allow.
+    Checks config, prompts and rewards before it loads the model. Writes into the run's folder: `config.yaml` with every default
+    spelled out, `metrics.jsonl` with one line a step, checkpoints, each whole or absent, and at the end the policy as plain
+    diffusers files, `lora/` or `transformer/`. Takes as long as `budget.max_steps` or `budget.max_minutes` allow.
+
+    Relative paths in the config start at the config's own folder.
 
     Ctrl-C or SIGTERM saves and leaves with exit code 75. The same command resumes, also after a crash, and ends at the same
     weights. With other settings, data or package versions it lists the differences and refuses, except for those you `--allow`.

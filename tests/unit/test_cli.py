@@ -37,7 +37,7 @@ def calls(monkeypatch):
                 raise self.error
 
     recorded = Calls()
-    for name in ("training.start.train", "miniature.demo.run", "miniature.builder.build.build"):
+    for name in ("launch.train", "miniature.demo.run", "miniature.builder.build.build"):
         module, _, function = name.rpartition(".")
         stand_in = ModuleType(f"tastemaker.{module}")
         setattr(stand_in, function, recorded)
@@ -97,7 +97,7 @@ def test_commands_pass_on_what_was_given(calls, good, tmp_path):
     assert tastemaker("miniature", "build").exit_code == 0
     assert calls == [
         ((), {"folder": tmp_path, "seed": 3, "threads": 2, "quick": True}),
-        ((good, ["seed=1", "budget.max_steps=2"], None, ["packages"]), {}),
+        ((good,), {"overrides": ["seed=1", "budget.max_steps=2"], "folder": None, "allow": ["packages"]}),
         ((Path("build/miniature"),), {}),
     ]
 

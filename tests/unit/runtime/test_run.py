@@ -232,6 +232,19 @@ def test_metrics_after_the_checkpoint_are_cut_off(tmp_path: Path) -> None:
     assert [record["step"] for record in records(tmp_path / "metrics.jsonl")] == [1, 2, 3, 4, 5, 6]
 
 
+def test_metrics_are_on_the_disk_before_the_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise a power cut could leave a checkpoint whose metrics are lost."""
+    with Run.open(tmp_path, config()) as run:
+        run.log(1, {})
+        run.log(1, {}, stream="evaluation")
+        passed: list[str] = []
+        monkeypatch.setattr(disk, "barrier", passed.append)
+        run.checkpoint(1, weights(1), {})
+    saved = passed.index("renamed step-00000001")
+    for file in ("metrics.jsonl", "evaluation.jsonl"):
+        assert passed.index(f"synced {file}") < saved
+
+
 def test_crash_before_the_first_checkpoint_starts_over(tmp_path: Path) -> None:
     with Run.open(tmp_path, config()) as run:
         run.log(1, {})

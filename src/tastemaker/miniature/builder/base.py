@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -42,8 +43,22 @@ class Examples:
     source_pictures: np.ndarray | None = None
     """(N, 64, 64, 3) uint8: the vision tower reads the same picture."""
 
-    def __len__(self) -> int:
-        return len(self.token_ids)
+    def draw(self, count: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """Rows, and which of them lose their words. The longest row is always one of `cap` tokens, and never loses them.
+
+        So every batch of a task has one shape, which a compiled model wants; the few longer texts are left out.
+        """
+        rows = np.concatenate([rng.choice(self._by_length[1], 1), rng.choice(self._by_length[0], count - 1, replace=False)])
+        drop = rng.random(count) < DROP_TEXT
+        drop[0] = False
+        return rows, drop
+
+    @cached_property
+    def _by_length(self) -> tuple[np.ndarray, np.ndarray]:
+        """Rows of at most `cap` tokens, and rows of exactly so many; `cap` is what 95% of the texts keep to."""
+        lengths = np.array([len(ids) for ids in self.token_ids])
+        cap = np.quantile(lengths, 0.95, method="lower")
+        return np.flatnonzero(lengths <= cap), np.flatnonzero(lengths == cap)
 
 
 class BaseTrainer:
@@ -82,7 +97,7 @@ class BaseTrainer:
         tensors["embeds"] = tensors["embeds"] * tensors["mask"][..., None]
         return Condition(tensors, layout=(_GRID,) if pictures is None else (_GRID, _GRID))
 
-    def loss(self, examples: Examples, rows: np.ndarray, noise: torch.Generator, drop: np.ndarray) -> Tensor:
+    def loss(self, examples: Examples, rows: np.ndarray, drop: np.ndarray, noise: torch.Generator) -> Tensor:
         ids = [examples.blank_ids if gone else examples.token_ids[row] for row, gone in zip(rows, drop, strict=True)]
         pictures = None if examples.source_pictures is None else examples.source_pictures[rows]
         condition = self.embed(ids, pictures)
@@ -148,8 +163,7 @@ def train(
         noise = torch.Generator().manual_seed(seed * 1_000_003 + step)
         losses = []
         for examples, batch in tasks:
-            rows = np.sort(draw.choice(len(examples), batch, replace=False))
-            loss = trainer.loss(examples, rows, noise, draw.random(batch) < DROP_TEXT)
+            loss = trainer.loss(examples, *examples.draw(batch, draw), noise)
             (loss / len(tasks)).backward()
             losses.append(loss.detach())
         trainer.update(step, step / steps)

@@ -61,7 +61,7 @@ def build(folder: Path, plan: Plan | None = None, console: Console | None = None
         work()
         timings[name] = time.monotonic() - began
     out = folder / "pipeline"
-    assemble(folder, load_file(folder / "base.safetensors")).pipeline.to(torch.bfloat16).save_pretrained(out)
+    save_pipeline(assemble(folder, load_file(folder / "base.safetensors")).pipeline, out)
     (out / "build.json").write_text(json.dumps({"plan": asdict(plan), "seconds": timings}, indent=1) + "\n")
     return out
 
@@ -131,6 +131,17 @@ def assemble(folder: Path, weights: dict[str, Tensor] | None = None) -> QwenImag
     return adapter
 
 
+def save_pipeline(pipeline: QwenImage21Pipeline, out: Path) -> None:
+    """Half the bytes (bfloat16 weights), opened in float32 unless asked otherwise.
+
+    diffusers opens a folder in float32 but transformers in the dtype that the text encoder's config names; left at bfloat16
+    there, a plain `from_pretrained` would give a pipeline of two dtypes that cannot run.
+    """
+    pipeline.to(torch.bfloat16).save_pretrained(out)
+    path = out / "text_encoder" / "config.json"
+    path.write_text(path.read_text(encoding="utf-8").replace('"bfloat16"', '"float32"'), encoding="utf-8")
+
+
 def empty_pipeline(decoder: AutoencoderKLQwenImage21) -> QwenImage21Adapter:
     tokenizer = build_tokenizer(vocabulary())
     encoder = build_text_encoder(len(tokenizer), special_ids(tokenizer), tokenizer.pad_token_id, tokenizer.eos_token_id)
@@ -182,7 +193,7 @@ def _train_base(folder: Path, plan: Plan, console: Console) -> None:
     _compile(adapter.pipeline.transformer, console)
 
     def report(step: int, losses: list[float]) -> None:
-        if step % 25 == 0:
+        if step % 10 == 0:
             console.print(f"base step {step} of {plan.base_steps}: loss {losses[0]:.4f} (t2i) {losses[1]:.4f} (edits)")
         if step % SAVE_EVERY == 0:
             checkpoint.save(folder / "base-steps", step, trainer.tensors(), {})
@@ -198,7 +209,8 @@ def _compile(transformer: Any, console: Console) -> None:
     if shutil.which("g++") is None and not torch.cuda.is_available():
         console.print("no C++ compiler: the transformer is trained uncompiled, about half as fast")
         return
-    transformer.compile_repeated_blocks(dynamic=None)
+    torch._dynamo.config.recompile_limit = 64  # prefix and target passes of both tasks, each of one shape
+    transformer.compile_repeated_blocks(dynamic=False)
 
 
 def _restored(folder: Path) -> checkpoint.Checkpoint | None:

@@ -22,7 +22,7 @@ SQUARED_WEIGHT = 4.0
 
 def to_model(pictures: np.ndarray) -> Tensor:
     """uint8 (B, H, W, 3) to what the VAE reads: float32 (B, 4, 1, H, W) in [-1, 1], opaque alpha."""
-    rgb = torch.from_numpy(np.ascontiguousarray(pictures)).permute(0, 3, 1, 2).float() / 127.5 - 1
+    rgb = torch.tensor(pictures).permute(0, 3, 1, 2).float() / 127.5 - 1
     return torch.cat([rgb, torch.ones_like(rgb[:, :1])], dim=1).unsqueeze(2)
 
 

@@ -10,6 +10,15 @@ from tastemaker.miniature.world.description import Landscape
 from tastemaker.miniature.world.prompts import says_ground
 
 
+# What a match in [0, 1], or a number of strokes or flakes, must reach: halfway between pictures with and without.
+_PASSES: dict[str, dict[str, float]] = {
+    "plain": {"cloud": 0.74, "body": 0.72, "peak": 0.44, "tree": 0.62, "strokes": 5.0, "flakes": 5.2},
+    "line drawing": {"cloud": 0.78, "body": 0.7, "peak": 0.64, "tree": 0.73, "strokes": 5.0, "flakes": 5.2},
+    "pixel art": {"cloud": 0.68, "body": 0.72, "peak": 0.58, "tree": 0.58, "strokes": 3.2, "flakes": 4.4},
+    "sepia": {"cloud": 0.68, "body": 0.7, "peak": 0.46, "tree": 0.72, "strokes": 5.0, "flakes": 5.2},
+}
+
+
 def landscape_fact_names(description: Landscape) -> tuple[str, ...]:
     """Stable names of the facts, in the order of `landscape_scores`; what is not said is no fact."""
     said = {
@@ -43,33 +52,41 @@ def score_facts(view: View, pixels: np.ndarray, description: Landscape, names: t
     return {name: makers[name]() for name in names}
 
 
+def _clear(match: float, part: str, style: str) -> float:
+    """Grades a template's match."""
+    passing = _PASSES[style][part]
+    return graded(match, passing - 0.3, passing, passing + 0.15)
+
+
 def weather_score(view: View, weather: str) -> float:
     """The named weather shows and no other does; 'clear' is the absence of all."""
+    passes = _PASSES[view.style]
     signs = {
-        "cloudy": graded(view.clouds[0][0], 0.35, 0.62, 0.8),
-        "rainy": graded(view.strokes[0], 0, 4.5, 8),
-        "snowy": graded(view.flakes[0], 0, 4.5, 8),
+        "cloudy": _clear(view.clouds[0][0], "cloud", view.style),
+        "rainy": graded(view.strokes[0], 0, passes["strokes"], 1.6 * passes["strokes"]),
+        "snowy": graded(view.flakes[0], 0, passes["flakes"], 1.6 * passes["flakes"]),
     }
     other = max(score for name, score in signs.items() if name != weather)
     return min(signs[weather], 1 - other) if weather != "clear" else 1 - other
 
 
 def body_score(view: View, body: str) -> float:
-    signs = {name: graded(place[0], 0.4, 0.65, 0.82) for name, place in (("sun", view.sun), ("moon", view.moon))}
+    signs = {name: _clear(place[0], "body", view.style) for name, place in (("sun", view.sun), ("moon", view.moon))}
     other = max(score for name, score in signs.items() if name != body)
     return min(signs[body], 1 - other) if body != "none" else 1 - other
 
 
 def trees_score(view: View, number: int) -> float:
     """All of `number` crowns are clear, and a further one is not even half there."""
-    crowns = [graded(match, 0.35, 0.6, 0.78) for match, _, _ in view.trees]
+    crowns = [_clear(match, "tree", view.style) for match, _, _ in view.trees]
     if number == 0:
         return 1 - crowns[0]
-    exact = min(crowns[number - 1], 1 - crowns[number]) if number < len(crowns) else crowns[number - 1]
+    exact = min(crowns[number - 1], 1 - crowns[number])
     seen = sum(score >= 0.5 for score in crowns)
-    return exact if exact >= 0.5 else min(0.49, max(exact, 0.45 * (1 - abs(seen - number) / max(number, seen))) if seen else exact)
+    near = 0.45 * (1 - abs(seen - number) / max(number, seen)) if seen else 0.0
+    return exact if exact >= 0.5 else min(0.49, max(exact, near))
 
 
 def mountains_score(view: View) -> float:
     """Two clear tips."""
-    return min(graded(match, 0.3, 0.55, 0.75) for match, _, _ in view.mountains)
+    return min(_clear(match, "peak", view.style) for match, _, _ in view.mountains)

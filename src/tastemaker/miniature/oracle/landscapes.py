@@ -42,7 +42,7 @@ _CROWN_PLACES = (slice(28, 52), slice(7, 58))
 _PEAK_PLACES = (slice(16, 34), slice(9, 56))
 _FALLING_ROWS = 50  # rain and snow end above this row
 _EIGHT = np.ones((3, 3), bool)
-_STROKE_PX = (9, 56)  # area of a rain stroke; two may touch
+_STROKE_PX = (9, 64)  # area of a rain stroke; two may touch
 _FLAKE_PX = (7, 40)
 Place = tuple[float, float, float]  # match, x, y
 
@@ -90,13 +90,18 @@ class View:
         found = np.median(away[close & (nearest == main)], axis=0)
         return Layer(by_name(found, names), float(counts[main] / len(body)))
 
-    def _toward(self, fill: RGB, ink: RGB) -> np.ndarray:
-        """How much of each pixel is of a colour of the palette, on the sky, on paper or on anything else."""
+    def _toward(self, fill: RGB, ink: RGB, thin: bool = False, sepia_width: float = 26.0) -> np.ndarray:
+        """How much of each pixel is of a colour of the palette, on the sky, on paper or on anything else.
+
+        In sepia, where one tone lies on the way to another, blends with the sky count for `thin` things only.
+        """
         if self.lined:
             return mix_only(self.pixels, np.array(PAPER, np.float32), in_style(ink, self.style), 42.0)
         colour = in_style(fill, self.style)
-        width = 26.0 if self.style == "sepia" else 42.0
+        width = sepia_width if self.style == "sepia" else 42.0
         near = np.exp(-((distance(self.pixels, colour) / width) ** 2))
+        if self.style == "sepia" and not thin:
+            return near
         return np.maximum(near, mix_only(self.pixels, self._sky_colour, colour, width))
 
     @cached_property
@@ -107,12 +112,14 @@ class View:
     def strokes(self) -> tuple[int, np.ndarray]:
         """Number and place of what looks like rain."""
         colour = RAIN_RGB["day" if self.lined else self.sky.name]
-        return _pieces(self._toward(colour, colour) > 0.45, _STROKE_PX, tall=True)
+        rise = 0 if self.style == "pixel art" else 1  # blocks make strokes as wide as high
+        return _pieces(self._toward(colour, colour, thin=True) > 0.45, _STROKE_PX, rise)
 
     @cached_property
     def flakes(self) -> tuple[int, np.ndarray]:
         """Number and place of what looks like snow."""
-        return _pieces(self._toward(SNOWFLAKE, SNOWFLAKE_INK) > 0.45, _FLAKE_PX, tall=False)
+        beside_rain = ndimage.binary_dilation(self.strokes[1], _EIGHT, iterations=2)  # whose soft edges may be as pale
+        return _pieces((self._toward(SNOWFLAKE, SNOWFLAKE_INK, thin=True) > 0.45) & ~beside_rain, _FLAKE_PX, None)
 
     @cached_property
     def _unhidden(self) -> np.ndarray | None:
@@ -123,13 +130,20 @@ class View:
     def _find(self, found: np.ndarray, template: Template, window: tuple[slice, slice], number: int, apart: float) -> list[Place]:
         return peaks(Map(found, self._unhidden).match(template), window, number, apart)
 
+    def _body(self, found: np.ndarray, body: str) -> Place:
+        """In pixel art a disc or crescent looks different at every phase of the block grid."""
+        searched = Map(found, self._unhidden)
+        templates = scenery.bodies(body, self.style)
+        return max((peaks(searched.match(template), _BODY_PLACES, 1, 1)[0] for template in templates), key=lambda place: place[0])
+
     @cached_property
     def sun(self) -> Place:
-        return self._find(self._toward(SUN, SUN), scenery.sun(self.lined), _BODY_PLACES, 1, 1)[0]
+        return self._body(self._toward(SUN, SUN), "sun")
 
     @cached_property
     def moon(self) -> Place:
-        return self._find(self._toward(MOON, MOON_INK), scenery.moon(self.lined), _BODY_PLACES, 1, 1)[0]
+        thin = self.sky.name != "sunset"  # where a sepia sun lies on the way from sky to moon
+        return self._body(self._toward(MOON, MOON_INK, thin, sepia_width=36.0), "moon")
 
     @cached_property
     def clouds(self) -> list[Place]:
@@ -153,8 +167,11 @@ class View:
         return float(min(1.0, white[0] / 0.5, white[1] / 0.5))
 
 
-def _pieces(found: np.ndarray, areas: tuple[int, int], tall: bool) -> tuple[int, np.ndarray]:
-    """Pieces of the wanted area above the ground's lower part, and where they are; rain is also taller than wide."""
+def _pieces(found: np.ndarray, areas: tuple[int, int], rise: int | None) -> tuple[int, np.ndarray]:
+    """Pieces of the wanted area above the ground's lower part, and where they are.
+
+    Strokes are higher than wide by at least `rise` px; flakes, with `rise` None, are small both ways.
+    """
     found = found.copy()
     found[_FALLING_ROWS:] = False
     labels, number = ndimage.label(found, _EIGHT)
@@ -162,6 +179,6 @@ def _pieces(found: np.ndarray, areas: tuple[int, int], tall: bool) -> tuple[int,
     good = np.zeros(number + 1, bool)
     for label, place in enumerate(ndimage.find_objects(labels), start=1):
         height, width = place[0].stop - place[0].start, place[1].stop - place[1].start
-        shaped = 6 <= height <= 22 and width < height if tall else max(height, width) <= 9
+        shaped = max(height, width) <= 9 if rise is None else 4 <= height <= 22 and width + rise <= height
         good[label] = shaped and areas[0] <= sizes[label] <= areas[1]
     return int(good.sum()), good[labels]

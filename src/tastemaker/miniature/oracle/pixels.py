@@ -35,6 +35,9 @@ _PALE = np.array(SEPIA_PALE, np.float32)
 _TILE_SIGN = np.where(np.add.outer(np.arange(SIZE // DITHER_TILE), np.arange(SIZE // DITHER_TILE)) % 2 == 0, 1.0, -1.0)
 _SIGN_HW1 = _TILE_SIGN.repeat(DITHER_TILE, 0).repeat(DITHER_TILE, 1)[..., None].astype(np.float32)
 
+_CALM = 28.0  # grey levels between a tile and its neighbours that dither and noise can explain
+_CALM_SPREAD = 90.0  # variance inside a tile that blur and noise can explain
+
 
 def as_floats(picture: np.ndarray) -> np.ndarray:
     """float32 RGB in 0..255 of shape (64, 64, 3), from uint8 or from floats in [0, 1]."""
@@ -86,11 +89,14 @@ def off_sepia(pixels: np.ndarray) -> np.ndarray:
 
 
 def dither_amplitude(pixels: np.ndarray) -> float:
-    """The strength of pixel art's checkerboard in grey levels: 4 to 8 in real pixel art, 0 elsewhere."""
-    grey = pixels.mean(axis=2)
-    tiles = grey.reshape(SIZE // DITHER_TILE, DITHER_TILE, SIZE // DITHER_TILE, DITHER_TILE).mean(axis=(1, 3))
+    """The strength of pixel art's checkerboard in grey levels, on calm tiles: 4 to 8 in real pixel art, 0 elsewhere."""
+    blocks = pixels.mean(axis=2).reshape(SIZE // DITHER_TILE, DITHER_TILE, SIZE // DITHER_TILE, DITHER_TILE)
+    tiles = blocks.mean(axis=(1, 3))
+    spread = np.square(blocks).mean(axis=(1, 3)) - np.square(tiles)
     around = (tiles[:-2, 1:-1] + tiles[2:, 1:-1] + tiles[1:-1, :-2] + tiles[1:-1, 2:]) / 4
-    return float(np.median(_TILE_SIGN[1:-1, 1:-1] * (tiles[1:-1, 1:-1] - around))) / 2
+    away = tiles[1:-1, 1:-1] - around
+    calm = (np.abs(away) < _CALM) & (spread[1:-1, 1:-1] < _CALM_SPREAD)
+    return float(np.median((_TILE_SIGN[1:-1, 1:-1] * away)[calm])) / 2 if calm.sum() >= 12 else 0.0
 
 
 def without_dither(pixels: np.ndarray) -> np.ndarray:

@@ -8,7 +8,7 @@ import numpy as np
 from tastemaker.miniature.oracle.search import Template
 from tastemaker.miniature.world.description import Landscape
 from tastemaker.miniature.world.layout import LandscapeLayout
-from tastemaker.miniature.world.renderer import render
+from tastemaker.miniature.world.renderer import BLOCK_PX, render
 from tastemaker.miniature.world.scene_landscape import CROWN_RADIUS, TREE_HEIGHT
 
 _AT = 32.5  # the middle of pixel 32, so that templates are symmetric
@@ -22,14 +22,16 @@ CROWN_LIFT = TREE_HEIGHT - CROWN_RADIUS - 0.8  # from a tree's base to the middl
 def _difference(changes: dict, places: dict, lined: bool) -> np.ndarray:
     """How much each pixel changes, 1 for the greatest change."""
     bare = replace(_BARE, style="line drawing" if lined else "plain")
-    layout = replace(_EMPTY, **places)
-    before, after = (render(scene, layout).astype(np.float32) for scene in (bare, replace(bare, **changes)))
+    layout, after = replace(_EMPTY, **places), replace(bare, **changes)
+    bare = replace(bare, style=after.style)
+    before, after = (render(scene, layout).astype(np.float32) for scene in (bare, after))
     change = np.sqrt(np.square(after - before).sum(axis=2))
     return change / change.max()
 
 
 def _cut(ink: np.ndarray, margin: int) -> Template:
     """The inked part around the middle pixel."""
+    ink = ink.astype(np.float32)
     middle = int(_AT)
     rows, columns = np.nonzero(ink > 0.02)
     half_y, half_x = int(np.abs(rows - middle).max()), int(np.abs(columns - middle).max())
@@ -37,13 +39,15 @@ def _cut(ink: np.ndarray, margin: int) -> Template:
 
 
 @cache
-def sun(lined: bool) -> Template:
-    return _cut(_difference({"sky_body": "sun"}, {"body": (_AT, _AT)}, lined), 2)
-
-
-@cache
-def moon(lined: bool) -> Template:
-    return _cut(_difference({"sky_body": "moon"}, {"body": (_AT, _AT)}, lined), 2)
+def bodies(body: str, style: str) -> tuple[Template, ...]:
+    """Sun or moon; in pixel art at every other phase of the block grid."""
+    if style != "pixel art":
+        return (_cut(_difference({"sky_body": body}, {"body": (_AT, _AT)}, style == "line drawing"), 2),)
+    block = BLOCK_PX["landscape"]
+    shifts = np.arange(0.5, block, 1.0) - block / 2
+    return tuple(
+        _cut(_difference({"sky_body": body, "style": style}, {"body": (_AT + x, _AT + y)}, False) > 0.5, 2) for x in shifts for y in shifts
+    )
 
 
 @cache

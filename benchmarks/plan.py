@@ -1,0 +1,46 @@
+"""Which contests a run of the benchmarks holds, on what this machine can do."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from copy import deepcopy
+from pathlib import Path
+
+import torch
+
+from benchmarks import sampling, updating
+from benchmarks.timing import Contest
+from benchmarks.workload import Size, editing, in_dtype, of_one_length, text_to_image
+from tastemaker.models.lora import with_transformer
+from tastemaker.models.qwen_image21 import QwenImage21Adapter
+from tastemaker.runtime.device import pick_precision
+
+NOT_YET = "not measured, since it is not built: scoring while the next group is sampled (lever 5)"
+
+
+def contests(
+    adapter: QwenImage21Adapter, size: Size, folder: Path, *, compiled: bool, note: Callable[[str], None]
+) -> Iterator[Contest]:
+    """Contests in the order of the table; `note` is told what was left out and why. `folder` takes source pictures."""
+    texts = text_to_image(adapter, size)
+    edits = [editing(adapter, size, folder / str(count), count) for count in (1, 2)]
+    yield sampling.rollout_contest(texts)
+    yield sampling.prefix_contest(of_one_length(adapter, size))
+    yield from (sampling.rollout_contest(work) for work in edits)
+    yield updating.update_contest(texts)
+    yield updating.update_contest(edits[0])
+    yield updating.silence_contest(texts)
+    device = texts.device
+    if pick_precision("auto", device) == torch.bfloat16:
+        yield sampling.precision_contest(texts, in_dtype(adapter, torch.bfloat16))
+    else:
+        note(f"not measured: bf16, for which this {device.type} has no fast arithmetic")
+    if compiled and (device.type == "cuda" or shutil.which("g++")):
+        fast = with_transformer(adapter, deepcopy(adapter.transformer))
+        fast.transformer.compile_repeated_blocks()  # type: ignore[operator]
+        yield sampling.compile_contest(texts, fast)
+        yield updating.compile_contest(texts, fast)
+    else:
+        note("not measured: torch.compile of the repeated blocks" + (", no C++ compiler" if compiled else " (--compile)"))
+    note(NOT_YET)

@@ -1,0 +1,98 @@
+"""How cleanly a picture is drawn, whatever it shows: flat areas in the world's colours and sharp edges between them.
+
+Each pixel earns up to 1: for lying in a flat patch of a legal colour, or on the way between two such patches close by on
+opposite sides. Smears, noise, ghosts and bands earn less. Pixels that are neither flat nor legal weigh most, so that a
+large empty backdrop cannot hide a blurred object. Sepia has nearly every tone of its scale, so there flatness and
+sharpness decide.
+"""
+
+from functools import cache
+
+import numpy as np
+
+from tastemaker.miniature.oracle.pixels import as_floats, distance, off_sepia, without_dither
+from tastemaker.miniature.world import palette
+
+_BITS = 6  # per channel, of the table of distances to legal colours
+_LEGAL_WIDTH = 26.0  # RGB distance from a legal colour at which a pixel has lost most of its worth
+_FLAT_WIDTH = 32.0  # the same for the range of a channel inside a patch of 2 x 2 pixels
+_EXACT_WIDTH = 14.0  # the same for a pixel that no flat patch holds
+_SHARP = 0.125  # share of squared change that sharp edges reach
+_EDGE_WIDTH = 36.0  # the same for the distance of an edge pixel from the way between the patches
+_CALM_WEIGHT = 0.15
+_TYPICAL = 0.96  # what real renders reach
+_PAIRS = ((0, 2), (2, 0), (1, 1), (1, -1))  # (dy, dx) of one patch seen from an edge pixel; the other is opposite
+_NOSE_SHADE = 0.78
+
+
+def quality(picture: np.ndarray, style: str) -> float:
+    """In [0, 1]: about 1 for a real render, falling with blur, noise and anything half drawn."""
+    pixels = as_floats(picture)
+    pixels = without_dither(pixels) if style == "pixel art" else pixels
+    illegal = off_sepia(pixels) if style == "sepia" else _off_palette(pixels)
+    calm = np.exp(-((illegal / _LEGAL_WIDTH) ** 2) - (_roughness(pixels) / _FLAT_WIDTH) ** 2)
+    if style != "sepia":
+        calm = np.maximum(calm, np.exp(-((illegal / _EXACT_WIDTH) ** 2)))  # the middle of a thin line
+    worth = np.maximum(calm, _edges(pixels, calm))
+    weight = _CALM_WEIGHT + 1 - calm
+    clean = float((weight * worth).sum() / weight.sum())
+    sharp = _sharpness(pixels.mean(axis=2)) if style == "sepia" else 1.0
+    return min(1.0, clean * sharp / _TYPICAL)
+
+
+def _sharpness(grey: np.ndarray) -> float:
+    """How much of the change over four pixels happens within one: from 0 to 1 for sharp edges, whatever their contrast."""
+    near = sum(float(np.square(np.diff(grey, axis=axis)).sum()) for axis in (0, 1))
+    far = float(np.square(grey[4:] - grey[:-4]).sum() + np.square(grey[:, 4:] - grey[:, :-4]).sum())
+    return float(np.clip(near / max(far, 1.0) / _SHARP, 0, 1))
+
+
+def _legal_colours() -> np.ndarray:
+    single = ("PAPER", "DARK", "MOUTH", "LENS", "WAVE", "SUN", "MOON", "MOON_INK", "CLOUD", "CLOUD_INK", "SNOWFLAKE_INK")
+    groups = ("COLOUR_RGB", "SKIN_RGB", "SKIN_INK", "HAIR_RGB", "SKY_RGB", "GROUND_RGB", "GROUND_INK", "RAIN_RGB", "BOARD_RGB")
+    colours = [getattr(palette, name) for name in (*single, "TRUNK", "CROWN", "MOUNTAIN", "BOARD_RIM")]
+    colours += [rgb for name in groups for rgb in getattr(palette, name).values()] + list(palette.BACKDROPS)
+    shades = [np.array(rgb) * factor for rgb in palette.SKIN_RGB.values() for factor in (palette.NECK_SHADE, _NOSE_SHADE)]
+    return np.array([*colours, *shades], np.float32)
+
+
+@cache
+def _table() -> np.ndarray:
+    """RGB distance to the nearest legal colour for every colour of _BITS bits a channel."""
+    levels = (np.arange(1 << _BITS, dtype=np.float32) + 0.5) * 2 ** (8 - _BITS)
+    grid = np.stack(np.meshgrid(levels, levels, levels, indexing="ij"), axis=-1)
+    nearest = np.full(grid.shape[:3], np.inf, np.float32)
+    for colour in _legal_colours():
+        nearest = np.minimum(nearest, distance(grid, colour))
+    return nearest.ravel()
+
+
+def _off_palette(pixels: np.ndarray) -> np.ndarray:
+    codes = (np.clip(pixels, 0, 255).astype(np.int32)) >> (8 - _BITS)
+    return _table()[(codes[..., 0] << 2 * _BITS) | (codes[..., 1] << _BITS) | codes[..., 2]]
+
+
+def _roughness(pixels: np.ndarray) -> np.ndarray:
+    """The smallest range, over the patches of 2 x 2 pixels that hold a pixel, of its most varying channel."""
+    high = np.maximum(pixels[:, :-1], pixels[:, 1:])
+    low = np.minimum(pixels[:, :-1], pixels[:, 1:])
+    span = (np.maximum(high[:-1], high[1:]) - np.minimum(low[:-1], low[1:])).max(axis=2)
+    field = np.pad(span, 1, constant_values=np.inf)
+    rows = np.minimum(field[:-1], field[1:])
+    return np.minimum(rows[:, :-1], rows[:, 1:])
+
+
+def _edges(pixels: np.ndarray, calm: np.ndarray) -> np.ndarray:
+    """For each pixel, how well it lies between two calm ones on opposite sides; 0 along the border."""
+    best = np.zeros_like(calm)
+    middle = pixels[2:-2, 2:-2]
+    for dy, dx in _PAIRS:
+        one = (slice(2 + dy, 62 + dy), slice(2 + dx, 62 + dx))
+        two = (slice(2 - dy, 62 - dy), slice(2 - dx, 62 - dx))
+        way, at = pixels[two] - pixels[one], middle - pixels[one]
+        share = np.einsum("hwc,hwc->hw", at, way) / np.maximum(np.einsum("hwc,hwc->hw", way, way), 1.0)
+        aside = at - np.clip(share, 0, 1)[..., None] * way
+        squared = np.einsum("hwc,hwc->hw", aside, aside)
+        between = calm[one] * calm[two] * np.exp(-squared / _EDGE_WIDTH**2)
+        best[2:-2, 2:-2] = np.maximum(best[2:-2, 2:-2], between)
+    return best
