@@ -83,7 +83,7 @@ def start(workload: Workload, adapter: QwenImage21Adapter | None = None, silent:
     advantages = torch.randn(size.prompts, size.group, generator=torch.Generator().manual_seed(SEED))
     advantages[:silent] = 0
     kept = (torch.arange(size.prompts) >= silent).repeat_interleave(size.group)
-    signal = Signal(advantages.flatten().to(workload.device), kept.to(workload.device))
+    signal = Signal(advantages.flatten(), kept)
     return Update(setup, Batch(workload.prompts, condition, negative), trajectory, signal, optimiser)
 
 
@@ -244,8 +244,8 @@ def _accumulate(update: Update, groups: Tensor) -> Tensor:
 
 def _loss(update: Update, trajectory: Trajectory, v_cond: Tensor, v_uncond: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Loss, and mean |log ratio|, of all samples."""
-    setup = update.setup
-    loss, metrics = setup.algorithm.loss(trajectory, update.signal.advantages_B, setup.sampler, v_cond, v_uncond)
+    setup, advantages_B = update.setup, update.signal.advantages_B.to(v_cond.device)
+    loss, metrics = setup.algorithm.loss(trajectory, advantages_B, setup.sampler, v_cond, v_uncond)
     return loss, metrics["mean_abs_log_ratio"]
 
 

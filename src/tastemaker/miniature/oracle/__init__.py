@@ -1,1 +1,7 @@
 """Reads pictures back: which facts of a description a picture shows, from its pixels alone."""
+
+from tastemaker.miniature.oracle.crispness import quality
+from tastemaker.miniature.oracle.reading import EditReading, Fact, Reading
+from tastemaker.miniature.oracle.verdicts import facts_of, read, read_batch
+
+__all__ = ["EditReading", "Fact", "Reading", "facts_of", "quality", "read", "read_batch"]

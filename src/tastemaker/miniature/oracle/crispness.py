@@ -16,6 +16,7 @@ from tastemaker.miniature.world import palette
 _BITS = 6  # per channel, of the table of distances to legal colours
 _LEGAL_WIDTH = 26.0  # RGB distance from a legal colour at which a pixel has lost most of its worth
 _FLAT_WIDTH = 32.0  # the same for the range of a channel inside a patch of 2 x 2 pixels
+_SEPIA_FLAT_WIDTH = 80.0  # thin lines are no flaw; noise shows off the scale, blur in the sharpness
 _EXACT_WIDTH = 14.0  # the same for a pixel that no flat patch holds
 _SHARP = 0.125  # share of squared change that sharp edges reach
 _EDGE_WIDTH = 36.0  # the same for the distance of an edge pixel from the way between the patches
@@ -30,10 +31,11 @@ def quality(picture: np.ndarray, style: str) -> float:
     pixels = as_floats(picture)
     pixels = without_dither(pixels) if style == "pixel art" else pixels
     illegal = off_sepia(pixels) if style == "sepia" else _off_palette(pixels)
-    calm = np.exp(-((illegal / _LEGAL_WIDTH) ** 2) - (_roughness(pixels) / _FLAT_WIDTH) ** 2)
+    flat_width = _SEPIA_FLAT_WIDTH if style == "sepia" else _FLAT_WIDTH
+    calm = np.exp(-((illegal / _LEGAL_WIDTH) ** 2) - (_roughness(pixels) / flat_width) ** 2)
     if style != "sepia":
         calm = np.maximum(calm, np.exp(-((illegal / _EXACT_WIDTH) ** 2)))  # the middle of a thin line
-    worth = np.maximum(calm, _edges(pixels, calm))
+    worth = np.maximum(calm, _edges(pixels, calm, np.inf if style == "sepia" else _EDGE_WIDTH))
     weight = _CALM_WEIGHT + 1 - calm
     clean = float((weight * worth).sum() / weight.sum())
     sharp = _sharpness(pixels.mean(axis=2)) if style == "sepia" else 1.0
@@ -82,8 +84,11 @@ def _roughness(pixels: np.ndarray) -> np.ndarray:
     return np.minimum(rows[:, :-1], rows[:, 1:])
 
 
-def _edges(pixels: np.ndarray, calm: np.ndarray) -> np.ndarray:
-    """For each pixel, how well it lies between two calm ones on opposite sides; 0 along the border."""
+def _edges(pixels: np.ndarray, calm: np.ndarray, width: float) -> np.ndarray:
+    """For each pixel, how well it lies between two calm ones on opposite sides; 0 along the border.
+
+    With an infinite `width` any colour may lie there: a thin line in a tone of its own.
+    """
     best = np.zeros_like(calm)
     middle = pixels[2:-2, 2:-2]
     for dy, dx in _PAIRS:
@@ -93,6 +98,6 @@ def _edges(pixels: np.ndarray, calm: np.ndarray) -> np.ndarray:
         share = np.einsum("hwc,hwc->hw", at, way) / np.maximum(np.einsum("hwc,hwc->hw", way, way), 1.0)
         aside = at - np.clip(share, 0, 1)[..., None] * way
         squared = np.einsum("hwc,hwc->hw", aside, aside)
-        between = calm[one] * calm[two] * np.exp(-squared / _EDGE_WIDTH**2)
+        between = calm[one] * calm[two] * np.exp(-squared / width**2)
         best[2:-2, 2:-2] = np.maximum(best[2:-2, 2:-2], between)
     return best

@@ -1,0 +1,107 @@
+"""A training killed in any phase and started again ends at the weights of the uninterrupted one, bit for bit.
+
+The phases are cut short in this process by an exception nobody catches, which leaves on disk what SIGKILL would leave there; one
+test kills a real process (the runtime's own tests do so at every single write).
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from test_training import Brightness, assert_same, fresh, go, settings, weights
+
+import tastemaker.training.policy as policy
+from tastemaker.runtime.metrics import read_lines
+
+
+class Killed(BaseException):
+    """Not an Exception: no handler of the product may swallow it."""
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    return weights(go(settings(), tmp_path_factory.mktemp("whole")))
+
+
+@pytest.mark.parametrize("phase", ["prepare", "rollout", "judge", "accumulate"])
+def test_killed_in_a_phase(tmp_path, monkeypatch, uninterrupted, phase):
+    original, calls = getattr(policy, phase), []
+
+    def dies_in_the_third_step(*args, **kwargs):
+        calls.append(1)
+        if len(calls) == 3:
+            raise Killed
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(policy, phase, dies_in_the_third_step)
+    with pytest.raises(Killed):
+        go(settings(), tmp_path)
+    trained = []
+    resumed = go(settings(), tmp_path, after_step=lambda step, images, batch: trained.append(step))
+    assert trained == [3, 4]
+    assert_same(uninterrupted, weights(resumed))
+    assert [line["step"] for line in read_lines(tmp_path / "metrics.jsonl")] == [1, 2, 3, 4]
+
+
+def test_killed_between_log_and_checkpoint(tmp_path, uninterrupted):
+    def dies(step, images, batch):
+        if step == 4:
+            raise Killed
+
+    with pytest.raises(Killed):
+        go(settings(), tmp_path, after_step=dies)
+    assert [line["step"] for line in read_lines(tmp_path / "metrics.jsonl")] == [1, 2, 3, 4]
+    resumed = go(settings(), tmp_path)
+    assert_same(uninterrupted, weights(resumed))
+    assert [line["step"] for line in read_lines(tmp_path / "metrics.jsonl")] == [1, 2, 3, 4]
+
+
+def test_a_process_killed_and_terminated_ends_at_the_same_weights(tmp_path, uninterrupted):
+    """SIGKILL once three steps are logged, then SIGTERM (exit code 75), then to the end."""
+    run = tmp_path / "run"
+    first = _start(run)
+    _until_step(first, 3)
+    first.send_signal(signal.SIGKILL)
+    assert first.wait() == -signal.SIGKILL
+    second = _start(run)
+    _until_step(second, 3)
+    second.send_signal(signal.SIGTERM)
+    assert second.wait() == 75
+    assert _start(run).wait() == 0
+    assert_same(uninterrupted, weights(go(settings(), run)))
+
+
+def _start(run: Path) -> subprocess.Popen:
+    here = Path(__file__)
+    paths = os.pathsep.join([str(here.parent), str(here.parents[1]), str(here.parents[2] / "src")])
+    environment = {**os.environ, "PYTHONPATH": paths}
+    return subprocess.Popen([sys.executable, str(here), str(run)], env=environment, stdout=subprocess.PIPE, text=True)
+
+
+def _until_step(process: subprocess.Popen, step: int) -> None:
+    assert process.stdout is not None
+    assert any(line.strip() == f"step {step}" for line in process.stdout), "the process ended before that step"
+
+
+class SlowBrightness(Brightness):
+    """Leaves the test time to send its signal."""
+
+    def score(self, images, prompts):
+        time.sleep(0.5)
+        return super().score(images, prompts)
+
+
+if __name__ == "__main__":
+    from tastemaker.errors import TastemakerError
+
+    try:
+        tell = lambda step, images, batch: print(f"step {step}", flush=True)  # noqa: E731
+        go(settings(), Path(sys.argv[1]), fresh(), SlowBrightness(), after_step=tell)
+    except TastemakerError as error:
+        sys.exit(error.exit_code)
