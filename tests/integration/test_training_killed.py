@@ -1,7 +1,7 @@
 """A training killed in any phase and started again ends at the weights of the uninterrupted one, bit for bit.
 
-The phases are cut short in this process by an exception nobody catches, which leaves on disk what SIGKILL would leave there; one
-test kills a real process (the runtime's own tests do so at every single write).
+The phases are cut short in this process by an exception nobody catches, which leaves on disk what SIGKILL would leave there;
+one test kills a real process (the runtime's own tests do so at every single write).
 """
 
 from __future__ import annotations

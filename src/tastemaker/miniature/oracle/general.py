@@ -46,7 +46,7 @@ def shape_score(seen: Seen, shape: str) -> float:
     """Whether an object is clearly of this shape: a good match, and a better one than any other shape's."""
     rival = max(match for name, match in seen.shapes.items() if name != shape)
     own = seen.shapes[shape]
-    return min(graded(own, 0.6, 0.82, 0.92), graded(own - rival, -0.25, 0.01, 0.04))
+    return min(graded(own, 0.6, 0.8, 0.92), graded(own - rival, -0.25, 0.008, 0.04))
 
 
 def object_colour_score(seen: Seen, colour: str) -> float:

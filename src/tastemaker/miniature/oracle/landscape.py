@@ -15,7 +15,7 @@ _PASSES: dict[str, dict[str, float]] = {
     "plain": {"cloud": 0.74, "body": 0.72, "peak": 0.44, "tree": 0.62, "strokes": 5.0, "flakes": 5.2},
     "line drawing": {"cloud": 0.78, "body": 0.7, "peak": 0.64, "tree": 0.73, "strokes": 5.0, "flakes": 5.2},
     "pixel art": {"cloud": 0.68, "body": 0.72, "peak": 0.58, "tree": 0.58, "strokes": 3.2, "flakes": 4.4},
-    "sepia": {"cloud": 0.68, "body": 0.7, "peak": 0.46, "tree": 0.72, "strokes": 5.0, "flakes": 5.2},
+    "sepia": {"cloud": 0.68, "body": 0.7, "peak": 0.46, "tree": 0.68, "strokes": 5.0, "flakes": 5.2},
 }
 
 

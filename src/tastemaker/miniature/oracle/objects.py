@@ -14,6 +14,8 @@ _VISIBLE = 40.0  # RGB distance from the backdrop at which a pixel belongs to so
 _GHOST = 22.0  # the same for a smoothed picture, where faint stains show
 _SPECK_PX = 12.0  # smaller pieces are specks, not objects
 _GHOST_PX = 30
+_PART_PX = 50  # area of the smallest object that may hide in a merged piece
+_CLEAR = 0.86  # match from which a shape is beyond doubt
 _REACH = 2  # px around a piece where its soft edge may lie
 _EIGHT = np.ones((3, 3), bool)
 
@@ -110,7 +112,7 @@ def _see_piece(pixels, away, mine, others, backdrop, window, style) -> list[Seen
     core = _core(away, mine)
     body = pixels[core]
     if style == "sepia":
-        return [_see_one(pixels, mine, others, backdrop, np.median(body, axis=0), 1.0, window, style)]
+        return _see_all(pixels, mine, others, backdrop, np.median(body, axis=0), 1.0, window, style)
     named = colour_distances(body, backdrop, colour_names(style)).argmin(axis=1)
     shares = np.bincount(named) / len(named)
     main = int(shares.argmax())
@@ -120,8 +122,25 @@ def _see_piece(pixels, away, mine, others, backdrop, window, style) -> list[Seen
             _see_one(pixels, part, others | (mine & ~part), backdrop, np.median(pixels[part], axis=0), purity, window, style)
             for part, purity in parts
         ]
-    colour = np.median(body[named == main], axis=0)
-    return [_see_one(pixels, mine, others, backdrop, colour, float(shares[main]), window, style)]
+    colour, purity = np.median(body[named == main], axis=0), float(shares[main])
+    return _see_all(pixels, mine, others, backdrop, colour, purity, window, style)
+
+
+def _see_all(pixels, mine, others, backdrop, colour, purity, window, style) -> list[Seen]:
+    """One object; or several of one colour whose soft edges touch, if each alone has a clear shape."""
+    whole = _see_one(pixels, mine, others, backdrop, colour, purity, window, style)
+    if whole.confidence > _CLEAR or whole.area < 2 * _PART_PX:
+        return [whole]
+    strong = mine & (mix(pixels, backdrop, colour) > 0.6)
+    labels, number = ndimage.label(strong)
+    large = [label for label in range(1, number + 1) if (labels == label).sum() >= _PART_PX]
+    if len(large) < 2:
+        return [whole]
+    nearest = ndimage.distance_transform_edt(~np.isin(labels, large), return_distances=False, return_indices=True)
+    owner = labels[tuple(nearest)]
+    parts = [mine & (owner == label) for label in large]
+    seen = [_see_one(pixels, part, others | (mine & ~part), backdrop, colour, purity, window, style) for part in parts]
+    return seen if all(part.confidence > _CLEAR for part in seen) else [whole]
 
 
 def _core(away: np.ndarray, mine: np.ndarray) -> np.ndarray:

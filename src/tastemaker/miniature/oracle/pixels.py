@@ -35,7 +35,7 @@ _PALE = np.array(SEPIA_PALE, np.float32)
 _TILE_SIGN = np.where(np.add.outer(np.arange(SIZE // DITHER_TILE), np.arange(SIZE // DITHER_TILE)) % 2 == 0, 1.0, -1.0)
 _SIGN_HW1 = _TILE_SIGN.repeat(DITHER_TILE, 0).repeat(DITHER_TILE, 1)[..., None].astype(np.float32)
 
-_CALM = 28.0  # grey levels between a tile and its neighbours that dither and noise can explain
+_CALM = 26.0  # grey levels between neighbouring tiles that dither and noise can explain
 _CALM_SPREAD = 90.0  # variance inside a tile that blur and noise can explain
 
 
@@ -93,10 +93,11 @@ def dither_amplitude(pixels: np.ndarray) -> float:
     blocks = pixels.mean(axis=2).reshape(SIZE // DITHER_TILE, DITHER_TILE, SIZE // DITHER_TILE, DITHER_TILE)
     tiles = blocks.mean(axis=(1, 3))
     spread = np.square(blocks).mean(axis=(1, 3)) - np.square(tiles)
-    around = (tiles[:-2, 1:-1] + tiles[2:, 1:-1] + tiles[1:-1, :-2] + tiles[1:-1, 2:]) / 4
-    away = tiles[1:-1, 1:-1] - around
-    calm = (np.abs(away) < _CALM) & (spread[1:-1, 1:-1] < _CALM_SPREAD)
-    return float(np.median((_TILE_SIGN[1:-1, 1:-1] * away)[calm])) / 2 if calm.sum() >= 12 else 0.0
+    even = spread < _CALM_SPREAD
+    across, down = tiles[:, 1:] - tiles[:, :-1], tiles[1:] - tiles[:-1]
+    steps = np.concatenate([(-_TILE_SIGN[:, :-1] * across).ravel(), (-_TILE_SIGN[:-1] * down).ravel()])
+    calm = np.concatenate([(even[:, 1:] & even[:, :-1]).ravel(), (even[1:] & even[:-1]).ravel()]) & (np.abs(steps) < _CALM)
+    return float(np.median(steps[calm])) / 2 if calm.sum() >= 20 else 0.0
 
 
 def without_dither(pixels: np.ndarray) -> np.ndarray:
