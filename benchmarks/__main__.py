@@ -30,7 +30,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--clock", choices=CLOCKS, default="wall", help="cpu: processor time, for a busy machine; CPU only")
     parser.add_argument("--only", default="", metavar="WORDS", help="only comparisons whose title has these words")
     parser.add_argument("--compile", action="store_true", help="also with torch.compile of the repeated blocks; takes minutes")
-    parser.add_argument("--quick", action="store_true", help="a few pictures and steps: shows that all ways agree, not speed")
+    parser.add_argument(
+        "--quick", action="store_true", help="few pictures, steps and comparisons: shows that ways agree, not speed"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the rows to this file")
     options = parser.parse_args(arguments)
     if options.repeats < 1:
@@ -44,7 +46,7 @@ def main(arguments: list[str] | None = None) -> int:
     rows: list[Row] = []
     notes: list[str] = []
     with tempfile.TemporaryDirectory() as folder:
-        for contest in contests(adapter, size, Path(folder), compiled=options.compile, note=notes.append):
+        for contest in contests(adapter, size, Path(folder), quick=options.quick, compiled=options.compile, note=notes.append):
             if options.only in contest.title:
                 print(contest.title, "...", file=sys.stderr)
                 rows += measure(contest, options.repeats, device, CLOCKS[options.clock])

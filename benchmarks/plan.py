@@ -20,16 +20,21 @@ NOT_YET = "not measured, since it is not built: scoring while the next group is 
 
 
 def contests(
-    adapter: QwenImage21Adapter, size: Size, folder: Path, *, compiled: bool, note: Callable[[str], None]
+    adapter: QwenImage21Adapter, size: Size, folder: Path, *, quick: bool, compiled: bool, note: Callable[[str], None]
 ) -> Iterator[Contest]:
-    """Contests in the order of the table; `note` is told what was left out and why. `folder` takes source pictures."""
-    texts = text_to_image(adapter, size)
-    edits = [editing(adapter, size, folder / str(count), count) for count in (1, 2)]
+    """Contests in the order of the table; `note` is told what was left out and why. `folder` takes source pictures.
+
+    `quick` leaves out what other contests show already, with other prompts.
+    """
+    texts, edits = text_to_image(adapter, size), editing(adapter, size, folder / "one", num_sources=1)
     yield sampling.rollout_contest(texts)
     yield sampling.prefix_contest(of_one_length(adapter, size))
-    yield from (sampling.rollout_contest(work) for work in edits)
+    yield sampling.rollout_contest(edits)
+    if not quick:
+        yield sampling.rollout_contest(editing(adapter, size, folder / "two", num_sources=2))
     yield updating.update_contest(texts)
-    yield updating.update_contest(edits[0])
+    if not quick:
+        yield updating.update_contest(edits)
     yield updating.silence_contest(texts)
     device = texts.device
     if pick_precision("auto", device) == torch.bfloat16:
@@ -37,10 +42,18 @@ def contests(
     else:
         note(f"not measured: bf16, for which this {device.type} has no fast arithmetic")
     if compiled and (device.type == "cuda" or shutil.which("g++")):
-        fast = with_transformer(adapter, deepcopy(adapter.transformer))
-        fast.transformer.compile_repeated_blocks()  # type: ignore[operator]
+        fast = _compiled(adapter)
         yield sampling.compile_contest(texts, fast)
         yield updating.compile_contest(texts, fast)
     else:
         note("not measured: torch.compile of the repeated blocks" + (", no C++ compiler" if compiled else " (--compile)"))
     note(NOT_YET)
+
+
+def _compiled(adapter: QwenImage21Adapter) -> QwenImage21Adapter:
+    """A copy with compiled blocks. Prefix and target, both branches, with and without gradient are one block to the compiler,
+    more variants than it makes by default before it falls back to the uncompiled block."""
+    torch._dynamo.config.recompile_limit = 64
+    fast = with_transformer(adapter, deepcopy(adapter.transformer))
+    fast.transformer.compile_repeated_blocks()  # type: ignore[operator]
+    return fast

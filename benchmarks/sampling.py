@@ -22,7 +22,7 @@ from tastemaker.rollout import Sampler, denoise
 
 PREFIX_TARGET = {"t2i": 1.5, "edit": 2.0}
 """At least so many times as fast as recomputing the prompt at every step."""
-LOW_PRECISION = 0.5
+LOW_PRECISION = 0.2
 """Two precisions part ways over the steps of a rollout; this only says that the pictures are still related."""
 
 

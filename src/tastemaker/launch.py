@@ -12,7 +12,7 @@ from rich.console import Console
 
 from tastemaker import config as settings
 from tastemaker.config import LoraPolicy, TrainConfig
-from tastemaker.data.embeddings import encoder_key
+from tastemaker.data.embeddings import EmbeddingCache, encoder_key
 from tastemaker.data.prompts import read_prompts
 from tastemaker.errors import UserMistake
 from tastemaker.miniature import task as miniature
@@ -41,13 +41,13 @@ def train(path: Path, *, overrides: Iterable[str] = (), folder: Path | None = No
     device, dtype = prepare_hardware(config)
     adapter = load(model, device=device, dtype=dtype)
     side = config.rollout.picture_side
+    cache = EmbeddingCache(adapter, height=side, width=side, folder=folder / "embeddings", encoder_key=encoder_key(model))
     state = run_training(
         config,
         adapter,
         Task(prompts, rewards, side, side),
         folder,
-        cache=folder / "embeddings",
-        encoder=encoder_key(model),
+        embeddings=cache,
         allow_changes=allow,
         trackers=lambda start, total: [Progress(total, start=start, console=console)],
     )

@@ -24,6 +24,7 @@ def threads():
     torch.set_num_threads(before)
 
 
+@pytest.mark.slow
 def test_all_ways_agree(tmp_path, threads, capsys):
     from benchmarks.__main__ import main
 

@@ -10,14 +10,18 @@ from __future__ import annotations
 import io
 import time
 from collections.abc import Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
+import torch
+from diffusers.utils import logging as diffusers_logging
 from PIL import Image
 from rich.console import Console
 from torch import Tensor
+from transformers.utils import logging as transformers_logging
 
 from tastemaker import config as settings
 from tastemaker.config import TrainConfig
@@ -42,6 +46,7 @@ from tastemaker.runtime import folder as disk
 from tastemaker.runtime.metrics import read_lines
 from tastemaker.runtime.progress import Progress
 from tastemaker.training.start import Task, prepare_hardware, run_training
+from tastemaker.training.state import PolicyState
 from tastemaker.types import Prompt
 
 TRAINING_PROMPTS = 4000
@@ -50,6 +55,8 @@ WALL_CASES = 12
 QUICK = ("rollout.prompts=4", "rollout.group_size=4", "budget.max_steps=2", "evaluation.prompts=16", "evaluation.steps=4")
 """Overrides for a demo that only shows that everything runs; its numbers mean nothing, and it says so."""
 MODELS = ("base", "trained")
+Pictures = dict[tuple[str, float], np.ndarray]
+"""Held-out pictures by model and guidance scale."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +69,7 @@ class Stage:
     held_out: Sequence[Prompt]
     folder: Path
     console: Console
+    pool: Executor | None
 
     @property
     def evaluation(self) -> Path:
@@ -81,44 +89,54 @@ def run(
 ) -> Summary:
     """Runs or resumes the demo in `folder`; writes report.html, summary.json and pictures. Raises Stopped on Ctrl-C."""
     began = time.monotonic()
-    console = Console()
     changes = [f"seed={seed}", *([f"threads={threads}"] if threads else []), *(QUICK if quick else ()), *overrides]
     config = settings.load(Path(__file__).with_name("demo.yaml"), TrainConfig, changes)
     device, dtype = prepare_hardware(config)
+    diffusers_logging.disable_progress_bar()
+    transformers_logging.disable_progress_bar()
     adapter = load(task.WEIGHTS, device=device, dtype=dtype)
-    key = encoder_key(task.WEIGHTS)
-    cache = folder / "embeddings"
-    embeddings = EmbeddingCache(adapter, height=SIDE, width=SIDE, folder=cache, encoder_key=key)
-    stage = Stage(config, adapter, embeddings, task.held_out_prompts(config.evaluation.prompts), folder, console)
-    show_first_pictures(stage)
-    pictures = {("base", scale): drawn(stage, "base", scale) for scale in stage.scales}
-    training = Task(task.training_prompts(TRAINING_PROMPTS, config.seed), task.rewards(), SIDE, SIDE)
-    state = run_training(
-        config,
-        adapter,
-        training,
-        folder,
-        cache=cache,
-        encoder=key,
-        trackers=lambda start, total: [Progress(total, start=start, console=console)],
-        after_step=lambda step, images, batch: keep_pictures(folder, step, images, config.rollout.group_size),
+    cache = EmbeddingCache(
+        adapter, height=SIDE, width=SIDE, folder=folder / "embeddings", encoder_key=encoder_key(task.WEIGHTS)
     )
-    with state.averaged():
-        adapter.pipeline.transformer.save_pretrained(folder / "transformer")
-        pictures |= {("trained", scale): drawn(stage, "trained", scale) for scale in stage.scales}
-    summary = summarise(stage, pictures, spent(folder, time.monotonic() - began), quick)
-    write_summary(folder / "summary.json", summary)
-    print_table(summary, console)
-    walls = [wall_of(stage, pictures, scale) for scale in stage.scales]
-    for scale, wall in zip(stage.scales, walls, strict=True):
-        save_wall(folder / f"wall-{'guided' if scale != 1 else 'unguided'}.png", wall)
-    guided = stage.scales[0]
-    shifts = picture_statistics.compare(pictures["base", guided], pictures["trained", guided])
-    report = write_report(
-        folder, summary, title="tastemaker demo", history=read_lines(folder / "metrics.jsonl"), walls=walls, shifts=shifts
-    )
-    console.print(f"report: {report}")
+    with task.reading_processes(torch.get_num_threads()) as pool:
+        stage = Stage(config, adapter, cache, task.held_out_prompts(config.evaluation.prompts), folder, Console(), pool)
+        show_first_pictures(stage)
+        pictures = {("base", scale): drawn(stage, "base", scale) for scale in stage.scales}
+        state = trained(stage)
+        with state.averaged():
+            adapter.transformer.save_pretrained(folder / "transformer")
+            pictures |= {("trained", scale): drawn(stage, "trained", scale) for scale in stage.scales}
+        summary = summarise(stage, pictures, spent(folder, time.monotonic() - began), quick)
+        report(stage, pictures, summary)
     return summary
+
+
+def trained(stage: Stage) -> PolicyState:
+    config = stage.config
+    prompts = task.training_prompts(TRAINING_PROMPTS, config.seed)
+    return run_training(
+        config,
+        stage.adapter,
+        Task(prompts, task.rewards(stage.pool), SIDE, SIDE),
+        stage.folder,
+        embeddings=stage.embeddings,
+        trackers=lambda start, total: [Progress(total, start=start, console=stage.console)],
+        after_step=lambda step, images, batch: keep_pictures(stage.folder, step, images, config.rollout.group_size),
+    )
+
+
+def report(stage: Stage, pictures: Pictures, summary: Summary) -> None:
+    """Table, summary.json, walls and report.html."""
+    folder, guided = stage.folder, stage.scales[0]
+    write_summary(folder / "summary.json", summary)
+    print_table(summary, stage.console)
+    walls = [wall_of(stage, pictures, scale) for scale in stage.scales]
+    for name, wall in zip(("guided", "unguided"), walls, strict=True):
+        save_wall(folder / f"wall-{name}.png", wall)
+    shifts = picture_statistics.compare(pictures["base", guided], pictures["trained", guided])
+    history = read_lines(folder / "metrics.jsonl")
+    page = write_report(folder, summary, title="tastemaker demo", history=history, walls=walls, shifts=shifts)
+    stage.console.print(f"report: {page}")
 
 
 def show_first_pictures(stage: Stage) -> None:
@@ -130,14 +148,19 @@ def show_first_pictures(stage: Stage) -> None:
     some = draw(stage.adapter, stage.embeddings, prompts, stage.drawing(stage.scales[0]))
     disk.make_folder(path.parent)
     save_wall(
-        path, paired_wall("what the base draws", ["base"], [p.text for p in prompts], [some], [task.verdicts(some, prompts)])
+        path,
+        paired_wall(
+            "what the base draws", ["base"], [p.text for p in prompts], [some], [task.verdicts(some, prompts, stage.pool)]
+        ),
     )
     stage.console.print(f"first pictures of the base: {path}")
 
 
 def drawn(stage: Stage, model: str, scale: float) -> np.ndarray:
     """The held-out pictures of a model, from disk where a former run of this folder drew them."""
-    path = stage.evaluation / f"{model}-guidance-{scale:g}.npy"
+    after = stage.config.budget.max_steps if model == "trained" else 0
+    name = f"{model}-step-{after}-guidance-{scale:g}-steps-{stage.config.evaluation.steps}-n-{len(stage.held_out)}.npy"
+    path = stage.evaluation / name
     if path.exists():
         return np.load(path)
     what = (
@@ -163,9 +186,9 @@ def keep_pictures(folder: Path, step: int, images: Tensor, group_size: int) -> N
     disk.write_bytes_atomic(folder / "images" / f"step-{step:04d}.png", buffer.getvalue())
 
 
-def summarise(stage: Stage, pictures: dict[tuple[str, float], np.ndarray], seconds: float, quick: bool) -> Summary:
+def summarise(stage: Stage, pictures: Pictures, seconds: float, quick: bool) -> Summary:
     categories = [prompt.category for prompt in stage.held_out]
-    verdicts = {key: task.verdicts(images, stage.held_out) for key, images in pictures.items()}
+    verdicts = {key: task.verdicts(images, stage.held_out, stage.pool) for key, images in pictures.items()}
     rows: list[Row] = []
     differences: list[Difference] = []
     for scale in stage.scales:
@@ -182,7 +205,7 @@ def summarise(stage: Stage, pictures: dict[tuple[str, float], np.ndarray], secon
             task="t2i",
             guidance=scale,
         )
-    quality = {key: float(task.qualities(images, stage.held_out).mean()) for key, images in pictures.items()}
+    quality = {key: float(task.qualities(images, stage.held_out, stage.pool).mean()) for key, images in pictures.items()}
     notes = [
         "accuracy: the share of held-out prompts of which every fact holds in the picture, by the miniature's oracle",
         "training used the oracle as a verifiable reward, on other prompts; the held-out combinations were never trained on",
@@ -201,12 +224,12 @@ def summarise(stage: Stage, pictures: dict[tuple[str, float], np.ndarray], secon
     )
 
 
-def wall_of(stage: Stage, pictures: dict[tuple[str, float], np.ndarray], scale: float) -> Wall:
+def wall_of(stage: Stage, pictures: Pictures, scale: float) -> Wall:
     prompts = stage.held_out[: WALL_CASES * 2]
     images = [pictures[model, scale][: len(prompts)] for model in MODELS]
     heading = f"same prompts, same noise, {'guidance ' + format(scale, 'g') if scale != 1 else 'no guidance'}"
     return paired_wall(
-        heading, list(MODELS), [p.text for p in prompts], images, [task.verdicts(some, prompts) for some in images]
+        heading, list(MODELS), [p.text for p in prompts], images, [task.verdicts(some, prompts, stage.pool) for some in images]
     )
 
 

@@ -6,7 +6,11 @@ the evaluation read a prompt's `truth`; the model sees its text.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import signal
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, ProcessPoolExecutor
+from contextlib import contextmanager
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -37,20 +41,44 @@ def as_prompt(item: splits.Item) -> Prompt:
     return Prompt(**{**row, "sources": tuple(row["sources"])})
 
 
-def rewards() -> dict[str, Reward]:
+@contextmanager
+def reading_processes(count: int) -> Iterator[Executor | None]:
+    """A pool in which pictures are read; for one, none: read them here. Spawned, because torch's threads do not survive a fork."""
+    if count < 2:
+        yield None
+        return
+    with ProcessPoolExecutor(count, mp_context=get_context("spawn"), initializer=_leave_signals_to_the_parent) as pool:
+        yield pool
+
+
+def rewards(pool: Executor | None = None) -> dict[str, Reward]:
     return {
-        "facts": FunctionReward("facts", _facts, floor=0.05),
-        "quality": FunctionReward("quality", _quality, floor=0.02),
+        "facts": FunctionReward("facts", _facts, floor=0.05, pool=pool),
+        "quality": FunctionReward("quality", _quality, floor=0.02, pool=pool),
     }
 
 
-def verdicts(pictures: np.ndarray, prompts: Sequence[Prompt]) -> np.ndarray:
+def verdicts(pictures: np.ndarray, prompts: Sequence[Prompt], pool: Executor | None = None) -> np.ndarray:
     """bool (n,): whether every fact of prompt i holds in picture i."""
-    return np.array([read(picture, _described(prompt.truth)).exact for picture, prompt in zip(pictures, prompts, strict=True)])
+    return np.array(_over(_exact, pictures, prompts, pool))
 
 
-def qualities(pictures: np.ndarray, prompts: Sequence[Prompt]) -> np.ndarray:
-    return np.array([_quality(picture, prompt.truth or {}) for picture, prompt in zip(pictures, prompts, strict=True)])
+def qualities(pictures: np.ndarray, prompts: Sequence[Prompt], pool: Executor | None = None) -> np.ndarray:
+    return np.array(_over(_quality, pictures, prompts, pool))
+
+
+def _over(function: Callable, pictures: np.ndarray, prompts: Sequence[Prompt], pool: Executor | None) -> list:
+    truths = [prompt.truth for prompt in prompts]
+    return list(map(function, pictures, truths) if pool is None else pool.map(function, pictures, truths, chunksize=16))
+
+
+def _leave_signals_to_the_parent() -> None:
+    """Ctrl-C reaches every process of a terminal; the parent decides when to stop."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _exact(picture: Any, truth: Mapping[str, Any]) -> bool:
+    return read(picture, _described(truth)).exact
 
 
 def _facts(picture: Any, truth: Mapping[str, Any]) -> float:

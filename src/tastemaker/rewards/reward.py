@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -81,21 +82,26 @@ def _why_missing(score: float | Missing, reward: Reward) -> str | None:
 class FunctionReward:
     """A reward from a plain function of one uint8 picture (H, W, 3) and the prompt's truth, such as an oracle's reading.
 
-    Verifiable rewards are for prompts whose facts are known by construction; a prompt without `truth` has no score.
+    Verifiable rewards are for prompts whose facts are known by construction; a prompt without `truth` has no score. With a
+    `pool` of processes the pictures are read side by side; `read` must then be a function of a module.
     """
 
     name: str
-    read: Callable[[object, Mapping], float]
+    read: Callable[[Any, Any], float]
     low: float = 0.0
     high: float = 1.0
     floor: float = 0.02
+    pool: Executor | None = None
 
     def score(self, images: Tensor, prompts: Sequence[Prompt]) -> list[float | Missing]:
-        pictures = to_uint8(images).numpy()
-        return [
-            Missing("the prompt states no truth to verify") if prompt.truth is None else float(self.read(picture, prompt.truth))
-            for picture, prompt in zip(pictures, prompts, strict=True)
-        ]
+        told = [row for row, prompt in enumerate(prompts) if prompt.truth is not None]
+        pictures = list(to_uint8(images[told]).numpy())
+        truths = [prompts[row].truth for row in told]
+        side_by_side = self.pool.map(self.read, pictures, truths, chunksize=max(1, len(told) // 16)) if self.pool else None
+        scores: list[float | Missing] = [Missing("the prompt states no truth to verify")] * len(prompts)
+        for row, score in zip(told, side_by_side or map(self.read, pictures, truths), strict=True):
+            scores[row] = float(score)
+        return scores
 
 
 def to_uint8(images: Tensor) -> Tensor:

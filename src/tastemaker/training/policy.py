@@ -87,7 +87,7 @@ def train(
     deadline: Callable[[], bool] = lambda: False,
     after_step: Callable[[int, Tensor, Batch], None] = lambda step, images, batch: None,
 ) -> None:
-    """Steps `state.step + 1` to `max_steps`. Ends early, saved and resumable, when `stop` is requested or `deadline` is past."""
+    """Steps `state.step + 1` to `max_steps`. Ends early, saved and resumable, when a stop is requested or `deadline` past."""
     for step in range(state.step + 1, max_steps + 1):
         began = time.perf_counter()
         batch = prepare(setup, step)

@@ -115,15 +115,14 @@ def run_training(
     task: Task,
     folder: Path,
     *,
-    cache: Path | None = None,
-    encoder: str = "",
+    embeddings: EmbeddingCache | None = None,
     allow_changes: Iterable[str] = (),
     trackers: Callable[[int, int], Sequence[Tracker]] = lambda start, total: (),
     after_step: Callable[[int, Tensor, Batch], None] = lambda step, images, batch: None,
     stop: StopRequest | None = None,
 ) -> PolicyState:
     """Trains, or goes on training, in `folder`. Raises Stopped after saving when a signal or the time budget ended it early."""
-    embeddings = EmbeddingCache(adapter, height=task.height, width=task.width, folder=cache, encoder_key=encoder)
+    embeddings = embeddings or EmbeddingCache(adapter, height=task.height, width=task.width)
     setup = make_setup(config, adapter, task.prompts, task.rewards, embeddings, height=task.height, width=task.width)
     state = make_state(config, adapter)
     limit = config.budget.max_minutes

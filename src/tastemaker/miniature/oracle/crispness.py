@@ -10,20 +10,20 @@ from functools import cache
 
 import numpy as np
 
+from tastemaker.miniature.oracle.face_maps import NOSE_SHADE
 from tastemaker.miniature.oracle.pixels import as_floats, distance, off_sepia, without_dither
 from tastemaker.miniature.world import palette
 
 _BITS = 6  # per channel, of the table of distances to legal colours
-_LEGAL_WIDTH = 26.0  # RGB distance from a legal colour at which a pixel has lost most of its worth
-_FLAT_WIDTH = 32.0  # the same for the range of a channel inside a patch of 2 x 2 pixels
+_LEGAL_WIDTH = 36.0  # RGB distance from a legal colour at which a pixel has lost most of its worth
+_FLAT_WIDTH = 80.0  # the same for the range of a channel inside a patch of 2 x 2 pixels
 _SEPIA_FLAT_WIDTH = 80.0  # thin lines are no flaw; noise shows off the scale, blur in the sharpness
-_EXACT_WIDTH = 14.0  # the same for a pixel that no flat patch holds
+_EXACT_WIDTH = 28.0  # the same for a pixel that no flat patch holds
 _SHARP = 0.125  # share of squared change that sharp edges reach
-_EDGE_WIDTH = 36.0  # the same for the distance of an edge pixel from the way between the patches
-_CALM_WEIGHT = 0.15
-_TYPICAL = 0.96  # what real renders reach
+_EDGE_WIDTH = 80.0  # the same for the distance of an edge pixel from the way between the patches
+_CALM_WEIGHT = 0.12
+_TYPICAL = 0.97  # what real renders reach
 _PAIRS = ((0, 2), (2, 0), (1, 1), (1, -1))  # (dy, dx) of one patch seen from an edge pixel; the other is opposite
-_NOSE_SHADE = 0.78
 
 
 def quality(picture: np.ndarray, style: str) -> float:
@@ -54,7 +54,7 @@ def _legal_colours() -> np.ndarray:
     groups = ("COLOUR_RGB", "SKIN_RGB", "SKIN_INK", "HAIR_RGB", "SKY_RGB", "GROUND_RGB", "GROUND_INK", "RAIN_RGB", "BOARD_RGB")
     colours = [getattr(palette, name) for name in (*single, "TRUNK", "CROWN", "MOUNTAIN", "BOARD_RIM")]
     colours += [rgb for name in groups for rgb in getattr(palette, name).values()] + list(palette.BACKDROPS)
-    shades = [np.array(rgb) * factor for rgb in palette.SKIN_RGB.values() for factor in (palette.NECK_SHADE, _NOSE_SHADE)]
+    shades = [np.array(rgb) * factor for rgb in palette.SKIN_RGB.values() for factor in (palette.NECK_SHADE, NOSE_SHADE)]
     return np.array([*colours, *shades], np.float32)
 
 

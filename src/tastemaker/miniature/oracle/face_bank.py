@@ -6,7 +6,7 @@ from functools import cache
 
 import numpy as np
 
-from tastemaker.miniature.oracle.face_maps import dark_map, ink_map, mouth_map, silhouette, skin_map
+from tastemaker.miniature.oracle.face_maps import dark_map, ink_map, mouth_map, nose_map, silhouette, skin_map
 from tastemaker.miniature.oracle.pixels import in_style, without_dither
 from tastemaker.miniature.world.canvas import DITHER
 from tastemaker.miniature.world.description import HAIR_STYLES, Portrait
@@ -26,14 +26,19 @@ class Bank:
     energies: np.ndarray
     values: dict[str, np.ndarray]
 
-    def match(self, found: np.ndarray, seen: np.ndarray | None = None) -> np.ndarray:
-        """1 - |m - t|^2 / (|m|^2 + |t|^2) with every template, over the pixels `seen` where given."""
+    def match(self, found: np.ndarray) -> np.ndarray:
+        """1 - |m - t|^2 / (|m|^2 + |t|^2) with every template."""
         flat = found.ravel()
+        return 2 * (self.maps @ flat) / np.maximum(self.energies + float(flat @ flat), 1e-6)
+
+    def alike(self, found: np.ndarray, seen: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+        """Cosine with every template, and how strong the map is compared with it, over the pixels `seen` where given."""
+        flat, energies = found.ravel(), self.energies
         if seen is not None:
             flat = flat * seen.ravel()
             energies = np.square(self.maps) @ seen.ravel().astype(np.float32)
-            return 2 * (self.maps @ flat) / np.maximum(energies + float(flat @ flat), 1e-6)
-        return 2 * (self.maps @ flat) / np.maximum(self.energies + float(flat @ flat), 1e-6)
+        inner = self.maps @ flat
+        return inner / np.sqrt(np.maximum(energies * float(flat @ flat), 1e-6)), inner / np.maximum(energies, 1e-6)
 
 
 def _bank(maps: list[np.ndarray], rows: list[dict]) -> Bank:
@@ -109,6 +114,18 @@ def mouth_bank(style: str) -> Bank:
 
 def neck_of(skin: np.ndarray) -> np.ndarray:
     return NECK_SHADE * skin
+
+
+@cache
+def nose_bank(style: str) -> Bank:
+    """Nose maps for all lengths."""
+    maps, rows = [], []
+    ground = np.array(PAPER if style == "line drawing" else SKIN_RGB["light"], np.float32)
+    for length in _steps("nose_length", 0.25):
+        picture = _picture(Portrait("light", "bald", None, "blue", smile=False, style=style), nose_length=length)
+        maps.append(nose_map(picture, ground, np.array(SKIN_RGB["light"], np.float32)))
+        rows.append({"nose_length": length})
+    return _bank(maps, rows)
 
 
 @cache

@@ -3,7 +3,7 @@
 import numpy as np
 from scipy import ndimage
 
-from tastemaker.miniature.oracle.pixels import distance, in_style, mix_only
+from tastemaker.miniature.oracle.pixels import distance, in_style, mix, mix_only
 from tastemaker.miniature.world.palette import DARK, MOUTH, PAPER
 from tastemaker.miniature.world.scene_portrait import FACE_CENTRE
 
@@ -12,6 +12,8 @@ HEAD_ROWS = 58  # rows that hold head and hair
 CHIN = (slice(40, 54), slice(12, 52))  # where the lower half of the face ends, sideways and below
 EYES = (slice(26, 37), slice(20, 44))
 MOUTHS = (slice(36, 49), slice(20, 44))
+NOSES = (slice(33, 40), slice(29, 35))
+NOSE_SHADE = 0.78  # of the skin, as scene_portrait draws it
 
 
 def backdrop_of(pixels: np.ndarray) -> np.ndarray:
@@ -50,6 +52,11 @@ def dark_map(pixels: np.ndarray, skin: np.ndarray, style: str) -> np.ndarray:
 def mouth_map(pixels: np.ndarray, skin: np.ndarray, style: str) -> np.ndarray:
     """How far pixels are on the way from skin to the mouth's colour, and on no other way."""
     return mix_only(pixels[MOUTHS], skin, in_style(DARK if style == "sepia" else MOUTH, style), 50.0)
+
+
+def nose_map(pixels: np.ndarray, ground: np.ndarray, skin: np.ndarray) -> np.ndarray:
+    """How far pixels between eyes and mouth are on the way from `ground` (skin, or paper) to a shade of the skin."""
+    return mix(pixels[NOSES], ground, NOSE_SHADE * skin)
 
 
 def face_region() -> np.ndarray:

@@ -6,7 +6,7 @@ from functools import cache
 import numpy as np
 
 from tastemaker.miniature.oracle import face_bank
-from tastemaker.miniature.oracle.face_maps import MOUTHS, backdrop_of, dark_map, face_region, ink_map, mouth_map, silhouette, skin_map
+from tastemaker.miniature.oracle.face_maps import MOUTHS, backdrop_of, dark_map, face_region, ink_map, mouth_map, nose_map, silhouette, skin_map
 from tastemaker.miniature.oracle.pixels import (
     by_name,
     colour_distances,
@@ -16,12 +16,13 @@ from tastemaker.miniature.oracle.pixels import (
     without_dither,
 )
 from tastemaker.miniature.world.description import HAIR_STYLES
-from tastemaker.miniature.world.palette import DARK, LENS, MOUTH, PAPER, SKIN_INK
+from tastemaker.miniature.world.palette import DARK, LENS, MOUTH, PAPER, SKIN_INK, SKIN_RGB
 from tastemaker.miniature.world.scene_portrait import EYE_LIFT, FACE_CENTRE
 
 _SKIN_REACH = 45.0  # RGB distance within which a pixel is of the face's colour
 _FRINGE = (slice(18, 22), slice(27, 37))
 _SHIRT_INSIDE = (slice(59, 62), slice(24, 40))
+_BESIDE_MOUTH = 9  # px from the middle of the face beyond which there is only skin before the edge
 _REGION = face_region()
 
 
@@ -29,7 +30,8 @@ _REGION = face_region()
 class Face:
     """What was seen of a portrait. `hair`, `eyes` and `mouth` are matches in [0, 1] with the best template of a kind.
 
-    `eyes` holds, for glasses off and on, the matches of the left and the right half. `skin_share` is the part of the
+    `eyes` holds, for glasses off and on, the matches of the left and the right half; `mouth`, for straight and smiling, the
+    match and the strength of colour. `skin_share` is the part of the
     face's area that shows its colour; `proportions` are measured in px, by the layout's names.
     """
 
@@ -38,7 +40,7 @@ class Face:
     skins: dict[str, float]
     skin_share: float
     eyes: dict[bool, tuple[float, float]]
-    mouth: dict[bool, float]
+    mouth: dict[bool, tuple[float, float]]
     shirts: dict[str, float]
     shirt_purity: float
     hollow: float
@@ -57,6 +59,8 @@ def see_face(pixels: np.ndarray, style: str) -> Face:
     hair_bank = face_bank.hair_bank(kind)
     matches = hair_bank.match(silhouette(pixels))
     hair = {name: float(matches[hair_bank.values["hair"] == i].max()) for i, name in enumerate(HAIR_STYLES)}
+    if not lined:
+        chin_values["face_width"] = _face_width(pixels, skin, chin_values)
     skins = _skins(pixels, skin, chin_values, style)
     eyes, eye_values = _eyes(dark_map(pixels, ground, style), ground, style)
     seen = None
@@ -75,7 +79,7 @@ def see_face(pixels: np.ndarray, style: str) -> Face:
         shirts=shirts,
         shirt_purity=purity,
         hollow=_hollow(pixels),
-        proportions={**chin_values, **eye_values, **mouth_values},
+        proportions={**chin_values, **eye_values, **mouth_values, "nose_length": _nose(pixels, ground, skins, style)},
     )
 
 
@@ -106,12 +110,30 @@ def _chin(pixels: np.ndarray, skin: np.ndarray, style: str, kind: str) -> tuple[
         width = 0.6 * float(np.linalg.norm(skin - face_bank.neck_of(skin)))
         tries = {"": bank.match(skin_map(pixels, skin, float(np.clip(width, 14, 34))))}
     ink = max(tries, key=lambda name: tries[name].max())
-    best = int(tries[ink].argmax())
-    return float(tries[ink][best]), _row(bank, best, "face_width", "face_height")
+    return float(tries[ink].max()), _row(bank, tries[ink], "face_width", "face_height")
 
 
-def _row(bank: face_bank.Bank, index: int, *keys: str) -> dict[str, float]:
-    return {key: float(bank.values[key][index]) for key in keys}
+def _row(bank: face_bank.Bank, matches: np.ndarray, *keys: str) -> dict[str, float]:
+    """The best template's values; their mean where several match equally, as pixel art makes them."""
+    best = np.flatnonzero(matches >= matches.max() - 1e-4)
+    return {key: float(bank.values[key][best].mean()) for key in keys}
+
+
+def _face_width(pixels: np.ndarray, skin: np.ndarray, size: dict[str, float]) -> float:
+    """From where each row beside and below the mouth leaves the face's colour half way, on both sides."""
+    widths = []
+    for y in range(40, 46):
+        squeeze = np.sqrt(max(1 - ((y + 0.5 - FACE_CENTRE[1]) / (size["face_height"] / 2)) ** 2, 0.1))
+        away = distance(pixels[y], skin)
+        for side in (away[32:], away[31::-1]):
+            steep = int(np.diff(side[_BESIDE_MOUTH : _BESIDE_MOUTH + 10]).argmax()) + _BESIDE_MOUTH
+            inner, outer = float(side[max(steep - 2, _BESIDE_MOUTH)]), float(side[steep + 2])
+            half = (inner + outer) / 2
+            over = int(np.argmax(side[_BESIDE_MOUTH:] > half)) + _BESIDE_MOUTH
+            if outer - inner > 20 and side[over] > half:
+                before = float(side[over - 1])
+                widths.append(2 * (over - (side[over] - half) / max(float(side[over]) - before, 1.0) + 0.5) / squeeze)
+    return float(np.clip(np.median(widths), 24, 40)) if len(widths) >= 4 else size["face_width"]
 
 
 def _skins(pixels: np.ndarray, skin: np.ndarray, size: dict[str, float], style: str) -> dict[str, float]:
@@ -152,14 +174,13 @@ def _eyes(found: np.ndarray, ground: np.ndarray, style: str) -> tuple[dict[bool,
     skin = "light" if style == "line drawing" else skins.names[int(distance(skins.rgb, ground).argmin())]
     bank = face_bank.eye_bank(style, skin)
     both = bank.match(found)
-    best = int(both.argmax())
     result = {}
     for glasses in (False, True):
         rows = np.flatnonzero(bank.values["glasses"] == glasses)
         winner = bank.maps[rows[both[rows].argmax()]].reshape(found.shape)
         halves = np.split(found, 2, axis=1), np.split(winner, 2, axis=1)
         result[glasses] = tuple(_dice(a, b) for a, b in zip(*halves, strict=True))
-    return result, _row(bank, best, "eye_distance", "eye_radius")
+    return result, _row(bank, both, "eye_distance", "eye_radius")
 
 
 def _dice(a: np.ndarray, b: np.ndarray) -> float:
@@ -175,11 +196,24 @@ def _mouth_area(size: dict[str, float], eye_distance: float) -> np.ndarray:
     return inside & ~frame if eye_distance else inside
 
 
-def _mouth(found: np.ndarray, kind: str, seen: np.ndarray | None) -> tuple[dict[bool, float], dict[str, float]]:
+def _mouth(found: np.ndarray, kind: str, seen: np.ndarray | None) -> tuple[dict[bool, tuple[float, float]], dict[str, float]]:
     bank = face_bank.mouth_bank(kind)
-    matches = bank.match(found, seen)
-    by_kind = {smile: float(matches[bank.values["smile"] == smile].max()) for smile in (False, True)}
-    return by_kind, _row(bank, int(matches.argmax()), "mouth_width", "mouth_drop")
+    cosines, strengths = bank.alike(found, seen)
+    by_kind = {}
+    for smile in (False, True):
+        rows = np.flatnonzero(bank.values["smile"] == smile)
+        best = rows[cosines[rows].argmax()]
+        by_kind[smile] = (float(cosines[best]), float(strengths[best]))
+    return by_kind, _row(bank, cosines, "mouth_width", "mouth_drop")
+
+
+def _nose(pixels: np.ndarray, ground: np.ndarray, skins: dict[str, float], style: str) -> float:
+    """Length in px; in a line drawing the nose is a shade of a skin that only the ink tells."""
+    skin = ground
+    if style == "line drawing":
+        skin = np.array(SKIN_RGB[min(skins, key=skins.__getitem__)], np.float32)
+    bank = face_bank.nose_bank(face_bank.drawn_style(style))
+    return float(bank.values["nose_length"][bank.match(nose_map(pixels, ground, skin)).argmax()])
 
 
 def _shirt(pixels: np.ndarray, backdrop: np.ndarray, style: str) -> tuple[dict[str, float], float]:

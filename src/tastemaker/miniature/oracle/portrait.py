@@ -54,5 +54,6 @@ def glasses_score(face: Face, glasses: bool) -> float:
 
 
 def smile_score(face: Face, smile: bool) -> float:
-    own, rival = face.mouth[smile], face.mouth[not smile]
-    return min(graded(own, 0.4, 0.62, 0.85), graded(own - rival, -0.3, 0.03, 0.15))
+    (own, strength), (rival, _) = face.mouth[smile], face.mouth[not smile]
+    clear = min(graded(own, 0.5, 0.72, 0.88), graded(strength, 0.15, 0.4, 0.65))
+    return min(clear, graded(own - rival, -0.25, 0.02, 0.12))

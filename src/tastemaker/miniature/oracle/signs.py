@@ -76,6 +76,14 @@ def see_sign(pixels: np.ndarray, style: str, number: int | None = None) -> Sign:
     return Sign(glyphs, best.leftover, board, rim, shift)
 
 
+def writing(pixels: np.ndarray, style: str) -> np.ndarray:
+    """Which pixels of the board are written on; bool (64, 64)."""
+    pixels = without_dither(pixels) if style == "pixel art" else pixels
+    interior = _interior(_board_shift(_brown(pixels, style)), style)
+    ink = _ink(pixels, np.median(pixels[interior].reshape(-1, 3), axis=0), interior, style)
+    return np.zeros(pixels.shape[:2], bool) if ink is None else ink > 0.2
+
+
 def _brown(pixels: np.ndarray, style: str) -> np.ndarray:
     return np.exp(-((distance(pixels, in_style(BOARD_RIM, style)) / 45) ** 2))
 
