@@ -28,7 +28,8 @@ def contests(
     """
     texts, edits = text_to_image(adapter, size), editing(adapter, size, folder / "one", num_sources=1)
     yield sampling.rollout_contest(texts)
-    yield sampling.prefix_contest(of_one_length(adapter, size))
+    if not quick:
+        yield sampling.prefix_contest(of_one_length(adapter, size))
     yield sampling.rollout_contest(edits)
     if not quick:
         yield sampling.rollout_contest(editing(adapter, size, folder / "two", num_sources=2))

@@ -21,7 +21,7 @@ from tastemaker.types import Condition, Prompt
 
 
 class EmbeddingCache:
-    """`condition(prompts)` encodes what is new and stacks the rest from memory or `folder`."""
+    """`condition(prompts)` encodes what is new and stacks the rest from memory or `folder`; everything it gives is on the CPU."""
 
     def __init__(self, adapter: Adapter, *, height: int, width: int, folder: Path | None = None, encoder_key: str = ""):
         self._adapter, self._size, self._folder, self._encoder_key = adapter, (height, width), folder, encoder_key
@@ -54,7 +54,7 @@ class EmbeddingCache:
     def _encode(self, key: str, text: str, sources: tuple[str, ...]) -> Condition:
         pictures = [Image.open(source).convert("RGB") for source in sources]
         height, width = self._size
-        condition = self._adapter.encode([text], [pictures] if pictures else None, height=height, width=width)
+        condition = self._adapter.encode([text], [pictures] if pictures else None, height=height, width=width).to("cpu")
         if self._folder is not None:
             path = self._folder / f"{key}.safetensors"
             temporary = path.with_suffix(f".{os.getpid()}.tmp")

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from tastemaker.miniature.oracle import quality, read
+from tastemaker.miniature.oracle import EditReading, Reading, quality, read, read_edit
 from tastemaker.miniature.world import corpus, splits
 from tastemaker.miniature.world.description import Description, from_dict
 from tastemaker.rewards.reward import FunctionReward, Reward
@@ -43,7 +43,7 @@ def as_prompt(item: splits.Item) -> Prompt:
 
 @contextmanager
 def reading_processes(count: int) -> Iterator[Executor | None]:
-    """A pool in which pictures are read; for one, none: read them here. Spawned, because torch's threads do not survive a fork."""
+    """A pool in which pictures are read, or None for one. Spawned, because torch's threads do not survive a fork."""
     if count < 2:
         yield None
         return
@@ -63,6 +63,20 @@ def verdicts(pictures: np.ndarray, prompts: Sequence[Prompt], pool: Executor | N
     return np.array(_over(_exact, pictures, prompts, pool))
 
 
+def readings(pictures: np.ndarray, prompts: Sequence[Prompt], pool: Executor | None = None) -> list[Reading]:
+    """The oracle's whole readings."""
+    return _over(_read, pictures, prompts, pool)
+
+
+def edit_readings(
+    sources: np.ndarray, outputs: np.ndarray, edits: Sequence[Prompt], pool: Executor | None = None
+) -> list[EditReading]:
+    """The oracle's readings of edits of `sources` (n, 64, 64, 3)."""
+    truths = [edit.truth for edit in edits]
+    spread = map if pool is None else pool.map
+    return list(spread(_read_edit, sources, outputs, truths))
+
+
 def qualities(pictures: np.ndarray, prompts: Sequence[Prompt], pool: Executor | None = None) -> np.ndarray:
     return np.array(_over(_quality, pictures, prompts, pool))
 
@@ -77,20 +91,30 @@ def _leave_signals_to_the_parent() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
+def _read(picture: Any, truth: Mapping[str, Any]) -> Reading:
+    return read(picture, described(truth))
+
+
+def _read_edit(source: Any, output: Any, truth: Mapping[str, Any]) -> EditReading:
+    edit = corpus.edit_from_dict(truth)
+    return read_edit(source, output, edit.source, edit.target, edit.moved)
+
+
 def _exact(picture: Any, truth: Mapping[str, Any]) -> bool:
-    return read(picture, _described(truth)).exact
+    return read(picture, described(truth)).exact
 
 
 def _facts(picture: Any, truth: Mapping[str, Any]) -> float:
-    reading = read(picture, _described(truth))
+    reading = read(picture, described(truth))
     return 0.5 * reading.exact + 0.5 * reading.partial
 
 
 def _quality(picture: Any, truth: Mapping[str, Any]) -> float:
-    return quality(picture, _described(truth).style)
+    return quality(picture, described(truth).style)
 
 
-def _described(truth: Mapping[str, Any] | None) -> Description:
+def described(truth: Mapping[str, Any] | None) -> Description:
+    """The description that a text-to-image prompt's truth holds."""
     if truth is None:
         raise ValueError("this prompt states no truth")
     return from_dict(truth["description"])

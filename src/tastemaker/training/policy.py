@@ -222,7 +222,9 @@ def loss_of(
     if setup.sampler.policy_mode == "both" and batch.negative is not None:
         prefix = setup.adapter.prefix(batch.negative).select(negative_rows(batch.negative, groups)[local_B])
         unconditional = stored_velocities(setup.adapter, prefix, some)
-    return setup.algorithm.loss(some, signal.advantages_B[rows], setup.sampler, velocities, unconditional, reference)
+    return setup.algorithm.loss(
+        some, signal.advantages_B[rows].to(velocities.device), setup.sampler, velocities, unconditional, reference
+    )
 
 
 def check_floor(setup: Setup, metrics: dict[str, Tensor]) -> None:

@@ -84,7 +84,7 @@ class PolicyState:
         self.optimiser.load_state_dict(unflatten(tensors["optimiser"], plain["optimiser"]))
         self.updates, self.step = plain["updates"], plain["step"]
         if self.ema:
-            self.ema = {name: tensors["ema"][name].clone() for name in self.ema}
+            self.ema = {name: tensors["ema"][name].clone().to(value.device) for name, value in self.ema.items()}
 
 
 class _Named(nn.Module):

@@ -21,9 +21,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from tastemaker.miniature.builder import base, drawings, vae
+from tastemaker.miniature.builder.card import measure, render_card
 from tastemaker.miniature.builder.parts import build_scheduler, build_text_encoder, build_transformer, build_vae
 from tastemaker.miniature.builder.tokenizer import build_processor, build_tokenizer, special_ids
+from tastemaker.miniature.task import reading_processes
 from tastemaker.miniature.world.wording import vocabulary
+from tastemaker.models.adapter import load
 from tastemaker.models.qwen_image21 import QwenImage21Adapter, adapt
 from tastemaker.runtime import checkpoint
 
@@ -44,8 +47,11 @@ class Plan:
     seed: int = 0
 
 
-def build(folder: Path, plan: Plan | None = None, console: Console | None = None) -> Path:
-    """Builds everything that `folder` does not hold yet; returns the pipeline folder inside it."""
+def build(folder: Path, plan: Plan | None = None, console: Console | None = None, measured: int | None = None) -> Path:
+    """Builds everything that `folder` does not hold yet; returns the pipeline folder inside it.
+
+    `measured` limits the card to so many held-out prompts of each task.
+    """
     plan, console = plan or Plan(), console or Console()
     torch.manual_seed(plan.seed)
     torch.set_flush_denormal(True)
@@ -63,7 +69,18 @@ def build(folder: Path, plan: Plan | None = None, console: Console | None = None
     out = folder / "pipeline"
     save_pipeline(assemble(folder, load_file(folder / "base.safetensors")).pipeline, out)
     (out / "build.json").write_text(json.dumps({"plan": asdict(plan), "seconds": timings}, indent=1) + "\n")
+    write_card(out, console, measured)
     return out
+
+
+def write_card(pipeline: Path, console: Console, count: int | None = None) -> None:
+    """Measures the pipeline folder as it is opened by anyone, and writes its README.md."""
+    adapter = load(pipeline, device="cpu", dtype=torch.float32)
+    with reading_processes(torch.get_num_threads()) as pool:
+        measures = measure(adapter, count=count, pool=pool, say=lambda text: console.print(f"measuring: {text}"))
+    built = json.loads((pipeline / "build.json").read_text(encoding="utf-8"))
+    plan = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in built["plan"].items())
+    (pipeline / "README.md").write_text(render_card(measures, f"Built with {plan}."), encoding="utf-8")
 
 
 def _draw(folder: Path, plan: Plan) -> None:

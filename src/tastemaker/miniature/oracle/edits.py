@@ -11,7 +11,7 @@ from tastemaker.miniature.oracle.faces import see_face
 from tastemaker.miniature.oracle.general import assign
 from tastemaker.miniature.oracle.landscape import landscape_fact_names, score_facts
 from tastemaker.miniature.oracle.landscapes import View
-from tastemaker.miniature.oracle.likeness import as_vector, is_face, same_person
+from tastemaker.miniature.oracle.likeness import as_vector, is_face, unlikeness
 from tastemaker.miniature.oracle.objects import see_objects
 from tastemaker.miniature.oracle.pixels import as_floats
 from tastemaker.miniature.oracle.reading import PASS, EditReading, Reading, graded, reading
@@ -26,6 +26,8 @@ _PATCH = 8
 _LEAST_SEEN = 12  # untouched pixels a patch needs to be judged
 _MEAN = (0.10, 0.045, 0.015)  # mean absolute difference: score 0, PASS and 1
 _WORST = (0.35, 0.16, 0.06)  # the same for the worst patch
+_FACES_APART = (2.5, 1.3, 0.6)  # the same for the unlikeness of faces, in units of the tolerances
+_NO_FACE = 9.0
 
 
 def read_edit(
@@ -42,8 +44,10 @@ def read_edit(
     before, after = as_floats(source), as_floats(output)
     target = _target_reading(before, after, source_description, target_description, moved)
     preserved = preserved_score(before, after, source_description, target_description, moved)
-    kept = _identity_kept(before, after, source_description, target_description)
-    verdict = preserved >= PASS
+    apart = _faces_apart(before, after, source_description, target_description)
+    if apart is not None:
+        preserved = min(preserved, graded(apart, *_FACES_APART))
+    kept, verdict = None if apart is None else apart <= 1.0, preserved >= PASS
     return EditReading(target.facts, target.exact, target.partial, preserved, verdict, kept, target.exact and verdict)
 
 
@@ -64,7 +68,7 @@ def _moved_score(after: np.ndarray, new: General, moved: Moved) -> float:
     chosen = assign(see_objects(after, new.style).objects, new.objects, new.style != "sepia")
     for thing, seen in zip(new.objects, chosen, strict=True):
         if (thing.shape, thing.colour) == (moved.shape, moved.colour) and seen:
-            place = seen.centre[0 if moved.side in ("left", "right") else 1]
+            place = seen.middle[0 if moved.side in ("left", "right") else 1]
             depth = place if moved.side in ("left", "top") else SIZE - place
             return graded(depth, 36, SIDE_LIMIT + 2, SIDE_LIMIT)
     return 0.0
@@ -93,10 +97,11 @@ def _differences(before: np.ndarray, after: np.ndarray, seen: np.ndarray) -> tup
     return float(apart.sum() / seen.sum()), worst
 
 
-def _identity_kept(before: np.ndarray, after: np.ndarray, old: Description, new: Description) -> bool | None:
+def _faces_apart(before: np.ndarray, after: np.ndarray, old: Description, new: Description) -> float | None:
+    """Unlikeness of the two faces; None where the source shows none."""
     if not isinstance(old, Portrait) or not isinstance(new, Portrait):
         return None
     faces = see_face(before, old.style), see_face(after, new.style)
     if not is_face(faces[0]):
         return None
-    return is_face(faces[1]) and same_person(as_vector(faces[0]), as_vector(faces[1]), (old.style, new.style))
+    return unlikeness(as_vector(faces[0]), as_vector(faces[1]), (old.style, new.style)) if is_face(faces[1]) else _NO_FACE

@@ -110,8 +110,8 @@ def _relation(first: Seen, second: Seen, description: General, crowding: float) 
     horizontal = description.relation in ("left of", "right of")
     sign = 1 if description.relation in ("left of", "above") else -1
     axis = 0 if horizontal else 1
-    ahead = sign * (second.centre[axis] - first.centre[axis])
-    aside = abs(second.centre[1 - axis] - first.centre[1 - axis])
+    ahead = sign * (second.middle[axis] - first.middle[axis])
+    aside = abs(second.middle[1 - axis] - first.middle[1 - axis])
     identified = crowding
     for seen, thing in zip((first, second), description.things, strict=True):
         looks = [shape_score(seen, thing.shape)]

@@ -21,6 +21,8 @@ from tastemaker.miniature.world.palette import (
     CLOUD,
     CLOUD_INK,
     CROWN,
+    GROUND_INK,
+    GROUND_RGB,
     MOON,
     MOON_INK,
     MOUNTAIN,
@@ -158,6 +160,18 @@ class View:
     def mountains(self) -> list[Place]:
         """The two best places for a tip."""
         return self._find(self._toward(MOUNTAIN, MOUNTAIN), scenery.peak(self.lined), _PEAK_PLACES, 2, 14)
+
+    @cached_property
+    def horizon(self) -> float | None:
+        """The first row of the ground, to a fraction of a pixel; None where the ground cannot be told from the sky."""
+        table = GROUND_INK if self.lined else GROUND_RGB
+        ground = in_style(table[self.ground.name], self.style)
+        if float(np.linalg.norm(ground - self._sky_colour)) < 30:
+            return None
+        share = mix_only(self.pixels[34:52], np.array(PAPER, np.float32) if self.lined else self._sky_colour, ground, 60.0)
+        rows = np.median(share, axis=1)
+        above = np.flatnonzero(rows > 0.5)
+        return 34.0 + float(above[0]) + 1.0 - float(rows[above[0]]) if len(above) else None
 
     @cached_property
     def hollow(self) -> float:

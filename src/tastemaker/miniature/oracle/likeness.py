@@ -1,4 +1,4 @@
-"""Measures a face's proportions, and whether two pictures show the same person."""
+"""Measures a face's proportions, and how far two faces are from being the same."""
 
 import numpy as np
 
@@ -51,12 +51,12 @@ def as_vector(face: Face) -> np.ndarray:
     return np.array([face.proportions[name] for name in PROPORTIONS])
 
 
-def same_person(one: np.ndarray, two: np.ndarray, styles: tuple[str, str]) -> bool:
-    """Whether all proportions agree within their tolerances, as far as both styles show them.
+def unlikeness(one: np.ndarray, two: np.ndarray, styles: tuple[str, str]) -> float:
+    """The largest difference of a proportion in units of its tolerance, as far as both styles show it.
 
     Outlines of hair and face may coincide in a line drawing, so its face is not measured across or along.
     """
     allowed = np.array([TOLERANCES[name] for name in PROPORTIONS]) * (_BLOCKY_TOLERANCE if "pixel art" in styles else 1.0)
     if "line drawing" in styles:
         allowed[[PROPORTIONS.index("face_width"), PROPORTIONS.index("face_height")]] = np.inf
-    return bool((np.abs(one - two) <= allowed).all())
+    return float((np.abs(one - two) / allowed).max())

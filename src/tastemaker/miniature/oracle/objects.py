@@ -47,6 +47,12 @@ class Seen:
         return min(self.colours, key=self.colours.__getitem__)
 
     @property
+    def middle(self) -> tuple[float, float]:
+        """The centre of the box, which is what the world places; a heart's or triangle's centroid lies off it."""
+        x0, y0, x1, y1 = self.box
+        return ((x0 + x1) / 2, (y0 + y1) / 2)
+
+    @property
     def confidence(self) -> float:
         return self.shapes[self.shape]
 

@@ -22,7 +22,7 @@ from tastemaker.miniature.world.renderer import render
 
 _EIGHT = np.ones((3, 3), bool)
 _MARGIN = 4  # px around what is touched, for soft edges
-_TREE_MATCH = 0.5
+_CLEAR = 0.5  # match of a part of a landscape whose place counts
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def _pairs(before: list[_Named], after: list[_Named]) -> tuple[list[tuple[Thing,
 
 
 def _way(one: Seen | None, two: Seen | None) -> float:
-    return 99.0 if one is None or two is None else float(np.hypot(one.centre[0] - two.centre[0], one.centre[1] - two.centre[1]))
+    return 99.0 if one is None or two is None else float(np.hypot(one.middle[0] - two.middle[0], one.middle[1] - two.middle[1]))
 
 
 def _free(pairs: list, old: General, new: General, moved: Moved | None) -> int | None:
@@ -104,12 +104,14 @@ def _free(pairs: list, old: General, new: General, moved: Moved | None) -> int |
 
 
 def _exchanged(old: General, new: General, before: list[Seen | None], after: list[Seen | None]) -> list[tuple[Seen, Seen]]:
-    """Objects that changed their look; they keep their place."""
+    """Objects that changed their look; they keep their place. In a counted group the nearest belong together."""
     if len(before) != len(after) or len(old.things) != len(new.things):
         return []
+    if old.kind == "count" and old.things != new.things:
+        left = [seen for seen in after if seen]
+        return [(one, left.pop(min(range(len(left)), key=lambda i: _way(one, left[i])))) for one in before if one and left]
     looks = zip(old.objects, new.objects, before, after, strict=True)
-    changed = [(one, two) for thing, other, one, two in looks if thing != other and one and two]
-    return changed if old.kind != "count" else []
+    return [(one, two) for thing, other, one, two in looks if thing != other and one and two]
 
 
 def _stays(before: Seen | None, after: Seen | None, slack: float = 1.0) -> float:
@@ -156,7 +158,7 @@ def _landscape(source: np.ndarray, output: np.ndarray, old: Landscape, new: Land
             parts += [_around(view.trees[: scene.trees], 9, 10), _around(view.trees[: scene.trees], 4, 16), _coloured(view, [TRUNK], 40)]
         if old.mountains != new.mountains:
             parts.append(_coloured(view, [MOUNTAIN], 60) & (np.arange(64) < 50)[:, None])
-    return Touched(_grown(np.any(parts, axis=0), 3), _trees_stay(*views) if old.trees == new.trees > 0 else 1.0)
+    return Touched(_grown(np.any(parts, axis=0), 3), _stays_there(*views, old, new))
 
 
 def _coloured(view: View, colours: list, reach: float) -> np.ndarray:
@@ -168,11 +170,22 @@ def _around(places: list[Place], half_width: float, half_height: float) -> np.nd
     return _boxed([(x - half_width, y - half_height, x + half_width, y + half_height) for _, x, y in places])
 
 
-def _trees_stay(before: View, after: View) -> float:
-    """Every clear tree of the source has a tree near its place."""
-    clear = [(x, y) for match, x, y in before.trees if match >= _TREE_MATCH]
-    others = [(x, y) for match, x, y in after.trees if match >= _TREE_MATCH]
+def _stays_there(before: View, after: View, old: Landscape, new: Landscape) -> float:
+    """The horizon and, where the edit is not about them, sun or moon, mountains and trees have kept their places."""
+    lines = before.horizon, after.horizon
+    scores = [graded(abs(lines[0] - lines[1]), 6, 2.6, 1) if None not in lines else 1.0]
+    if old.sky_body == new.sky_body != "none":
+        scores.append(_stay([before.sun if old.sky_body == "sun" else before.moon], [after.sun if old.sky_body == "sun" else after.moon]))
+    if old.mountains and new.mountains:
+        scores.append(_stay(before.mountains, after.mountains))
+    if old.trees == new.trees > 0:
+        scores.append(_stay(before.trees[: old.trees], after.trees[: new.trees]))
+    return min(scores)
+
+
+def _stay(before: list[Place], after: list[Place]) -> float:
+    """Every clear place of the source is found again."""
+    clear, others = ([(x, y) for match, x, y in places if match >= _CLEAR] for places in (before, after))
     if not clear or not others:
         return 0.0 if clear else 1.0
-    ways = [min(float(np.hypot(x - u, y - v)) for u, v in others) for x, y in clear]
-    return graded(max(ways), 9, 4, 2)
+    return graded(max(min(float(np.hypot(x - u, y - v)) for u, v in others) for x, y in clear), 9, 4, 2)
