@@ -21,7 +21,7 @@ from tastemaker.types import Condition, Prompt
 
 
 class EmbeddingCache:
-    """`condition(prompts)` encodes what is new and stacks the rest from memory or `folder`; everything it gives is on the CPU."""
+    """`condition(prompts)` encodes what is new and stacks the rest from memory or `folder`; what it gives is on the CPU."""
 
     def __init__(self, adapter: Adapter, *, height: int, width: int, folder: Path | None = None, encoder_key: str = ""):
         self._adapter, self._size, self._folder, self._encoder_key = adapter, (height, width), folder, encoder_key

@@ -95,7 +95,9 @@ def _read(picture: Any, truth: Mapping[str, Any]) -> Reading:
     return read(picture, described(truth))
 
 
-def _read_edit(source: Any, output: Any, truth: Mapping[str, Any]) -> EditReading:
+def _read_edit(source: Any, output: Any, truth: Mapping[str, Any] | None) -> EditReading:
+    if truth is None:
+        raise ValueError("this edit states no truth")
     edit = corpus.edit_from_dict(truth)
     return read_edit(source, output, edit.source, edit.target, edit.moved)
 

@@ -32,8 +32,8 @@ from tastemaker.types import Prompt
 STEPS = 20
 GUIDANCE = 3.0
 SEED = 0
-ABOUT = """A Qwen-Image-2.1 of 2.3 M parameters that draws a small world of 64x64 pictures and edits them. It was trained from nothing
-by `tastemaker miniature build` on drawings of that world alone, so that reinforcement learning can be tried, and checked, on a
+ABOUT = """A Qwen-Image-2.1 of 2.3 M parameters that draws a small world of 64x64 pictures and edits them. It was trained from
+nothing by `tastemaker miniature build` on drawings of that world alone, so that reinforcement learning can be tried, and checked, on a
 CPU. It is good for nothing else. Verdicts are those of the world's own oracle.
 
 """
@@ -52,10 +52,8 @@ class Measure:
 
     def line(self) -> str:
         e = self.estimate
-        if self.percent:
-            numbers = f"{100 * e.value:.1f}% ({100 * e.low:.1f} to {100 * e.high:.1f})"
-        else:
-            numbers = f"{e.value:.1f} dB"
+        percent = f"{100 * e.value:.1f}% ({100 * e.low:.1f} to {100 * e.high:.1f})"
+        numbers = percent if self.percent else f"{e.value:.1f} dB"
         verdict = "" if self.held is None else ("met" if self.held else "**not met**")
         return f"| {self.what} | {e.n} | {numbers} | {self.bar} | {verdict} |"
 

@@ -87,7 +87,8 @@ class Optimiser:
 
 def split(module: nn.Module, never: tuple[str, ...] = ()) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
     """Trainable matrices (and kernels) of the hidden layers, and everything else: vectors, and what is named in `never`."""
-    matrices, rest = [], []
+    matrices: list[nn.Parameter] = []
+    rest: list[nn.Parameter] = []
     for name, parameter in module.named_parameters():
         if not parameter.requires_grad:
             continue

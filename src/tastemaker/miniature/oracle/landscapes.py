@@ -43,6 +43,7 @@ _CLOUD_PLACES = (slice(7, 32), slice(9, 56))
 _CROWN_PLACES = (slice(28, 52), slice(7, 58))
 _PEAK_PLACES = (slice(16, 34), slice(9, 56))
 _FALLING_ROWS = 50  # rain and snow end above this row
+_BETWEEN_TREES = np.r_[0:3, 21:23, 41:43, 61:64]  # columns that no crown covers
 _EIGHT = np.ones((3, 3), bool)
 _STROKE_PX = (9, 64)  # area of a rain stroke; two may touch
 _FLAKE_PX = (7, 40)
@@ -168,7 +169,7 @@ class View:
         ground = in_style(table[self.ground.name], self.style)
         if float(np.linalg.norm(ground - self._sky_colour)) < 30:
             return None
-        share = mix_only(self.pixels[34:52], np.array(PAPER, np.float32) if self.lined else self._sky_colour, ground, 60.0)
+        share = mix_only(self.pixels[34:52, _BETWEEN_TREES], np.array(PAPER, np.float32) if self.lined else self._sky_colour, ground, 60.0)
         rows = np.median(share, axis=1)
         above = np.flatnonzero(rows > 0.5)
         return 34.0 + float(above[0]) + 1.0 - float(rows[above[0]]) if len(above) else None

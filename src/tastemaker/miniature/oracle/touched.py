@@ -1,5 +1,6 @@
 """What an edit is about: for each category, the pixels that it may change, and whether all else stayed in its place."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -177,15 +178,15 @@ def _stays_there(before: View, after: View, old: Landscape, new: Landscape) -> f
     if old.sky_body == new.sky_body != "none":
         scores.append(_stay([before.sun if old.sky_body == "sun" else before.moon], [after.sun if old.sky_body == "sun" else after.moon]))
     if old.mountains and new.mountains:
-        scores.append(_stay(before.mountains, after.mountains))
+        scores.append(_stay(before.mountains, after.mountains, min))  # a cloud may hide the other tip
     if old.trees == new.trees > 0:
         scores.append(_stay(before.trees[: old.trees], after.trees[: new.trees]))
     return min(scores)
 
 
-def _stay(before: list[Place], after: list[Place]) -> float:
-    """Every clear place of the source is found again."""
+def _stay(before: list[Place], after: list[Place], worst: Callable = max) -> float:
+    """Every clear place of the source is found again; with `min` as `worst`, at least one."""
     clear, others = ([(x, y) for match, x, y in places if match >= _CLEAR] for places in (before, after))
     if not clear or not others:
         return 0.0 if clear else 1.0
-    return graded(max(min(float(np.hypot(x - u, y - v)) for u, v in others) for x, y in clear), 9, 4, 2)
+    return graded(worst(min(float(np.hypot(x - u, y - v)) for u, v in others) for x, y in clear), 9, 4, 2)
