@@ -1,5 +1,8 @@
 """Description + layout -> picture. No randomness: the same pair always gives the same bytes."""
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 
 from tastemaker.miniature.world.canvas import Canvas
@@ -11,7 +14,7 @@ from tastemaker.miniature.world.scene_landscape import draw_landscape
 from tastemaker.miniature.world.scene_portrait import draw_portrait
 from tastemaker.miniature.world.scene_typography import draw_typography
 
-_DRAW = {
+_DRAW: dict[str, Callable[[Canvas, Any, Any], None]] = {
     "general": draw_general,
     "portrait": draw_portrait,
     "landscape": draw_landscape,
