@@ -205,6 +205,27 @@ def test_a_nan_gradient_is_skipped_written_down_and_ends_the_run_after_three(tmp
     assert len(incidents) == 3 and all("grad_norm" in incident["culprits"] for incident in incidents)
 
 
+def test_a_nan_latent_skips_the_update_and_names_the_sample(tmp_path, monkeypatch):
+    import tastemaker.training.policy as policy
+
+    original = policy.rollout
+
+    def poisoned(setup, batch, step):
+        trajectory = original(setup, batch, step)
+        if step == 2:
+            trajectory.final_BX[9] = math.nan
+        return trajectory
+
+    monkeypatch.setattr(policy, "rollout", poisoned)
+    state = go(settings(rollout={"group_size": 8}), tmp_path)
+    lines = read_lines(tmp_path / "metrics.jsonl")
+    assert [line["updates"] for line in lines] == [1, 0, 1, 1] and lines[1]["updates_skipped"] == 1
+    (incident,) = read_lines(tmp_path / "incidents.jsonl")
+    (name,) = incident["culprits"]["final latents"]
+    assert name.endswith("/1")  # the tenth picture is the second of the second prompt
+    assert all(value.isfinite().all() for value in [*weights(state).values(), *state.ema.values()])
+
+
 def test_a_clip_range_under_the_rounding_floor_is_refused(tmp_path, monkeypatch):
     import tastemaker.training.policy as policy
 

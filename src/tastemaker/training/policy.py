@@ -95,7 +95,7 @@ def train(
         images = setup.adapter.decode(trajectory.final_BX, setup.height, setup.width)
         scores = judge(setup, batch, images)
         signal = setup.algorithm.signal(scores, group_index(len(batch.prompts), setup.group_size))
-        metrics = update(setup, state, batch, trajectory, signal, guard, step)
+        metrics = update(setup, state, batch, trajectory, signal, guard)
         state.step = step
         seconds = time.perf_counter() - began
         run.log(step, {**signal.metrics, **metrics, "images": len(images), "seconds": seconds})
@@ -159,26 +159,26 @@ def judge(setup: Setup, batch: Batch, images: Tensor) -> Scores:
     return scores
 
 
-def update(
-    setup: Setup, state: PolicyState, batch: Batch, trajectory: Trajectory, signal: Signal, guard: NanGuard, step: int
-) -> Metrics:
+def update(setup: Setup, state: PolicyState, batch: Batch, trajectory: Trajectory, signal: Signal, guard: NanGuard) -> Metrics:
     """Optimiser steps on one rollout, over the groups that have a signal, dealt out into `updates_per_rollout` mini-batches."""
+    ids = [f"{prompt.id}/{sample}" for prompt in batch.prompts for sample in range(setup.group_size)]
+    sampled = {"final latents": trajectory.final_BX, "log-probabilities": trajectory.log_probs_BS}
+    if not guard.check(state.attempts + 1, sampled, ids).ok:
+        state.attempts += 1
+        return {"updates": 0.0, "updates_skipped": 1.0}
     kept_PG = signal.kept_B.view(len(batch.prompts), setup.group_size)
     groups = kept_PG.any(1).nonzero().flatten()
     collected: list[dict[str, Tensor]] = []
     skipped = 0
-    for number, mini in enumerate(groups.tensor_split(min(setup.updates_per_rollout, max(len(groups), 1)))):
+    for mini in groups.tensor_split(min(setup.updates_per_rollout, max(len(groups), 1))):
         if len(mini) == 0:
             continue
-        first = not collected
         metrics = accumulate(setup, batch, trajectory, signal, mini)
-        if first:
+        if not collected:
             check_floor(setup, metrics)
-        named = [parameter for _, parameter in state.named()]
-        norm = torch.nn.utils.clip_grad_norm_(named, setup.max_grad_norm)
-        index = (step - 1) * setup.updates_per_rollout + number
-        ids = [prompt.id for prompt in batch.prompts]
-        finite = guard.check(index, {"loss": metrics["loss"], "grad_norm": norm}, ids)
+        norm = torch.nn.utils.clip_grad_norm_([parameter for _, parameter in state.named()], setup.max_grad_norm)
+        state.attempts += 1
+        finite = guard.check(state.attempts, {"loss": metrics["loss"], "grad_norm": norm}, ids)
         if finite.ok:
             state.update()
             collected.append({**metrics, "grad_norm": norm.detach()})
@@ -189,27 +189,34 @@ def update(
 
 
 def accumulate(setup: Setup, batch: Batch, trajectory: Trajectory, signal: Signal, groups: Tensor) -> dict[str, Tensor]:
-    """Gradients of the mean loss over some groups: whole groups in each backward, so one prefix pass serves all of a prompt.
+    """Gradients of the mean loss over the samples with a signal of some groups; returns metrics averaged alike.
 
-    Returns metrics averaged over the groups.
+    A backward takes whole groups, so that one prefix pass serves all samples of a prompt.
     """
     per_pass = len(groups) if setup.micro_batch is None else max(1, setup.micro_batch // setup.group_size)
+    passes = [(some, _kept_rows(signal, some, setup.group_size)) for some in groups.split(per_pass)]
+    num_samples = sum(len(rows) for _, rows in passes)
     totals: dict[str, Tensor] = {}
-    for some in groups.split(per_pass):
-        loss, metrics = loss_of(setup, batch, trajectory, signal, some)
-        share = len(some) / len(groups)
+    for some, rows in passes:
+        loss, metrics = loss_of(setup, batch, trajectory, signal, some, rows)
+        share = len(rows) / num_samples
         (loss * share).backward()
         for name, value in {"loss": loss.detach(), **metrics}.items():
             totals[name] = totals.get(name, torch.zeros_like(value)) + share * value
     return totals
 
 
+def _kept_rows(signal: Signal, groups: Tensor, group_size: int) -> Tensor:
+    """Rows of the batch: the samples with a signal of some groups."""
+    rows = (groups[:, None] * group_size + torch.arange(group_size)).flatten()
+    return rows[signal.kept_B[rows]]
+
+
 def loss_of(
-    setup: Setup, batch: Batch, trajectory: Trajectory, signal: Signal, groups: Tensor
+    setup: Setup, batch: Batch, trajectory: Trajectory, signal: Signal, groups: Tensor, rows: Tensor
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """The loss of all samples of `groups`: one differentiable prefix pass of their prompts, one forward of samples x steps."""
-    local_B = group_index(len(groups), setup.group_size)
-    rows = (groups[:, None] * setup.group_size + torch.arange(setup.group_size)).flatten()
+    """The loss of samples `rows` of `groups`: one differentiable prefix pass of the prompts, one forward of rows x steps."""
+    local_B = torch.searchsorted(groups, rows // setup.group_size)
     some = take(trajectory, rows)
     condition = batch.condition.select(groups)
     reference = None
@@ -220,11 +227,10 @@ def loss_of(
     velocities = stored_velocities(setup.adapter, setup.adapter.prefix(condition).select(local_B), some)
     unconditional = None
     if setup.sampler.policy_mode == "both" and batch.negative is not None:
-        prefix = setup.adapter.prefix(batch.negative).select(negative_rows(batch.negative, groups)[local_B])
+        prefix = setup.adapter.prefix(batch.negative).select(negative_rows(batch.negative, groups[local_B]))
         unconditional = stored_velocities(setup.adapter, prefix, some)
-    return setup.algorithm.loss(
-        some, signal.advantages_B[rows].to(velocities.device), setup.sampler, velocities, unconditional, reference
-    )
+    advantages = signal.advantages_B[rows].to(velocities.device)
+    return setup.algorithm.loss(some, advantages, setup.sampler, velocities, unconditional, reference)
 
 
 def check_floor(setup: Setup, metrics: dict[str, Tensor]) -> None:

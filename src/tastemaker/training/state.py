@@ -24,6 +24,8 @@ class PolicyState:
     ema_decay: float | None
     warmup_steps: int = 0
     updates: int = 0
+    attempts: int = 0
+    """Updates that were made or skipped; the NaN guard counts bad ones in a row by this number."""
     step: int = 0
     ema: dict[str, Tensor] = field(default_factory=dict)
 
@@ -77,12 +79,13 @@ class PolicyState:
 
     def plain(self) -> dict[str, Any]:
         """What of the state is no tensor; JSON."""
-        return {"updates": self.updates, "step": self.step, "optimiser": flatten(self.optimiser.state_dict())[1]}
+        counts = {"updates": self.updates, "attempts": self.attempts, "step": self.step}
+        return {**counts, "optimiser": flatten(self.optimiser.state_dict())[1]}
 
     def restore(self, tensors: Mapping[str, Mapping[str, Tensor]], plain: Mapping[str, Any]) -> None:
         load_matching(_Named(dict(self.named())), tensors["policy"])
         self.optimiser.load_state_dict(unflatten(tensors["optimiser"], plain["optimiser"]))
-        self.updates, self.step = plain["updates"], plain["step"]
+        self.updates, self.attempts, self.step = plain["updates"], plain["attempts"], plain["step"]
         if self.ema:
             self.ema = {name: tensors["ema"][name].clone().to(value.device) for name, value in self.ema.items()}
 

@@ -35,12 +35,14 @@ SAVE_EVERY = 100
 
 @dataclass(frozen=True)
 class Plan:
-    """How much of everything; the defaults made the weights that ship."""
+    """How much of everything; the defaults are about what made the weights that ship."""
 
     t2i_drawings: int = 90_000
     edit_drawings: int = 50_000
     vae_samples: int = 110_000
-    base_steps: int = 900
+    decoder_samples: int = 50_000
+    """Pictures for the decoder alone, after encoder and decoder were trained together."""
+    base_steps: int = 850
     t2i_prompts: int = 80
     edit_prompts: int = 48
     draws: int = 4
@@ -59,6 +61,7 @@ def build(folder: Path, plan: Plan | None = None, console: Console | None = None
     for name, work in (
         ("drawings", lambda: _draw(folder, plan)),
         ("vae", lambda: _train_vae(folder, plan, console)),
+        ("decoder", lambda: _polish_decoder(folder, plan, console)),
         ("latents", lambda: _encode(folder)),
         ("base", lambda: _train_base(folder, plan, console)),
     ):
@@ -91,32 +94,48 @@ def _draw(folder: Path, plan: Plan) -> None:
 
 
 def _train_vae(folder: Path, plan: Plan, console: Console) -> None:
-    if (folder / "vae.safetensors").exists():
-        return
+    if not (folder / "vae.safetensors").exists():
+        model = build_vae()
+        _fit_vae(model, folder, "vae", plan.vae_samples, plan.seed, console, decoder_only=False)
+        save_file(_plain(model.state_dict()), folder / "vae.safetensors")
+
+
+def _polish_decoder(folder: Path, plan: Plan, console: Console) -> None:
+    if not (folder / "decoder.safetensors").exists():
+        model = build_vae()
+        model.load_state_dict(load_file(folder / "vae.safetensors"))
+        _fit_vae(model, folder, "decoder", plan.decoder_samples, plan.seed + 1, console, decoder_only=True)
+        save_file(_plain(model.state_dict()), folder / "decoder.safetensors")
+
+
+def _fit_vae(
+    model: AutoencoderKLQwenImage21, folder: Path, name: str, samples: int, seed: int, console: Console, *, decoder_only: bool
+) -> None:
+    """Trains in place, from the last checkpoint under `name` if there is one."""
     _, arrays = drawings.load_drawings(folder / "t2i")
     pictures, check = arrays["targets"][:-512], np.asarray(arrays["targets"][-512:])
-    model = build_vae()
-    saved = _restored(folder / "vae-steps")
+    steps = folder / f"{name}-steps"
+    saved = _restored(steps)
     if saved:
         checkpoint.load_matching(model, saved.tensors["model"])
 
     def report(step: int, loss: float, optimiser: vae.Optimiser) -> None:
         if step % 50 == 0:
-            console.print(f"vae step {step}: loss {loss:.4f}, {vae.psnr(model, check):.2f} dB")
+            console.print(f"{name} step {step}: loss {loss:.4f}, {vae.psnr(model, check):.2f} dB")
         if step % SAVE_EVERY == 0:
-            checkpoint.save(folder / "vae-steps", step, {"model": model.state_dict(), "optimiser": optimiser.state()}, {})
-            checkpoint.prune(folder / "vae-steps", 1)
+            checkpoint.save(steps, step, {"model": model.state_dict(), "optimiser": optimiser.state()}, {})
+            checkpoint.prune(steps, 1)
 
     vae.train(
         model,
         pictures,
-        samples=plan.vae_samples,
-        seed=plan.seed,
+        samples=samples,
+        seed=seed,
+        decoder_only=decoder_only,
         start=saved.step if saved else 0,
         restored=saved.tensors["optimiser"] if saved else None,
         report=report,
     )
-    save_file(_plain(model.state_dict()), folder / "vae.safetensors")
 
 
 def _encode(folder: Path) -> None:
@@ -138,7 +157,7 @@ def assemble(folder: Path, weights: dict[str, Tensor] | None = None) -> QwenImag
     """The pipeline around the folder's VAE, with new transformer and text encoder, or with trained `weights`."""
     latents = load_file(folder / "latents.safetensors")
     decoder = build_vae(latents["mean"].tolist(), latents["std"].tolist())
-    decoder.load_state_dict(load_file(folder / "vae.safetensors"))
+    decoder.load_state_dict(load_file(folder / "decoder.safetensors"))
     adapter = empty_pipeline(decoder)
     if weights is not None:
         transformer, text = adapter.pipeline.transformer, adapter.pipeline.text_encoder.model

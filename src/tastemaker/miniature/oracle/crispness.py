@@ -19,10 +19,11 @@ _LEGAL_WIDTH = 36.0  # RGB distance from a legal colour at which a pixel has los
 _FLAT_WIDTH = 80.0  # the same for the range of a channel inside a patch of 2 x 2 pixels
 _SEPIA_FLAT_WIDTH = 80.0  # thin lines are no flaw; noise shows off the scale, blur in the sharpness
 _EXACT_WIDTH = 28.0  # the same for a pixel that no flat patch holds
-_SHARP = 0.125  # share of squared change that sharp edges reach
+_SHARP, _SEPIA_SHARP = 0.09, 0.125  # change within a pixel below which a picture is blurred
 _EDGE_WIDTH = 80.0  # the same for the distance of an edge pixel from the way between the patches
 _CALM_WEIGHT = 0.12
 _TYPICAL = 0.97  # what real renders reach
+_CALM_ENOUGH = 0.95
 _PAIRS = ((0, 2), (2, 0), (1, 1), (1, -1))  # (dy, dx) of one patch seen from an edge pixel; the other is opposite
 
 
@@ -38,15 +39,15 @@ def quality(picture: np.ndarray, style: str) -> float:
     worth = np.maximum(calm, _edges(pixels, calm, np.inf if style == "sepia" else _EDGE_WIDTH))
     weight = _CALM_WEIGHT + 1 - calm
     clean = float((weight * worth).sum() / weight.sum())
-    sharp = _sharpness(pixels.mean(axis=2)) if style == "sepia" else 1.0
+    sharp = min(1.0, _change_within_a_pixel(pixels.mean(axis=2)) / (_SEPIA_SHARP if style == "sepia" else _SHARP))
     return min(1.0, clean * sharp / _TYPICAL)
 
 
-def _sharpness(grey: np.ndarray) -> float:
-    """How much of the change over four pixels happens within one: from 0 to 1 for sharp edges, whatever their contrast."""
+def _change_within_a_pixel(grey: np.ndarray) -> float:
+    """Squared change over one pixel as a share of that over four: about 0.2 for sharp edges, whatever their contrast."""
     near = sum(float(np.square(np.diff(grey, axis=axis)).sum()) for axis in (0, 1))
     far = float(np.square(grey[4:] - grey[:-4]).sum() + np.square(grey[:, 4:] - grey[:, :-4]).sum())
-    return float(np.clip(near / max(far, 1.0) / _SHARP, 0, 1))
+    return near / max(far, 1.0)
 
 
 def _legal_colours() -> np.ndarray:
@@ -85,19 +86,23 @@ def _roughness(pixels: np.ndarray) -> np.ndarray:
 
 
 def _edges(pixels: np.ndarray, calm: np.ndarray, width: float) -> np.ndarray:
-    """For each pixel, how well it lies between two calm ones on opposite sides; 0 along the border.
+    """For each pixel that is not calm itself, how well it lies between two calm ones on opposite sides; 0 along the border.
 
     With an infinite `width` any colour may lie there: a thin line in a tone of its own.
     """
-    best = np.zeros_like(calm)
-    middle = pixels[2:-2, 2:-2]
+    side = calm.shape[1]
+    rows, columns = np.nonzero(calm[2:-2, 2:-2] < _CALM_ENOUGH)
+    at = (rows + 2) * side + columns + 2
+    flat, worth = pixels.reshape(-1, 3), calm.ravel()
+    middle, best = flat[at], np.zeros(len(at), calm.dtype)
     for dy, dx in _PAIRS:
-        one = (slice(2 + dy, 62 + dy), slice(2 + dx, 62 + dx))
-        two = (slice(2 - dy, 62 - dy), slice(2 - dx, 62 - dx))
-        way, at = pixels[two] - pixels[one], middle - pixels[one]
-        share = np.einsum("hwc,hwc->hw", at, way) / np.maximum(np.einsum("hwc,hwc->hw", way, way), 1.0)
-        aside = at - np.clip(share, 0, 1)[..., None] * way
-        squared = np.einsum("hwc,hwc->hw", aside, aside)
-        between = calm[one] * calm[two] * np.exp(-squared / width**2)
-        best[2:-2, 2:-2] = np.maximum(best[2:-2, 2:-2], between)
-    return best
+        step = dy * side + dx
+        one, two = flat[at + step], flat[at - step]
+        way, along = two - one, middle - one
+        share = np.einsum("nc,nc->n", along, way) / np.maximum(np.einsum("nc,nc->n", way, way), 1.0)
+        aside = along - np.clip(share, 0, 1)[:, None] * way
+        squared = np.einsum("nc,nc->n", aside, aside)
+        best = np.maximum(best, worth[at + step] * worth[at - step] * np.exp(-squared / width**2))
+    found = np.zeros_like(worth)
+    found[at] = best
+    return found.reshape(calm.shape)

@@ -65,7 +65,7 @@ def _steps(key: str, step: float) -> np.ndarray:
 def hair_bank(style: str) -> Bank:
     """Silhouettes of every hair style around faces of all sizes; `hair` is the index into HAIR_STYLES."""
     maps, rows = [], []
-    sizes = itertools.product(_steps("face_width", 1.25), _steps("face_height", 1.4))
+    sizes = itertools.product(_steps("face_width", 1.25), _steps("face_height", 1.75))
     for (width, height), (index, hair) in itertools.product(sizes, enumerate(HAIR_STYLES)):
         portrait = Portrait("dark", hair, None if hair == "bald" else "black", "blue", style=style)
         maps.append(silhouette(_picture(portrait, face_width=width, face_height=height)))
@@ -79,7 +79,7 @@ def chin_bank(style: str) -> Bank:
     maps, rows = [], []
     lined = style == "line drawing"
     skin = np.array((SKIN_INK if lined else SKIN_RGB)["light"], np.float32)
-    for width, height in itertools.product(_steps("face_width", 0.5), _steps("face_height", 0.5)):
+    for width, height in itertools.product(_steps("face_width", 1.0), _steps("face_height", 0.5)):
         picture = _picture(Portrait("light", "bald", None, "blue", style=style), face_width=width, face_height=height)
         maps.append(ink_map(picture, skin) if lined else skin_map(picture, skin, SKIN_WIDTH))
         rows.append({"face_width": width, "face_height": height})
@@ -91,7 +91,7 @@ def eye_bank(style: str, skin: str) -> Bank:
     """Dark maps of eyes with and without glasses; on dark skin lenses stand out more."""
     maps, rows = [], []
     ground = in_style(PAPER if style == "line drawing" else SKIN_RGB[skin], style)
-    grid = itertools.product((False, True), _steps("eye_distance", 0.5), np.linspace(*FACE_RANGES["eye_radius"], 5))
+    grid = itertools.product((False, True), _steps("eye_distance", 0.5), np.linspace(*FACE_RANGES["eye_radius"], 4))
     for glasses, apart, radius in grid:
         picture = _picture(Portrait(skin, "bald", None, "blue", glasses, style=style), eye_distance=apart, eye_radius=radius)
         maps.append(dark_map(picture, ground, style))
@@ -104,7 +104,7 @@ def mouth_bank(style: str) -> Bank:
     """Mouth maps of smiles and straight mouths."""
     maps, rows = [], []
     ground = np.array(PAPER if style == "line drawing" else SKIN_RGB["light"], np.float32)
-    grid = itertools.product((False, True), _steps("mouth_width", 0.5), _steps("mouth_drop", 0.5))
+    grid = itertools.product((False, True), _steps("mouth_width", 1.0), _steps("mouth_drop", 0.5))
     for smile, width, drop in grid:
         portrait = Portrait("light", "bald", None, "blue", smile=smile, style=style)
         maps.append(mouth_map(_picture(portrait, mouth_width=width, mouth_drop=drop), ground, "plain"))

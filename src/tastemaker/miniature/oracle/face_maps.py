@@ -3,7 +3,7 @@
 import numpy as np
 from scipy import ndimage
 
-from tastemaker.miniature.oracle.pixels import distance, in_style, mix, mix_only
+from tastemaker.miniature.oracle.pixels import distance, in_style, median, mix, mix_only
 from tastemaker.miniature.world.palette import DARK, MOUTH, PAPER
 from tastemaker.miniature.world.scene_portrait import FACE_CENTRE
 
@@ -19,7 +19,7 @@ NOSE_SHADE = 0.78  # of the skin, as scene_portrait draws it
 def backdrop_of(pixels: np.ndarray) -> np.ndarray:
     """Median colour of both upper corners, where no hair reaches."""
     corners = np.concatenate([pixels[:9, :10].reshape(-1, 3), pixels[:9, -10:].reshape(-1, 3)])
-    return np.median(corners, axis=0)
+    return median(corners)
 
 
 def silhouette(pixels: np.ndarray) -> np.ndarray:

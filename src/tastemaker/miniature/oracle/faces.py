@@ -6,13 +6,24 @@ from functools import cache
 import numpy as np
 
 from tastemaker.miniature.oracle import face_bank
-from tastemaker.miniature.oracle.face_maps import MOUTHS, backdrop_of, dark_map, face_region, ink_map, mouth_map, nose_map, silhouette, skin_map
+from tastemaker.miniature.oracle.face_maps import (
+    MOUTHS,
+    backdrop_of,
+    dark_map,
+    face_region,
+    ink_map,
+    mouth_map,
+    nose_map,
+    silhouette,
+    skin_map,
+)
 from tastemaker.miniature.oracle.pixels import (
     by_name,
     colour_distances,
     colour_names,
     distance,
     in_style,
+    median,
     without_dither,
 )
 from tastemaker.miniature.world.description import HAIR_STYLES
@@ -97,7 +108,7 @@ def _face_colour(pixels: np.ndarray, style: str) -> tuple[np.ndarray, float]:
         to_skin = distance(calm[:, None], colour_names(style, "skin").rgb[None]).min(axis=1)
         plain = calm[to_skin <= to_feature]
         calm = plain if len(plain) > 20 else calm
-    colour = np.median(calm, axis=0)
+    colour = median(calm)
     return colour, float((distance(calm, colour) < _SKIN_REACH).mean())
 
 
@@ -144,7 +155,7 @@ def _skins(pixels: np.ndarray, skin: np.ndarray, size: dict[str, float], style: 
     paper = np.array(PAPER, np.float32)
     line = pixels[_chin_line(round(2 * size["face_width"]), round(2 * size["face_height"]))]
     away = distance(line, paper)
-    return by_name(colour_distances(np.median(line[away >= np.median(away)], axis=0), paper, names), names)
+    return by_name(colour_distances(median(line[away >= np.median(away)]), paper, names), names)
 
 
 @cache
@@ -159,14 +170,14 @@ def _chin_line(width_2: int, height_2: int) -> tuple[np.ndarray, np.ndarray]:
 def _hair_colours(pixels: np.ndarray, backdrop: np.ndarray, style: str) -> dict[str, float]:
     names = colour_names(style, "hair")
     if style != "line drawing":
-        return by_name(distance(names.rgb, np.median(pixels[_FRINGE].reshape(-1, 3), axis=0)), names)
+        return by_name(distance(names.rgb, median(pixels[_FRINGE].reshape(-1, 3))), names)
     away = distance(pixels, backdrop)
     outside = np.maximum.accumulate(away[:30] > 60, axis=0)  # from the top down to the first line
     rim = outside & ~np.pad(outside, ((3, 0), (0, 0)))[:-3] & (away[:30] > 60)
     if rim.sum() < 20:
         return dict.fromkeys(names.names, 200.0)
     strong = pixels[:30][rim & (away[:30] >= np.percentile(away[:30][rim], 40))]
-    return by_name(colour_distances(np.median(strong, axis=0), backdrop, names), names)
+    return by_name(colour_distances(median(strong), backdrop, names), names)
 
 
 def _eyes(found: np.ndarray, ground: np.ndarray, style: str) -> tuple[dict[bool, tuple[float, float]], dict[str, float]]:
@@ -178,8 +189,8 @@ def _eyes(found: np.ndarray, ground: np.ndarray, style: str) -> tuple[dict[bool,
     for glasses in (False, True):
         rows = np.flatnonzero(bank.values["glasses"] == glasses)
         winner = bank.maps[rows[both[rows].argmax()]].reshape(found.shape)
-        halves = np.split(found, 2, axis=1), np.split(winner, 2, axis=1)
-        result[glasses] = tuple(_dice(a, b) for a, b in zip(*halves, strict=True))
+        (left, right), (own_left, own_right) = np.split(found, 2, axis=1), np.split(winner, 2, axis=1)
+        result[glasses] = (_dice(left, own_left), _dice(right, own_right))
     return result, _row(bank, both, "eye_distance", "eye_radius")
 
 
@@ -223,7 +234,7 @@ def _shirt(pixels: np.ndarray, backdrop: np.ndarray, style: str) -> tuple[dict[s
     away = colour_distances(area, backdrop, names)
     main = int(np.bincount(away.argmin(axis=1)).argmax())
     purity = float((away.argmin(axis=1) == main).mean())
-    return by_name(colour_distances(np.median(area[away.argmin(axis=1) == main], axis=0), backdrop, names), names), purity
+    return by_name(colour_distances(median(area[away.argmin(axis=1) == main]), backdrop, names), names), purity
 
 
 def _hollow(pixels: np.ndarray) -> float:

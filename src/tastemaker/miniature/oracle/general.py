@@ -102,6 +102,9 @@ def _named(scene: Scene, description: General) -> dict[str, float]:
     if description.relation:
         first, second = chosen[:2]
         scores["relation"] = _relation(first, second, description, crowding) if first and second else 0.0
+        one, two = description.things
+        if first and second and not coloured and (one.shape, one.size) == (two.shape, two.size):  # either may be meant
+            scores["relation"] = max(scores["relation"], _relation(second, first, description, crowding))
     return scores
 
 

@@ -2,13 +2,12 @@
 
 import numpy as np
 
-from tastemaker.miniature.oracle.landscapes import View
+from tastemaker.miniature.oracle.landscapes import Layer, View
 from tastemaker.miniature.oracle.pixels import colour_score
 from tastemaker.miniature.oracle.reading import graded
 from tastemaker.miniature.oracle.styles import style_score
 from tastemaker.miniature.world.description import Landscape
 from tastemaker.miniature.world.prompts import says_ground
-
 
 # What a match in [0, 1], or a number of strokes or flakes, must reach: halfway between pictures with and without.
 _PASSES: dict[str, dict[str, float]] = {
@@ -41,8 +40,8 @@ def landscape_scores(pixels: np.ndarray, description: Landscape) -> dict[str, fl
 def score_facts(view: View, pixels: np.ndarray, description: Landscape, names: tuple[str, ...]) -> dict[str, float]:
     """Scores of the named facts, also of those that say that something is absent."""
     makers = {
-        "time": lambda: min(colour_score(view.sky.distances, description.time), graded(view.sky.share, 0.1, 0.3, 0.5)),
-        "ground": lambda: min(colour_score(view.ground.distances, description.ground), graded(view.ground.share, 0.1, 0.35, 0.55)),
+        "time": lambda: layer_score(view.sky, description.time),
+        "ground": lambda: layer_score(view.ground, description.ground),
         "weather": lambda: weather_score(view, description.weather),
         "sky body": lambda: body_score(view, description.sky_body),
         "trees": lambda: trees_score(view, description.trees),
@@ -50,6 +49,11 @@ def score_facts(view: View, pixels: np.ndarray, description: Landscape, names: t
         "style": lambda: style_score(pixels, description.style, view.hollow) if view.sky.share > 0.15 else 0.0,
     }
     return {name: makers[name]() for name in names}
+
+
+def layer_score(layer: Layer, name: str) -> float:
+    """The named colour, and enough of it."""
+    return min(colour_score(layer.distances, name), graded(layer.share, 0.1, 0.3, 0.5))
 
 
 def _clear(match: float, part: str, style: str) -> float:
@@ -71,9 +75,14 @@ def weather_score(view: View, weather: str) -> float:
 
 
 def body_score(view: View, body: str) -> float:
-    signs = {name: _clear(place[0], "body", view.style) for name, place in (("sun", view.sun), ("moon", view.moon))}
-    other = max(score for name, score in signs.items() if name != body)
-    return min(signs[body], 1 - other) if body != "none" else 1 - other
+    """The named body shows; at sunset, the only time that has both, the other does not."""
+    sun, moon = (
+        _clear((view.sun if name == "sun" else view.moon)[0], "body", view.style)
+        if name == body or body == "none" or view.sky.name == "sunset"
+        else 0.0
+        for name in ("sun", "moon")
+    )
+    return {"sun": min(sun, 1 - moon), "moon": min(moon, 1 - sun), "none": 1 - max(sun, moon)}[body]
 
 
 def trees_score(view: View, number: int) -> float:

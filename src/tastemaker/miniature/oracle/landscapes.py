@@ -13,6 +13,7 @@ from tastemaker.miniature.oracle.pixels import (
     colour_names,
     distance,
     in_style,
+    median,
     mix_only,
     without_dither,
 )
@@ -47,6 +48,7 @@ _BETWEEN_TREES = np.r_[0:3, 21:23, 41:43, 61:64]  # columns that no crown covers
 _EIGHT = np.ones((3, 3), bool)
 _STROKE_PX = (9, 64)  # area of a rain stroke; two may touch
 _FLAKE_PX = (7, 40)
+_LEAST_CLOUD_PX = 50
 Place = tuple[float, float, float]  # match, x, y
 
 
@@ -90,7 +92,7 @@ class View:
         main = int(counts.argmax())
         if not counts[main]:
             return Layer(dict.fromkeys(names.names, 200.0), 0.0)
-        found = np.median(away[close & (nearest == main)], axis=0)
+        found = median(away[close & (nearest == main)])
         return Layer(by_name(found, names), float(counts[main] / len(body)))
 
     def _toward(self, fill: RGB, ink: RGB, thin: bool = False, sepia_width: float = 26.0) -> np.ndarray:
@@ -130,14 +132,16 @@ class View:
         number, place = max(self.strokes, self.flakes, key=lambda pieces: pieces[0])
         return ~ndimage.binary_dilation(place, _EIGHT) if number >= 4 else None
 
-    def _find(self, found: np.ndarray, template: Template, window: tuple[slice, slice], number: int, apart: float) -> list[Place]:
+    def _find(
+        self, found: np.ndarray, template: Template, window: tuple[slice, slice], number: int, apart: float
+    ) -> list[Place]:
         return peaks(Map(found, self._unhidden).match(template), window, number, apart)
 
     def _body(self, found: np.ndarray, body: str) -> Place:
         """In pixel art a disc or crescent looks different at every phase of the block grid."""
         searched = Map(found, self._unhidden)
-        templates = scenery.bodies(body, self.style)
-        return max((peaks(searched.match(template), _BODY_PLACES, 1, 1)[0] for template in templates), key=lambda place: place[0])
+        places = [peaks(searched.match(template), _BODY_PLACES, 1, 1)[0] for template in scenery.bodies(body, self.style)]
+        return max(places, key=lambda place: place[0])
 
     @cached_property
     def sun(self) -> Place:
@@ -150,7 +154,10 @@ class View:
 
     @cached_property
     def clouds(self) -> list[Place]:
-        return self._find(self._toward(CLOUD, CLOUD_INK), scenery.cloud(self.lined), _CLOUD_PLACES, 3, 12)
+        found = self._toward(CLOUD, CLOUD_INK)
+        if found[:40].sum() < _LEAST_CLOUD_PX:
+            return [(0.0, 32.0, 16.0)] * 2
+        return self._find(found, scenery.cloud(self.lined), _CLOUD_PLACES, 2, 12)
 
     @cached_property
     def trees(self) -> list[Place]:
@@ -169,10 +176,11 @@ class View:
         ground = in_style(table[self.ground.name], self.style)
         if float(np.linalg.norm(ground - self._sky_colour)) < 30:
             return None
-        share = mix_only(self.pixels[34:52, _BETWEEN_TREES], np.array(PAPER, np.float32) if self.lined else self._sky_colour, ground, 60.0)
-        rows = np.median(share, axis=1)
-        above = np.flatnonzero(rows > 0.5)
-        return 34.0 + float(above[0]) + 1.0 - float(rows[above[0]]) if len(above) else None
+        above_it = np.array(PAPER, np.float32) if self.lined else self._sky_colour
+        columns = _BETWEEN_TREES[3:-3] if self.lined else _BETWEEN_TREES  # without a line drawing's frame
+        rows = np.median(mix_only(self.pixels[34:52, columns], above_it, ground, 60.0), axis=1)
+        first = np.flatnonzero((rows[:-1] > 0.5) & (rows[1:] > 0.5))
+        return 35.0 + float(first[0]) - float(rows[first[0]]) if len(first) else None
 
     @cached_property
     def hollow(self) -> float:
@@ -189,6 +197,8 @@ def _pieces(found: np.ndarray, areas: tuple[int, int], rise: int | None) -> tupl
     """
     found = found.copy()
     found[_FALLING_ROWS:] = False
+    if np.count_nonzero(found) < 3 * areas[0]:
+        return 0, np.zeros_like(found)
     labels, number = ndimage.label(found, _EIGHT)
     sizes = np.bincount(labels.ravel())
     good = np.zeros(number + 1, bool)

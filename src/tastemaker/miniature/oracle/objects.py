@@ -6,7 +6,7 @@ import numpy as np
 from scipy import ndimage
 
 from tastemaker.miniature.oracle import outlines
-from tastemaker.miniature.oracle.pixels import by_name, colour_distances, colour_names, distance, mix, without_dither
+from tastemaker.miniature.oracle.pixels import by_name, colour_distances, colour_names, distance, median, mix, without_dither
 from tastemaker.miniature.world.description import SHAPES
 from tastemaker.miniature.world.palette import PAPER
 
@@ -71,7 +71,7 @@ def see_objects(pixels: np.ndarray, style: str) -> Scene:
     pixels = without_dither(pixels) if style == "pixel art" else pixels
     backdrop = _backdrop(pixels)
     away = distance(pixels, backdrop)
-    labels, number = ndimage.label(away > _VISIBLE, _EIGHT)
+    labels, _ = ndimage.label(away > _VISIBLE, _EIGHT)
     objects, covered, specks = [], np.zeros(labels.shape, bool), 0
     for label, place in enumerate(ndimage.find_objects(labels), start=1):
         window = _widened(place)
@@ -92,7 +92,7 @@ def see_objects(pixels: np.ndarray, style: str) -> Scene:
 def _backdrop(pixels: np.ndarray) -> np.ndarray:
     """The median colour of the outermost two pixels, where no object may be."""
     rim = np.concatenate([pixels[:2].reshape(-1, 3), pixels[-2:].reshape(-1, 3), pixels[2:-2, [0, 1, -2, -1]].reshape(-1, 3)])
-    return np.median(rim, axis=0)
+    return median(rim)
 
 
 def _widened(place: tuple[slice, slice]) -> tuple[slice, slice]:
@@ -118,17 +118,18 @@ def _see_piece(pixels, away, mine, others, backdrop, window, style) -> list[Seen
     core = _core(away, mine)
     body = pixels[core]
     if style == "sepia":
-        return _see_all(pixels, mine, others, backdrop, np.median(body, axis=0), 1.0, window, style)
+        return _see_all(pixels, mine, others, backdrop, median(body), 1.0, window, style)
     named = colour_distances(body, backdrop, colour_names(style)).argmin(axis=1)
     shares = np.bincount(named) / len(named)
     main = int(shares.argmax())
-    parts = _split(pixels, mine, backdrop, np.flatnonzero(shares >= 0.2), style) if shares[main] < 0.8 else []
+    several = np.flatnonzero(shares >= 0.2)
+    parts = _split(pixels, mine, backdrop, several, style) if shares[main] < 0.8 and len(several) > 1 else []
     if len(parts) > 1:
         return [
-            _see_one(pixels, part, others | (mine & ~part), backdrop, np.median(pixels[part], axis=0), purity, window, style)
+            _see_one(pixels, part, others | (mine & ~part), backdrop, median(pixels[part]), purity, window, style)
             for part, purity in parts
         ]
-    colour, purity = np.median(body[named == main], axis=0), float(shares[main])
+    colour, purity = median(body[named == main]), float(shares[main])
     return _see_all(pixels, mine, others, backdrop, colour, purity, window, style)
 
 
@@ -177,17 +178,16 @@ def _see_one(pixels, mine, others, backdrop, colour, purity, window, style) -> S
     x, y = outlines.centroid(solid)
     mask = outlines.centred(solid, x, y)
     library = outlines.blocky_library() if style == "pixel art" else outlines.filled_library()
-    picks, templates = library.near(float(solid.sum()), 1 if style == "pixel art" else 2)
-    match = outlines.overlap(mask, templates)
+    picks, match = library.match(mask, 1 if style == "pixel art" else 2)
     best = match.argmax(axis=1)
     shapes = {shape: float(match[i, best[i]]) for i, shape in enumerate(SHAPES)}
     winner = int(match.max(axis=1).argmax())
     size = float(library.sizes[picks[winner, best[winner]]])
     left, top = window[1].start, window[0].start
     columns, rows = np.flatnonzero((solid > 0.5).any(axis=0)), np.flatnonzero((solid > 0.5).any(axis=1))
-    box = (0.0, 0.0, 0.0, 0.0)
-    if len(columns):
-        box = tuple(float(v) for v in (left + columns[0], top + rows[0], left + columns[-1] + 1, top + rows[-1] + 1))
+    box = (left + x, top + y, left + x, top + y)
+    if len(columns) and len(rows):
+        box = (float(left + columns[0]), float(top + rows[0]), float(left + columns[-1] + 1), float(top + rows[-1] + 1))
     hole = _hole(ink, x, y, SHAPES[winner], size)
     names = colour_names(style)
     colours = by_name(colour_distances(colour, backdrop, names), names)

@@ -25,19 +25,26 @@ class Library:
     sizes: np.ndarray
     masks: np.ndarray
     areas: np.ndarray
+    energies: np.ndarray
 
-    def near(self, area: float, reach: int) -> tuple[np.ndarray, np.ndarray]:
-        """For each shape the sizes whose area is nearest to `area`: indices (6, n) and masks (6, n, FRAME, FRAME)."""
-        best = np.abs(self.areas - area).argmin(axis=1)
+    def match(self, mask: np.ndarray, reach: int) -> tuple[np.ndarray, np.ndarray]:
+        """For each shape the sizes whose area is nearest to the mask's, and 1 - |m - t|^2 / (|m|^2 + |t|^2): both (6, n)."""
+        best = np.abs(self.areas - mask.sum()).argmin(axis=1)
         picks = np.clip(best[:, None] + np.arange(-reach, reach + 1), 0, len(self.sizes) - 1)
-        return picks, self.masks[np.arange(len(picks))[:, None], picks]
+        flat, shapes = mask.ravel(), np.arange(len(picks))[:, None]
+        inner = self.masks.reshape(*self.areas.shape, -1)[shapes, picks] @ flat
+        return picks, 2 * inner / np.maximum(self.energies[shapes, picks] + flat @ flat, 1e-6)
+
+
+def _library(sizes: np.ndarray, masks: np.ndarray) -> Library:
+    return Library(sizes, masks, masks.sum(axis=(2, 3)), np.square(masks).sum(axis=(2, 3)))
 
 
 @cache
 def filled_library() -> Library:
     """Filled shapes at every half pixel of size."""
     masks = np.stack([[_centred(_filled(shape, size)) for size in _SCALES] for shape in SHAPES])
-    return Library(_SCALES, masks, masks.sum(axis=(2, 3)))
+    return _library(_SCALES, masks)
 
 
 @cache
@@ -45,7 +52,7 @@ def blocky_library() -> Library:
     """Shapes as pixel art samples them, for the three sizes of the world and sizes next to them."""
     sizes = np.unique(np.concatenate([np.array(list(SIZE_PX.values())) + shift for shift in (-2, 0, 2)]))
     masks = np.stack([[_centred(_blocky(shape, size)) for size in sizes] for shape in SHAPES])
-    return Library(sizes, masks, masks.sum(axis=(2, 3)))
+    return _library(sizes, masks)
 
 
 @cache
@@ -108,10 +115,3 @@ def centred(mask: np.ndarray, x: float, y: float) -> np.ndarray:
     field[rows.start - y0 : rows.stop - y0, columns.start - x0 : columns.stop - x0] = mask[rows, columns]
     field = (1 - v) * field[:-1] + v * field[1:]
     return (1 - u) * field[:, :-1] + u * field[:, 1:]
-
-
-def overlap(mask: np.ndarray, templates: np.ndarray) -> np.ndarray:
-    """1 - |m - t|^2 / (|m|^2 + |t|^2) over the last two axes: 1 for equal masks, 0 for disjoint ones."""
-    inner = np.einsum("...hw,hw->...", templates, mask)
-    energy = np.einsum("...hw,...hw->...", templates, templates) + float(np.einsum("hw,hw->", mask, mask))
-    return 2 * inner / np.maximum(energy, 1e-6)

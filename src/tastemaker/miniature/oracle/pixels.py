@@ -68,6 +68,12 @@ def distance(pixels: np.ndarray, colour: np.ndarray) -> np.ndarray:
     return np.sqrt(np.einsum("...c,...c->...", difference, difference))
 
 
+def median(values: np.ndarray) -> np.ndarray:
+    """The upper median over the first axis; several times faster than numpy's on small arrays."""
+    half = len(values) // 2
+    return np.partition(values, half, axis=0)[half]
+
+
 def mix(pixels: np.ndarray, background: np.ndarray, colour: np.ndarray) -> np.ndarray:
     """How far each pixel is on the way from `background` to `colour`, in [0, 1]."""
     way = np.asarray(colour, np.float32) - background

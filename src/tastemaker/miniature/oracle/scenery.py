@@ -22,9 +22,9 @@ CROWN_LIFT = TREE_HEIGHT - CROWN_RADIUS - 0.8  # from a tree's base to the middl
 def _difference(changes: dict, places: dict, lined: bool) -> np.ndarray:
     """How much each pixel changes, 1 for the greatest change."""
     bare = replace(_BARE, style="line drawing" if lined else "plain")
-    layout, after = replace(_EMPTY, **places), replace(bare, **changes)
-    bare = replace(bare, style=after.style)
-    before, after = (render(scene, layout).astype(np.float32) for scene in (bare, after))
+    layout, shown = replace(_EMPTY, **places), replace(bare, **changes)
+    bare = replace(bare, style=shown.style)
+    before, after = (render(scene, layout).astype(np.float32) for scene in (bare, shown))
     change = np.sqrt(np.square(after - before).sum(axis=2))
     return change / change.max()
 
@@ -45,9 +45,9 @@ def bodies(body: str, style: str) -> tuple[Template, ...]:
         return (_cut(_difference({"sky_body": body}, {"body": (_AT, _AT)}, style == "line drawing"), 2),)
     block = BLOCK_PX["landscape"]
     shifts = np.arange(0.5, block, 1.0) - block / 2
-    return tuple(
-        _cut(_difference({"sky_body": body, "style": style}, {"body": (_AT + x, _AT + y)}, False) > 0.5, 2) for x in shifts for y in shifts
-    )
+    changes = {"sky_body": body, "style": style}
+    places = [{"body": (_AT + x, _AT + y)} for x in shifts for y in shifts]
+    return tuple(_cut(_difference(changes, place, False) > 0.5, 2) for place in places)
 
 
 @cache

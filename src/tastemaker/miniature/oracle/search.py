@@ -18,12 +18,12 @@ class Template:
     margin: int
 
     @cached_property
-    def spectra(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Conjugate spectra of the mask, of its square and of the window it claims."""
+    def spectra(self) -> np.ndarray:
+        """Conjugate spectra (3, SIDE, SIDE / 2 + 1) of the mask, of the window it claims and of its square."""
         reach = 2 * self.margin + 1
         padded = np.pad(self.mask, self.margin)
-        shifted = np.lib.stride_tricks.sliding_window_view(np.pad(padded, self.margin), (reach, reach)).max(axis=(2, 3))
-        return _spectrum(self.mask), _spectrum(self.mask**2), _spectrum((shifted > 0.1).astype(np.float32))
+        widened = np.lib.stride_tricks.sliding_window_view(np.pad(padded, self.margin), (reach, reach)).max(axis=(2, 3))
+        return np.stack([_spectrum(mask) for mask in (self.mask, (widened > 0.1).astype(np.float32), self.mask**2)])
 
     @cached_property
     def energy(self) -> float:
@@ -41,21 +41,18 @@ class Map:
     """A picture-sized map in [0, 1], of which only the pixels `seen` count."""
 
     def __init__(self, found: np.ndarray, seen: np.ndarray | None = None) -> None:
-        self._seen = None if seen is None else fft.rfft2(seen.astype(np.float32))
         shown = found if seen is None else found * seen
-        self._found = fft.rfft2(shown.astype(np.float32))
-        self._square = fft.rfft2((shown * shown).astype(np.float32))
+        layers = [shown, shown * shown] if seen is None else [shown, shown * shown, seen]
+        self._spectra = fft.rfft2(np.stack(layers).astype(np.float32))
 
     def match(self, template: Template) -> np.ndarray:
         """1 - |m - t|^2 / (|m|^2 + |t|^2) with the template centred on each pixel."""
-        mask, square, window = template.spectra
-        inner = fft.irfft2(self._found * mask, (SIDE, SIDE))
-        local = fft.irfft2(self._square * window, (SIDE, SIDE))
-        if self._seen is None:
+        number = len(self._spectra)
+        inner, local, *cover = fft.irfft2(self._spectra * template.spectra[:number], (SIDE, SIDE))
+        if not cover:
             return 2 * inner / np.maximum(local + template.energy, 1e-3)
-        cover = fft.irfft2(self._seen * square, (SIDE, SIDE))
-        match = 2 * inner / np.maximum(local + cover, 1e-3)
-        return np.where(cover >= _LEAST_SEEN * template.energy, match, 0.0)
+        match = 2 * inner / np.maximum(local + cover[0], 1e-3)
+        return np.where(cover[0] >= _LEAST_SEEN * template.energy, match, 0.0)
 
 
 def peaks(match: np.ndarray, window: tuple[slice, slice], number: int, apart: float) -> list[tuple[float, float, float]]:

@@ -5,9 +5,18 @@ from functools import cache
 
 import numpy as np
 
-from tastemaker.miniature.oracle.pixels import by_name, colour_distances, colour_names, distance, in_style, mix, without_dither
+from tastemaker.miniature.oracle.pixels import (
+    by_name,
+    colour_distances,
+    colour_names,
+    distance,
+    in_style,
+    median,
+    mix,
+    without_dither,
+)
 from tastemaker.miniature.world.canvas import LINE_WIDTH, Canvas
-from tastemaker.miniature.world.description import LETTERS, MAX_LETTERS, Typography
+from tastemaker.miniature.world.description import LETTERS, Typography
 from tastemaker.miniature.world.layout import TypographyLayout
 from tastemaker.miniature.world.letters import LETTER_STROKES
 from tastemaker.miniature.world.palette import BOARD_RGB, BOARD_RIM, PAPER
@@ -24,7 +33,7 @@ _SHIFTS_X = np.arange(-3.0, 3.01, 0.25)
 _SHIFTS_Y = np.arange(-5.0, 5.01, 0.25)
 _BESIDE_POST = np.r_[6:26, 38:58]  # columns where the rim is free of the post
 _SEARCH_X = np.arange(-2.0, 2.01, 0.5)
-_SEARCH_Y = np.arange(-1.5, 1.51, 0.5)
+_SEARCH_Y = np.arange(-1.0, 1.01, 0.5)
 _PAD = 3  # px around a cell in its patch
 _REACH = 1.25  # px around a cell whose ink counts against its letter
 
@@ -62,14 +71,14 @@ def see_sign(pixels: np.ndarray, style: str, number: int | None = None) -> Sign:
     brown = _brown(pixels, style)
     shift = _board_shift(brown)
     interior = _interior(shift, style)
-    board = np.median(pixels[interior].reshape(-1, 3), axis=0)
+    board = median(pixels[interior].reshape(-1, 3))
     ink = _ink(pixels, board, interior, style)
     rim = _rim_width(pixels, board, shift, style)
     if ink is None:
         return Sign((), 0.0, board, rim, shift)
     bare = ink[interior] < 0.08
     if bare.sum() > 50:
-        board = np.median(pixels[interior][bare], axis=0)
+        board = median(pixels[interior][bare])
     numbers = _likely_numbers(ink, style) if number is None else (number,)
     best = max((_fit(ink, shift, count, style) for count in numbers), key=lambda fit: fit.quality)
     glyphs = tuple(Glyph(matches, _stroke_colour(pixels, board, mask, style)) for matches, mask in best.letters)
@@ -80,7 +89,7 @@ def writing(pixels: np.ndarray, style: str) -> np.ndarray:
     """Which pixels of the board are written on; bool (64, 64)."""
     pixels = without_dither(pixels) if style == "pixel art" else pixels
     interior = _interior(_board_shift(_brown(pixels, style)), style)
-    ink = _ink(pixels, np.median(pixels[interior].reshape(-1, 3), axis=0), interior, style)
+    ink = _ink(pixels, median(pixels[interior].reshape(-1, 3)), interior, style)
     return np.zeros(pixels.shape[:2], bool) if ink is None else ink > 0.2
 
 
@@ -145,7 +154,7 @@ def _ink(pixels: np.ndarray, board: np.ndarray, interior: tuple[slice, slice], s
     strokes = away >= 0.8 * strongest
     ink = np.zeros(pixels.shape[:2], np.float32)
     if style == "sepia":
-        ink[interior] = mix(inner, board, np.median(inner[strokes], axis=0))
+        ink[interior] = mix(inner, board, median(inner[strokes]))
         return ink
     calm = away[away < 0.4 * strongest]
     floor = float(np.median(calm)) if len(calm) else 0.0
@@ -158,7 +167,9 @@ def _likely_numbers(ink: np.ndarray, style: str) -> tuple[int, ...]:
     """The two numbers of letters whose height is nearest to the ink's."""
     written = np.flatnonzero(np.sort(ink, axis=1)[:, -3:].mean(axis=1) > 0.5)
     tall = written[-1] - written[0] + 1 if len(written) else 0
-    heights = {n: height - (pen - LINE_WIDTH if style == "line drawing" else 0.0) for n, (_, height, pen) in _metrics(style).items()}
+    heights = {number: height for number, (_, height, _) in _metrics(style).items()}
+    if style == "line drawing":  # a thinner pen on the same middle line
+        heights = {number: height - pen + LINE_WIDTH for number, (_, height, pen) in _metrics(style).items()}
     return tuple(sorted(heights, key=lambda n: abs(heights[n] - tall))[:2])
 
 
@@ -279,7 +290,7 @@ def _stroke_colour(pixels: np.ndarray, board: np.ndarray, mask: np.ndarray, styl
     if core.sum() < 4:
         core = mask > 0.5
     names = colour_names(style)
-    return by_name(colour_distances(np.median(pixels[core], axis=0), board, names), names)
+    return by_name(colour_distances(median(pixels[core]), board, names), names)
 
 
 def board_whiteness(sign: Sign) -> float:

@@ -20,7 +20,7 @@ def style_score(pixels: np.ndarray, style: str, hollow: float) -> float:
 
 def sepia_score(pixels: np.ndarray) -> float:
     """Whether practically no pixel has a colour off the brown scale; a small coloured object covers 2%."""
-    coloured = np.clip((off_sepia(pixels) - _NO_CHROMA) / 20, 0, 1).mean()
+    coloured = np.clip((off_sepia(pixels[::2, ::2]) - _NO_CHROMA) / 20, 0, 1).mean()  # a quarter of the pixels will do
     return graded(float(coloured), 0.016, 0.008, 0.003)
 
 

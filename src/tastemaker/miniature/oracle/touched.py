@@ -112,7 +112,9 @@ def _exchanged(old: General, new: General, before: list[Seen | None], after: lis
         left = [seen for seen in after if seen]
         return [(one, left.pop(min(range(len(left)), key=lambda i: _way(one, left[i])))) for one in before if one and left]
     looks = zip(old.objects, new.objects, before, after, strict=True)
-    return [(one, two) for thing, other, one, two in looks if thing != other and one and two]
+    changed = [(thing, other, one, two) for thing, other, one, two in looks if thing != other and one and two]
+    # another shape in another colour may as well be one thing taken away and one put elsewhere
+    return [(one, two) for thing, other, one, two in changed if thing.shape == other.shape or thing.colour == other.colour]
 
 
 def _stays(before: Seen | None, after: Seen | None, slack: float = 1.0) -> float:
@@ -152,11 +154,13 @@ def _landscape(source: np.ndarray, output: np.ndarray, old: Landscape, new: Land
             table = GROUND_INK if view.lined else GROUND_RGB
             parts.append(_coloured(view, [table[scene.ground], WAVE], 60) & (np.arange(64) > 36)[:, None])
         if old.weather != new.weather:
-            parts += [view.strokes[1], view.flakes[1], _around(view.clouds[:2], 14, 12) if scene.weather == "cloudy" else parts[0]]
+            parts += [view.strokes[1], view.flakes[1]]
+            parts += [_around(view.clouds, 14, 12)] if scene.weather == "cloudy" else []
         if old.sky_body != new.sky_body and scene.sky_body != "none":
             parts.append(_around([view.sun if scene.sky_body == "sun" else view.moon], 10, 10))
         if old.trees != new.trees:
-            parts += [_around(view.trees[: scene.trees], 9, 10), _around(view.trees[: scene.trees], 4, 16), _coloured(view, [TRUNK], 40)]
+            crowns = view.trees[: scene.trees]
+            parts += [_around(crowns, 9, 10), _around(crowns, 4, 16), _coloured(view, [TRUNK], 40)]
         if old.mountains != new.mountains:
             parts.append(_coloured(view, [MOUNTAIN], 60) & (np.arange(64) < 50)[:, None])
     return Touched(_grown(np.any(parts, axis=0), 3), _stays_there(*views, old, new))
@@ -173,20 +177,24 @@ def _around(places: list[Place], half_width: float, half_height: float) -> np.nd
 
 def _stays_there(before: View, after: View, old: Landscape, new: Landscape) -> float:
     """The horizon and, where the edit is not about them, sun or moon, mountains and trees have kept their places."""
+    slack = 2.0 if "pixel art" in (old.style, new.style) else 1.0
     lines = before.horizon, after.horizon
-    scores = [graded(abs(lines[0] - lines[1]), 6, 2.6, 1) if None not in lines else 1.0]
+    scores = [1.0]
+    if lines[0] is not None and lines[1] is not None:
+        scores.append(graded(abs(lines[0] - lines[1]) / slack, 6, 3, 1.2))
     if old.sky_body == new.sky_body != "none":
-        scores.append(_stay([before.sun if old.sky_body == "sun" else before.moon], [after.sun if old.sky_body == "sun" else after.moon]))
-    if old.mountains and new.mountains:
-        scores.append(_stay(before.mountains, after.mountains, min))  # a cloud may hide the other tip
+        bodies = [[view.sun if old.sky_body == "sun" else view.moon] for view in (before, after)]
+        scores.append(_stay(bodies[0], bodies[1], slack))
+    if old.mountains and new.mountains and old.trees == new.trees:
+        scores.append(_stay(before.mountains, after.mountains, slack, min))  # a cloud may hide the other tip
     if old.trees == new.trees > 0:
-        scores.append(_stay(before.trees[: old.trees], after.trees[: new.trees]))
+        scores.append(_stay(before.trees[: old.trees], after.trees[: new.trees], slack))
     return min(scores)
 
 
-def _stay(before: list[Place], after: list[Place], worst: Callable = max) -> float:
+def _stay(before: list[Place], after: list[Place], slack: float, worst: Callable = max) -> float:
     """Every clear place of the source is found again; with `min` as `worst`, at least one."""
     clear, others = ([(x, y) for match, x, y in places if match >= _CLEAR] for places in (before, after))
     if not clear or not others:
         return 0.0 if clear else 1.0
-    return graded(worst(min(float(np.hypot(x - u, y - v)) for u, v in others) for x, y in clear), 9, 4, 2)
+    return graded(worst(min(float(np.hypot(x - u, y - v)) for u, v in others) for x, y in clear) / slack, 10, 5, 2)

@@ -37,7 +37,7 @@ def letters_score(sign: Sign, text: str) -> float:
     if len(sign.glyphs) != len(text):
         return 0.45 * _common(sign.text, text) / max(len(text), len(sign.glyphs))
     each = [glyph_score(glyph, letter) for glyph, letter in zip(sign.glyphs, text, strict=True)]
-    whole = min(min(each), graded(sign.leftover, 0.9, 0.45, 0.2))
+    whole = min(min(each), graded(sign.leftover, 0.6, 0.25, 0.1))
     return whole if whole >= 0.5 else min(0.49, 0.5 * float(np.mean(each)))
 
 

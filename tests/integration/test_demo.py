@@ -1,0 +1,50 @@
+"""`tastemaker demo --quick`: stopped by Ctrl-C it leaves with 75, and the same command goes on to the whole report."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from tastemaker.runtime.metrics import read_lines
+
+COMMAND = [sys.executable, "-c", "from tastemaker.cli import main; main()", "demo", "--quick"]
+
+
+def start(folder):
+    return subprocess.Popen([*COMMAND, "--folder", str(folder)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+@pytest.mark.slow
+def test_stopped_and_resumed(tmp_path):
+    folder = tmp_path / "demo"
+    first = start(folder)
+    assert first.stdout is not None
+    shown = []
+    for line in first.stdout:
+        shown.append(line)
+        if line.startswith("step 1/"):
+            first.send_signal(signal.SIGINT)
+    assert first.wait() == 75, "".join(shown)
+    assert any("first pictures" in line for line in shown)
+
+    second = start(folder)
+    shown = second.communicate()[0]
+    assert second.returncode == 0, shown
+    assert "step 2/2" in shown and "step 1/2" not in shown
+    assert [line["step"] for line in read_lines(folder / "metrics.jsonl")] == [1, 2]
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    assert "http://" not in page.replace("http://www.w3.org", "") and "mean nothing" in page
+    summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    assert {"wall_seconds", "rows", "differences", "versions", "seed"} <= summary.keys()
+    assert {"model", "task", "guidance", "forwards_per_image", "n", "accuracy", "low", "high"} <= summary["rows"][0].keys()
+    assert {"pair", "task", "n", "difference", "low", "high"} <= summary["differences"][0].keys()
+    assert {row["model"] for row in summary["rows"]} == {"base", "trained"}
+
+    third = start(folder)
+    shown = third.communicate()[0]
+    assert third.returncode == 0 and "drawing" not in shown and "step" not in shown.split("Accuracy")[0]
+    assert json.loads((folder / "summary.json").read_text(encoding="utf-8"))["rows"] == summary["rows"]
