@@ -17,7 +17,7 @@ from tastemaker.miniature.world.placement import RELATION_DISTANCE
 from tastemaker.miniature.world.renderer import render
 from tastemaker.miniature.world.sampling import sample_description
 
-NUM_READ = 40
+NUM_READ = 32
 NUM_WRONG = 24
 BLANK = np.full((64, 64, 3), 248, np.uint8)
 PORTRAIT = d.Portrait("tan", "short", "brown", "blue")
@@ -311,7 +311,7 @@ def test_identity_is_measured_whatever_hair_glasses_and_smile():
 
 def test_edits_are_judged_by_target_and_by_what_they_keep():
     good = unchanged = redrawn = comparable = 0
-    for seed in range(40):
+    for seed in range(28):
         rng = np.random.default_rng((31, seed))
         pair = edits.sample_edit(rng)
         edit = pair.edit
@@ -322,7 +322,7 @@ def test_edits_are_judged_by_target_and_by_what_they_keep():
             other = render(edit.target, sample_layout(edit.target, rng))
             redrawn += oracle.read_edit(source, other, edit.source, edit.target, edit.moved).success
             comparable += 1
-    assert good >= 38
+    assert good >= 26
     assert unchanged == 0
     assert redrawn <= 0.25 * comparable
 

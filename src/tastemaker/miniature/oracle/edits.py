@@ -101,7 +101,7 @@ def _faces_apart(before: np.ndarray, after: np.ndarray, old: Description, new: D
     """Unlikeness of the two faces; None where the source shows none."""
     if not isinstance(old, Portrait) or not isinstance(new, Portrait):
         return None
-    faces = see_face(before, old.style), see_face(after, new.style)
+    faces = see_face(before, old.style, measured=True), see_face(after, new.style, measured=True)
     if not is_face(faces[0]):
         return None
     return unlikeness(as_vector(faces[0]), as_vector(faces[1]), (old.style, new.style)) if is_face(faces[1]) else _NO_FACE

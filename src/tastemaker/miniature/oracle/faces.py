@@ -43,7 +43,7 @@ class Face:
 
     `eyes` holds, for glasses off and on, the matches of the left and the right half; `mouth`, for straight and smiling, the
     match and the strength of colour. `skin_share` is the part of the
-    face's area that shows its colour; `proportions` are measured in px, by the layout's names.
+    face's area that shows its colour; `proportions` are in px, by the layout's names; all and finely only if measured.
     """
 
     hair: dict[str, float]
@@ -58,8 +58,8 @@ class Face:
     proportions: dict[str, float]
 
 
-def see_face(pixels: np.ndarray, style: str) -> Face:
-    """`pixels` are floats in 0..255; `style` tells how the parts would be drawn."""
+def see_face(pixels: np.ndarray, style: str, measured: bool = False) -> Face:
+    """`pixels` are floats in 0..255; `style` tells how the parts would be drawn; `measured` also asks for fine proportions."""
     pixels = without_dither(pixels) if style == "pixel art" else pixels
     kind = face_bank.drawn_style(style)
     lined = style == "line drawing"
@@ -70,7 +70,7 @@ def see_face(pixels: np.ndarray, style: str) -> Face:
     hair_bank = face_bank.hair_bank(kind)
     matches = hair_bank.match(silhouette(pixels))
     hair = {name: float(matches[hair_bank.values["hair"] == i].max()) for i, name in enumerate(HAIR_STYLES)}
-    if not lined:
+    if measured and not lined:
         chin_values["face_width"] = _face_width(pixels, skin, chin_values)
     skins = _skins(pixels, skin, chin_values, style)
     eyes, eye_values = _eyes(dark_map(pixels, ground, style), ground, style)
@@ -79,6 +79,7 @@ def see_face(pixels: np.ndarray, style: str) -> Face:
         framed = sum(eyes[True]) > sum(eyes[False])
         seen = _mouth_area(chin_values, eye_values["eye_distance"] if framed else 0.0)
     mouth, mouth_values = _mouth(mouth_map(pixels, ground, style), kind, seen)
+    nose = {"nose_length": _nose(pixels, ground, skins, style)} if measured else {}
     shirts, purity = _shirt(pixels, backdrop, style)
     return Face(
         hair=hair,
@@ -90,7 +91,7 @@ def see_face(pixels: np.ndarray, style: str) -> Face:
         shirts=shirts,
         shirt_purity=purity,
         hollow=_hollow(pixels),
-        proportions={**chin_values, **eye_values, **mouth_values, "nose_length": _nose(pixels, ground, skins, style)},
+        proportions=chin_values | eye_values | mouth_values | nose,
     )
 
 

@@ -1,17 +1,20 @@
 """Finds the parts of a landscape: sky, ground, sun or moon, clouds, rain, snow, trees and mountains."""
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 
 import numpy as np
 from scipy import ndimage
 
 from tastemaker.miniature.oracle import scenery
 from tastemaker.miniature.oracle.pixels import (
+    all_colours,
     by_name,
+    codes_of,
     colour_distances,
     colour_names,
     distance,
+    grown,
     in_style,
     median,
     mix_only,
@@ -85,7 +88,7 @@ class View:
             names, body = colour_names(self.style, f"{group} ink" if group == "ground" else group), self.pixels[row]
             away = colour_distances(body, np.array(PAPER, np.float32), names)
         else:
-            names, body = colour_names(self.style, group), self.pixels[area].reshape(-1, 3)
+            names, body = colour_names(self.style, group), self.pixels[area][::2, ::2].reshape(-1, 3)
             away = distance(body[:, None], names.rgb[None])
         nearest, close = away.argmin(axis=1), away.min(axis=1) < 45
         counts = np.bincount(nearest[close], minlength=len(names.names))
@@ -100,14 +103,11 @@ class View:
 
         In sepia, where one tone lies on the way to another, blends with the sky count for `thin` things only.
         """
-        if self.lined:
-            return mix_only(self.pixels, np.array(PAPER, np.float32), in_style(ink, self.style), 42.0)
-        colour = in_style(fill, self.style)
-        width = sepia_width if self.style == "sepia" else 42.0
-        near = np.exp(-((distance(self.pixels, colour) / width) ** 2))
-        if self.style == "sepia" and not thin:
-            return near
-        return np.maximum(near, mix_only(self.pixels, self._sky_colour, colour, width))
+        return _table(self.style, self.sky.name, fill, ink, thin, sepia_width)[self._codes]
+
+    @cached_property
+    def _codes(self) -> np.ndarray:
+        return codes_of(self.pixels)
 
     @cached_property
     def _sky_colour(self) -> np.ndarray:
@@ -123,14 +123,14 @@ class View:
     @cached_property
     def flakes(self) -> tuple[int, np.ndarray]:
         """Number and place of what looks like snow."""
-        beside_rain = ndimage.binary_dilation(self.strokes[1], _EIGHT, iterations=2)  # whose soft edges may be as pale
+        beside_rain = grown(self.strokes[1], 2)  # whose soft edges may be as pale
         return _pieces((self._toward(SNOWFLAKE, SNOWFLAKE_INK, thin=True) > 0.45) & ~beside_rain, _FLAKE_PX, None)
 
     @cached_property
     def _unhidden(self) -> np.ndarray | None:
         """What neither rain nor snow covers; None where none falls."""
         number, place = max(self.strokes, self.flakes, key=lambda pieces: pieces[0])
-        return ~ndimage.binary_dilation(place, _EIGHT) if number >= 4 else None
+        return ~grown(place) if number >= 4 else None
 
     def _find(
         self, found: np.ndarray, template: Template, window: tuple[slice, slice], number: int, apart: float
@@ -188,6 +188,20 @@ class View:
         paper = np.array(PAPER, np.float32)
         white = [(distance(area, paper) < 30).mean() for area in (self.pixels[6:38, 5:59], self.pixels[49:60, 5:59])]
         return float(min(1.0, white[0] / 0.5, white[1] / 0.5))
+
+
+@cache
+def _table(style: str, sky: str, fill: RGB, ink: RGB, thin: bool, sepia_width: float) -> np.ndarray:
+    """`View._toward` for every colour code."""
+    colours = all_colours()
+    if style == "line drawing":
+        return mix_only(colours, np.array(PAPER, np.float32), in_style(ink, style), 42.0)
+    colour = in_style(fill, style)
+    width = sepia_width if style == "sepia" else 42.0
+    near = np.exp(-((distance(colours, colour) / width) ** 2))
+    if style == "sepia" and not thin:
+        return near
+    return np.maximum(near, mix_only(colours, in_style(SKY_RGB[sky], style), colour, width))
 
 
 def _pieces(found: np.ndarray, areas: tuple[int, int], rise: int | None) -> tuple[int, np.ndarray]:

@@ -27,7 +27,7 @@ _REGION = face_region()
 def identity(picture: np.ndarray) -> np.ndarray | None:
     """The face's proportions in px, in the order of PROPORTIONS; None where no face is to be seen."""
     pixels = as_floats(picture)
-    face = see_face(pixels, portrait_style(pixels))
+    face = see_face(pixels, portrait_style(pixels), measured=True)
     return as_vector(face) if is_face(face) else None
 
 

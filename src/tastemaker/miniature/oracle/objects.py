@@ -6,12 +6,21 @@ import numpy as np
 from scipy import ndimage
 
 from tastemaker.miniature.oracle import outlines
-from tastemaker.miniature.oracle.pixels import by_name, colour_distances, colour_names, distance, median, mix, without_dither
+from tastemaker.miniature.oracle.pixels import (
+    by_name,
+    colour_distances,
+    colour_names,
+    distance,
+    grown,
+    median,
+    mix,
+    without_dither,
+)
 from tastemaker.miniature.world.description import SHAPES
 from tastemaker.miniature.world.palette import PAPER
 
 _VISIBLE = 40.0  # RGB distance from the backdrop at which a pixel belongs to something
-_GHOST = 22.0  # the same for a smoothed picture, where faint stains show
+_GHOST = 28.0  # the same for a smoothed picture, where faint stains show
 _SPECK_PX = 12.0  # smaller pieces are specks, not objects
 _GHOST_PX = 30
 _PART_PX = 50  # area of the smallest object that may hide in a merged piece
@@ -85,7 +94,7 @@ def see_objects(pixels: np.ndarray, style: str) -> Scene:
             continue
         others = (labels[window] > 0) & ~mine
         objects += _see_piece(pixels[window], away[window], mine, others, backdrop, window, style)
-    ghosts = _ghosts(pixels, backdrop, covered)
+    ghosts = _ghosts(pixels, away, backdrop, covered)
     return Scene(tuple(objects), specks + ghosts, backdrop)
 
 
@@ -103,17 +112,28 @@ def _widened(place: tuple[slice, slice]) -> tuple[slice, slice]:
     )
 
 
-def _ghosts(pixels: np.ndarray, backdrop: np.ndarray, covered: np.ndarray) -> int:
+def _ghosts(pixels: np.ndarray, away: np.ndarray, backdrop: np.ndarray, covered: np.ndarray) -> int:
     """Faint stains away from every object."""
-    smooth = ndimage.uniform_filter(pixels, (3, 3, 1))
-    faint = (distance(smooth, backdrop) > _GHOST) & ~ndimage.binary_dilation(covered, _EIGHT, iterations=3)
+    free = ~grown(covered, 3)
+    if np.count_nonzero(free & (away > _GHOST / 2)) < _GHOST_PX:
+        return 0
+    smooth = ndimage.uniform_filter(pixels, (3, 3, 0))
+    faint = (distance(smooth, backdrop) > _GHOST) & free
     if faint.sum() < _GHOST_PX:
         return 0
     labels, _ = ndimage.label(faint, _EIGHT)
     return int((np.bincount(labels.ravel())[1:] >= _GHOST_PX).sum())
 
 
-def _see_piece(pixels, away, mine, others, backdrop, window, style) -> list[Seen]:
+def _see_piece(
+    pixels: np.ndarray,
+    away: np.ndarray,
+    mine: np.ndarray,
+    others: np.ndarray,
+    backdrop: np.ndarray,
+    window: tuple[slice, slice],
+    style: str,
+) -> list[Seen]:
     """One object, or several where differently coloured objects touch."""
     core = _core(away, mine)
     body = pixels[core]
@@ -133,7 +153,16 @@ def _see_piece(pixels, away, mine, others, backdrop, window, style) -> list[Seen
     return _see_all(pixels, mine, others, backdrop, colour, purity, window, style)
 
 
-def _see_all(pixels, mine, others, backdrop, colour, purity, window, style) -> list[Seen]:
+def _see_all(
+    pixels: np.ndarray,
+    mine: np.ndarray,
+    others: np.ndarray,
+    backdrop: np.ndarray,
+    colour: np.ndarray,
+    purity: float,
+    window: tuple[slice, slice],
+    style: str,
+) -> list[Seen]:
     """One object; or several of one colour whose soft edges touch, if each alone has a clear shape."""
     whole = _see_one(pixels, mine, others, backdrop, colour, purity, window, style)
     if whole.confidence > _CLEAR or whole.area < 2 * _PART_PX:
@@ -158,7 +187,9 @@ def _core(away: np.ndarray, mine: np.ndarray) -> np.ndarray:
     return mine & (away >= np.percentile(away[mine], 55))
 
 
-def _split(pixels, mine, backdrop, wanted, style) -> list[tuple[np.ndarray, float]]:
+def _split(
+    pixels: np.ndarray, mine: np.ndarray, backdrop: np.ndarray, wanted: np.ndarray, style: str
+) -> list[tuple[np.ndarray, float]]:
     """Parts of a piece by colour: (mask, purity); only parts as large as an object count."""
     nearest = colour_distances(pixels, backdrop, colour_names(style))[..., wanted].argmin(axis=2)
     parts = []
@@ -170,8 +201,18 @@ def _split(pixels, mine, backdrop, wanted, style) -> list[tuple[np.ndarray, floa
     return parts
 
 
-def _see_one(pixels, mine, others, backdrop, colour, purity, window, style) -> Seen:
-    edge = ndimage.binary_dilation(mine, _EIGHT, iterations=_REACH)
+def _see_one(
+    pixels: np.ndarray,
+    mine: np.ndarray,
+    others: np.ndarray,
+    backdrop: np.ndarray,
+    colour: np.ndarray,
+    purity: float,
+    window: tuple[slice, slice],
+    style: str,
+) -> Seen:
+    """`mine` are its pixels in the crop at `window`, `others` those of other pieces there."""
+    edge = grown(mine, _REACH)
     ink = mix(pixels, backdrop, colour) * (edge & ~others)
     ink = np.where(ink < 0.12, 0, ink)  # noise of the backdrop
     solid = _without_holes(ink) if style == "line drawing" else ink
@@ -204,7 +245,7 @@ def _without_holes(ink: np.ndarray) -> np.ndarray:
 
 def _beside(inside: np.ndarray) -> np.ndarray:
     """Inner edges of the outline are soft too, and belong to the silhouette."""
-    return ndimage.binary_dilation(inside, _EIGHT)
+    return grown(inside)
 
 
 def _hole(ink: np.ndarray, x: float, y: float, shape: str, size: float) -> tuple[float, float]:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
+from scipy import ndimage
 
 from tastemaker.miniature.oracle.reading import graded
 from tastemaker.miniature.world.canvas import DITHER_TILE, SEPIA_GAMMA, SIZE
@@ -35,6 +36,7 @@ _PALE = np.array(SEPIA_PALE, np.float32)
 _TILE_SIGN = np.where(np.add.outer(np.arange(SIZE // DITHER_TILE), np.arange(SIZE // DITHER_TILE)) % 2 == 0, 1.0, -1.0)
 _SIGN_HW1 = _TILE_SIGN.repeat(DITHER_TILE, 0).repeat(DITHER_TILE, 1)[..., None].astype(np.float32)
 
+_MEAN = np.full(3, 1 / 3, np.float32)
 _CALM = 26.0  # grey levels between neighbouring tiles that dither and noise can explain
 _CALM_SPREAD = 90.0  # variance inside a tile that blur and noise can explain
 
@@ -68,6 +70,11 @@ def distance(pixels: np.ndarray, colour: np.ndarray) -> np.ndarray:
     return np.sqrt(np.einsum("...c,...c->...", difference, difference))
 
 
+def grown(mask: np.ndarray, by: int = 1) -> np.ndarray:
+    """A mask widened by `by` px on all sides, diagonals too."""
+    return ndimage.maximum_filter(mask.view(np.uint8), 2 * by + 1).view(bool)
+
+
 def median(values: np.ndarray) -> np.ndarray:
     """The upper median over the first axis; several times faster than numpy's on small arrays."""
     half = len(values) // 2
@@ -87,6 +94,21 @@ def mix_only(pixels: np.ndarray, background: np.ndarray, colour: np.ndarray, wid
     return share * np.exp(-((aside / width) ** 2))
 
 
+_CODE_BITS = 5  # per channel
+_LEVELS = (np.arange(1 << _CODE_BITS, dtype=np.float32) + 0.5) * 2 ** (8 - _CODE_BITS)
+
+
+def all_colours() -> np.ndarray:
+    """The colour of every code, float32 of shape (number of codes, 3)."""
+    return np.stack(np.meshgrid(_LEVELS, _LEVELS, _LEVELS, indexing="ij"), axis=-1).reshape(-1, 3)
+
+
+def codes_of(pixels: np.ndarray) -> np.ndarray:
+    """The coarse colour code of every pixel, to look a colour's property up in a table over `all_colours`."""
+    levels = np.clip(pixels, 0, 255).astype(np.int32) >> (8 - _CODE_BITS)
+    return (levels[..., 0] << 2 * _CODE_BITS) | (levels[..., 1] << _CODE_BITS) | levels[..., 2]
+
+
 def off_sepia(pixels: np.ndarray) -> np.ndarray:
     """RGB distance of each pixel from the line of sepia tones."""
     way = (_PALE - _DARK) / np.linalg.norm(_PALE - _DARK)
@@ -96,7 +118,7 @@ def off_sepia(pixels: np.ndarray) -> np.ndarray:
 
 def dither_amplitude(pixels: np.ndarray) -> float:
     """The strength of pixel art's checkerboard in grey levels, on calm tiles: 4 to 8 in real pixel art, 0 elsewhere."""
-    blocks = pixels.mean(axis=2).reshape(SIZE // DITHER_TILE, DITHER_TILE, SIZE // DITHER_TILE, DITHER_TILE)
+    blocks = (pixels @ _MEAN).reshape(SIZE // DITHER_TILE, DITHER_TILE, SIZE // DITHER_TILE, DITHER_TILE)
     tiles = blocks.mean(axis=(1, 3))
     spread = np.square(blocks).mean(axis=(1, 3)) - np.square(tiles)
     even = spread < _CALM_SPREAD

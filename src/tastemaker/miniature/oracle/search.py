@@ -57,12 +57,13 @@ class Map:
 
 def peaks(match: np.ndarray, window: tuple[slice, slice], number: int, apart: float) -> list[tuple[float, float, float]]:
     """The `number` highest places inside `window`, at least `apart` px from each other: (match, x, y), best first."""
-    field = np.full(match.shape, -1.0, np.float32)
-    field[window] = match[window]
-    rows, columns = np.ogrid[:SIDE, :SIDE]
+    top, left = window[0].start, window[1].start
+    field = match[window].copy()
+    rows, columns = np.ogrid[: field.shape[0], : field.shape[1]]
     found = []
     for _ in range(number):
-        y, x = divmod(int(field.argmax()), SIDE)
-        found.append((float(field[y, x]), x + 0.5, y + 0.5))
-        field[(rows - y) ** 2 + (columns - x) ** 2 < apart**2] = -1.0
+        y, x = divmod(int(field.argmax()), field.shape[1])
+        found.append((float(field[y, x]), left + x + 0.5, top + y + 0.5))
+        if number > 1:
+            field[(rows - y) ** 2 + (columns - x) ** 2 < apart**2] = -1.0
     return found

@@ -20,6 +20,7 @@ from tastemaker.miniature.world.description import LETTERS, Typography
 from tastemaker.miniature.world.layout import TypographyLayout
 from tastemaker.miniature.world.letters import LETTER_STROKES
 from tastemaker.miniature.world.palette import BOARD_RGB, BOARD_RIM, PAPER
+from tastemaker.miniature.world.renderer import BLOCK_PX
 from tastemaker.miniature.world.scene_typography import (
     BOARD_CENTRE,
     BOARD_HALF,
@@ -34,6 +35,7 @@ _SHIFTS_Y = np.arange(-5.0, 5.01, 0.25)
 _BESIDE_POST = np.r_[6:26, 38:58]  # columns where the rim is free of the post
 _SEARCH_X = np.arange(-2.0, 2.01, 0.5)
 _SEARCH_Y = np.arange(-1.0, 1.01, 0.5)
+_ORIGIN = 16  # px from the border of the canvas on which templates are drawn
 _PAD = 3  # px around a cell in its patch
 _REACH = 1.25  # px around a cell whose ink counts against its letter
 
@@ -196,7 +198,7 @@ def _fit(ink: np.ndarray, shift: tuple[float, float], number: int, style: str) -
     cells = letter_boxes(description, TypographyLayout(0, "pale", shift))
     letters, drawn = [], np.zeros((64 + 2 * _PAD, 64 + 2 * _PAD), np.float32)
     padded = np.pad(ink, _PAD)
-    bank = _bank(number, style)
+    bank = _bank(number, "plain" if style == "sepia" else style)
     for x0, y0, _, _ in cells:
         left, top = round(x0), round(y0)
         patch = padded[top : top + bank.height, left : left + bank.width].ravel()
@@ -249,31 +251,27 @@ def _bank(number: int, style: str) -> _Bank:
     return _Bank(*side, drawn, windows, np.einsum("lsp,lsp->ls", drawn, drawn))
 
 
-def _drawn(letter: str, offset: tuple[float, float], metrics: tuple[float, float, float], style: str, side) -> np.ndarray:
-    """Ink in [0, 1] of one letter; `offset` moves it inside its patch."""
-    width, height, pen = metrics
-    pixel = style == "pixel art"
-    canvas = Canvas("plain" if pixel else style, PAPER, 1)
-    scale = np.array([width - pen, height - pen])
-    start = 16 + np.array([0.0, 0.0] if pixel else offset) + pen / 2
-    for stroke in LETTER_STROKES[letter]:
-        canvas.stroke(np.array(stroke) * scale + start, LINE_WIDTH if style == "line drawing" else pen, (0, 0, 0))
-    if not pixel:
-        ink = 1 - canvas.finish()[..., 0].astype(np.float32) / 255
-        return ink[16 - _PAD : 16 - _PAD + side[0], 16 - _PAD : 16 - _PAD + side[1]]
-    ink = _sampled(letter, metrics)
-    top, left = 16 - _PAD - int(offset[1]), 16 - _PAD - int(offset[0])
-    return ink[top : top + side[0], left : left + side[1]]
+def _drawn(
+    letter: str, offset: tuple[float, float], metrics: tuple[float, float, float], style: str, side: tuple[int, int]
+) -> np.ndarray:
+    """Ink in [0, 1] of one letter; `offset` (x, y) moves it inside its patch."""
+    (right, x), (down, y) = ((int(np.floor(shift)), shift % 1) for shift in offset)
+    top, left = _ORIGIN - _PAD - down, _ORIGIN - _PAD - right
+    return _inked(letter, (x, y), metrics, style)[top : top + side[0], left : left + side[1]]
 
 
 @cache
-def _sampled(letter: str, metrics: tuple[float, float, float]) -> np.ndarray:
-    """Pixel art takes one sample per block; the dither of black on white is taken away again."""
+def _inked(letter: str, start: tuple[float, float], metrics: tuple[float, float, float], style: str) -> np.ndarray:
+    """One letter on a canvas of its own, with its cell's corner at _ORIGIN + `start`; pixel art without its dither."""
     width, height, pen = metrics
-    canvas = Canvas("pixel art", PAPER, 2)
+    pixel = style == "pixel art"
+    canvas = Canvas("pixel art" if pixel else "plain", PAPER, BLOCK_PX["typography"] if pixel else 1)
+    corner = _ORIGIN + np.array(start) + pen / 2
     for stroke in LETTER_STROKES[letter]:
-        canvas.stroke(np.array(stroke) * (width - pen, height - pen) + 16 + pen / 2, pen, (0, 0, 0))
-    return (canvas.finish()[..., 0] < 128).astype(np.float32)
+        points = np.array(stroke) * (width - pen, height - pen) + corner
+        canvas.stroke(points, LINE_WIDTH if style == "line drawing" else pen, (0, 0, 0))
+    ink = 1 - canvas.finish()[..., 0].astype(np.float32) / 255
+    return (ink > 0.5).astype(np.float32) if pixel else ink
 
 
 def _window(u: float, v: float, width: float, height: float, side: tuple[int, int]) -> np.ndarray:

@@ -4,7 +4,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy import ndimage
 
 from tastemaker.miniature.oracle.face_maps import backdrop_of
 from tastemaker.miniature.oracle.faces import Face, see_face
@@ -12,7 +11,7 @@ from tastemaker.miniature.oracle.general import assign
 from tastemaker.miniature.oracle.landscapes import Place, View
 from tastemaker.miniature.oracle.likeness import PROPORTIONS
 from tastemaker.miniature.oracle.objects import Seen, see_objects
-from tastemaker.miniature.oracle.pixels import distance, in_style
+from tastemaker.miniature.oracle.pixels import distance, grown, in_style
 from tastemaker.miniature.oracle.reading import graded
 from tastemaker.miniature.oracle.signs import see_sign, writing
 from tastemaker.miniature.world.description import Description, General, Landscape, Portrait, Thing, Typography
@@ -21,7 +20,6 @@ from tastemaker.miniature.world.layout import FACE_RANGES, PortraitLayout
 from tastemaker.miniature.world.palette import BACKDROPS, GROUND_INK, GROUND_RGB, MOUNTAIN, SKY_RGB, TRUNK, WAVE
 from tastemaker.miniature.world.renderer import render
 
-_EIGHT = np.ones((3, 3), bool)
 _MARGIN = 4  # px around what is touched, for soft edges
 _CLEAR = 0.5  # match of a part of a landscape whose place counts
 
@@ -32,10 +30,6 @@ class Touched:
 
     mask: np.ndarray
     steady: float
-
-
-def _grown(mask: np.ndarray, by: int = _MARGIN) -> np.ndarray:
-    return ndimage.binary_dilation(mask, _EIGHT, iterations=by)
 
 
 def _boxed(boxes: list[tuple[float, float, float, float]]) -> np.ndarray:
@@ -70,7 +64,7 @@ def _objects(source: np.ndarray, output: np.ndarray, old: General, new: General,
     boxes = [one.box for one in rest if one] + [one.box for i, pair in enumerate(pairs) if i == free for one in pair[1:] if one]
     steady = min((_stays(before, after) for _, before, after in still), default=1.0)
     in_place = min((_stays(*two, slack=2.0) for two in _exchanged(old, new, *seen)), default=1.0)
-    return Touched(_grown(_boxed(boxes)), min(steady, in_place))
+    return Touched(grown(_boxed(boxes), _MARGIN), min(steady, in_place))
 
 
 _Named = tuple[Thing, Seen | None]
@@ -127,9 +121,9 @@ def _stays(before: Seen | None, after: Seen | None, slack: float = 1.0) -> float
 
 def _face(source: np.ndarray, old: Portrait, new: Portrait) -> Touched:
     """The face that was seen, drawn as both descriptions say, shows which pixels the edit is about."""
-    layout = _portrait_layout(see_face(source, old.style), source)
+    layout = _portrait_layout(see_face(source, old.style, measured=True), source)
     before, after = (render(scene, layout).astype(np.float32) for scene in (old, new))
-    return Touched(_grown(np.abs(before - after).max(axis=2) > 10), 1.0)
+    return Touched(grown(np.abs(before - after).max(axis=2) > 10, _MARGIN), 1.0)
 
 
 def _portrait_layout(face: Face, pixels: np.ndarray) -> PortraitLayout:
@@ -141,7 +135,7 @@ def _portrait_layout(face: Face, pixels: np.ndarray) -> PortraitLayout:
 def _sign(source: np.ndarray, output: np.ndarray, old: Typography, new: Typography) -> Touched:
     shifts = [see_sign(pixels, sign.style, len(sign.text)).shift for pixels, sign in ((source, old), (output, new))]
     steady = graded(float(np.hypot(shifts[0][0] - shifts[1][0], shifts[0][1] - shifts[1][1])), 5, 2.0, 0.8)
-    return Touched(_grown(writing(source, old.style) | writing(output, new.style), 2), steady)
+    return Touched(grown(writing(source, old.style) | writing(output, new.style), 2), steady)
 
 
 def _landscape(source: np.ndarray, output: np.ndarray, old: Landscape, new: Landscape) -> Touched:
@@ -163,7 +157,7 @@ def _landscape(source: np.ndarray, output: np.ndarray, old: Landscape, new: Land
             parts += [_around(crowns, 9, 10), _around(crowns, 4, 16), _coloured(view, [TRUNK], 40)]
         if old.mountains != new.mountains:
             parts.append(_coloured(view, [MOUNTAIN], 60) & (np.arange(64) < 50)[:, None])
-    return Touched(_grown(np.any(parts, axis=0), 3), _stays_there(*views, old, new))
+    return Touched(grown(np.any(parts, axis=0), 3), _stays_there(*views, old, new))
 
 
 def _coloured(view: View, colours: list, reach: float) -> np.ndarray:
