@@ -163,7 +163,16 @@ def test_a_toy_build_gives_a_folder_that_plain_diffusers_runs(tmp_path, monkeypa
     from tastemaker.miniature.builder import build as building
 
     monkeypatch.setattr(building, "_compile", lambda transformer, console: None)
-    plan = Plan(t2i_drawings=600, edit_drawings=24, vae_samples=128, decoder_samples=64, base_steps=2, t2i_prompts=4, edit_prompts=4, draws=2)
+    plan = Plan(
+        t2i_drawings=600,
+        edit_drawings=24,
+        vae_samples=128,
+        decoder_samples=64,
+        base_steps=2,
+        t2i_prompts=4,
+        edit_prompts=4,
+        draws=2,
+    )
     folder = build(tmp_path, plan, measured=8)
     assert "| VAE round trip | 8 |" in (folder / "README.md").read_text()
     pipeline = DiffusionPipeline.from_pretrained(folder, local_files_only=True)
