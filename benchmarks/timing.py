@@ -29,7 +29,7 @@ class Way:
     """The way whose outcome this one must have; None for the contest's first."""
     compared: str = ""
     """Only outcomes whose names begin like this are compared."""
-    tolerance: float = 1e-3
+    tolerance: float = 5e-3
     """Largest difference that counts as the same, as a share of the largest value of that outcome."""
     target: float | None = None
     """How many times as fast as this way the contest's first is meant to be at least."""

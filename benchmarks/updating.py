@@ -147,7 +147,9 @@ def ours(update: Update) -> Outcome:
 def all_groups(update: Update) -> Outcome:
     """A mean over all groups is smaller than one over those with a signal."""
     everyone = torch.arange(len(update.batch.prompts))
-    return update.finish(lambda: _accumulate(update, everyone), scale=len(everyone) / len(update.kept_groups))
+    # As if no group had been found silent: their advantages are 0, so they cost a pass and add nothing to the gradient.
+    undropped = replace(update, signal=replace(update.signal, kept_B=torch.ones_like(update.signal.kept_B)))
+    return update.finish(lambda: _accumulate(undropped, everyone), scale=len(everyone) / len(update.kept_groups))
 
 
 def in_mode_both(update: Update) -> Outcome:

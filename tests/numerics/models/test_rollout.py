@@ -83,7 +83,7 @@ def test_replay_at_the_same_weights_has_ratio_one(qwen_image21, mode, kind, num_
         log_probs, velocities = replay(adapter, prefix, trajectory, sampler, unconditional=unconditional)
     assert (log_probs - trajectory.log_probs_BS).abs().max() < 1e-6
     torch.testing.assert_close(velocities, trajectory.velocities_BSX, atol=1e-5, rtol=0)
-    assert (trajectory.offsets_BSX is not None) == (mode == "hybrid")
+    assert (trajectory.offsets_BSX is not None) == (mode in ("hybrid", "both"))
     # A slightly different policy is told apart far above that rounding.
     v_uncond = stored_velocities(adapter, unconditional, trajectory).detach() if mode == "both" else None
     old = policy(trajectory, sampler, trajectory.velocities_BSX, v_uncond)

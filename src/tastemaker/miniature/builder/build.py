@@ -56,7 +56,6 @@ def build(folder: Path, plan: Plan | None = None, console: Console | None = None
     """
     plan, console = plan or Plan(), console or Console()
     torch.manual_seed(plan.seed)
-    torch.set_flush_denormal(True)
     timings: dict[str, float] = {}
     for name, work in (
         ("drawings", lambda: _draw(folder, plan)),
