@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import io
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -88,7 +89,6 @@ def run(
     folder: Path, *, seed: int = 0, threads: int | None = None, quick: bool = False, overrides: Sequence[str] = ()
 ) -> Summary:
     """Runs or resumes the demo in `folder`; writes report.html, summary.json and pictures. Raises Stopped on Ctrl-C."""
-    began = time.monotonic()
     changes = [f"seed={seed}", *([f"threads={threads}"] if threads else []), *(QUICK if quick else ()), *overrides]
     config = settings.load(Path(__file__).with_name("demo.yaml"), TrainConfig, changes)
     device, dtype = prepare_hardware(config)
@@ -98,7 +98,7 @@ def run(
     cache = EmbeddingCache(
         adapter, height=SIDE, width=SIDE, folder=folder / "embeddings", encoder_key=encoder_key(task.WEIGHTS)
     )
-    with task.reading_processes(torch.get_num_threads()) as pool:
+    with counted(folder) as seconds, task.reading_processes(torch.get_num_threads()) as pool:
         stage = Stage(config, adapter, cache, task.held_out_prompts(config.evaluation.prompts), folder, Console(), pool)
         show_first_pictures(stage)
         pictures = {("base", scale): drawn(stage, "base", scale) for scale in stage.scales}
@@ -106,7 +106,7 @@ def run(
         with state.averaged():
             adapter.transformer.save_pretrained(folder / "transformer")
             pictures |= {("trained", scale): drawn(stage, "trained", scale) for scale in stage.scales}
-        summary = summarise(stage, pictures, spent(folder, time.monotonic() - began), quick)
+        summary = summarise(stage, pictures, seconds(), quick)
         report(stage, pictures, summary)
     return summary
 
@@ -233,9 +233,13 @@ def wall_of(stage: Stage, pictures: Pictures, scale: float) -> Wall:
     )
 
 
-def spent(folder: Path, seconds: float) -> float:
-    """Seconds of all sittings of this folder."""
+@contextmanager
+def counted(folder: Path) -> Iterator[Callable[[], float]]:
+    """Gives the seconds of all sittings of this folder so far; an interrupted one counts too."""
     path = folder / "seconds.txt"
-    before = float(path.read_text()) if path.exists() else 0.0
-    disk.write_text_atomic(path, f"{before + seconds}\n")
-    return before + seconds
+    before, began = float(path.read_text()) if path.exists() else 0.0, time.monotonic()
+    try:
+        yield lambda: before + time.monotonic() - began
+    finally:
+        disk.make_folder(folder)
+        disk.write_text_atomic(path, f"{before + time.monotonic() - began}\n")
