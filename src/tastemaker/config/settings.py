@@ -121,7 +121,7 @@ class OptimiserConfig(Settings):
     """AdamW and what surrounds it."""
 
     learning_rate: Annotated[float, Field(ge=1e-8, le=1e-2)] = 8e-5
-    """Measured on the miniature; 3e-4 lost 8 points of accuracy there within a hundred updates."""
+    """Rate of AdamW. The default is a cautious start for full-parameter training, not a measured optimum."""
     betas: tuple[Share, Share] = (0.9, 0.999)
     """Decay of the two running means."""
     epsilon: Annotated[float, Field(gt=0, lt=1e-2)] = 1e-8
@@ -205,7 +205,7 @@ class EvaluationConfig(Settings):
     every: Count = 0
     """Steps between two evaluations; 0 is never during training."""
     prompts: Positive = 500
-    """Held-out prompts; fewer than 500 have shown gains that larger sets did not confirm."""
+    """Held-out prompts; at 500 the 95% interval of a share is still about 4 points to either side."""
     steps: Annotated[int, Field(ge=1, le=1000)] = 20
     """Sampling steps, all deterministic."""
     guidance: Guidance = 3.0
