@@ -153,6 +153,9 @@ def check(
 @miniature.command()
 def build(
     folder: Annotated[Path, typer.Option(help="Where the model and its training state are written.")] = Path("build/miniature"),
+    device: Annotated[
+        str | None, typer.Option(show_default=False, help="Such as cpu or cuda; the best there is if not given.")
+    ] = None,
 ) -> None:
     """Rebuild the miniature from nothing: its world, tokenizer, VAE, text encoder and transformer.
 
@@ -166,7 +169,7 @@ def build(
     """
     from tastemaker.miniature.builder.build import build as start
 
-    typer.echo(f"the miniature: {start(folder)}")
+    typer.echo(f"the miniature: {start(folder, device=device)}")
 
 
 @miniature.command()

@@ -19,7 +19,7 @@ class UserMistake(TastemakerError):
 
 
 class ServiceFailed(TastemakerError):
-    """Something outside this process (a reward server, a disk) failed for longer than its deadline allows."""
+    """Something training depends on (a reward, its server, a disk) failed for longer, or more often, than it may."""
 
     exit_code = 3
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tastemaker.config import TrainConfig
-from tastemaker.errors import Diverged, Stopped, UserMistake
+from tastemaker.errors import Diverged, ServiceFailed, Stopped, UserMistake
 from tastemaker.models.qwen_image21 import adapt
 from tastemaker.rewards.reward import Missing
 from tastemaker.rollout import take
@@ -181,7 +181,7 @@ def test_equal_scores_make_no_update(tmp_path):
 
 @pytest.mark.parametrize("answer", [math.nan, math.inf, 1.5, Missing("the judge did not answer")])
 def test_scores_that_are_no_scores_stop_the_run_and_are_never_numbers(tmp_path, answer):
-    with pytest.raises(UserMistake, match="missing"):
+    with pytest.raises(ServiceFailed, match="missing"):
         go(settings(), tmp_path, reward=Broken(answer))
 
 

@@ -80,8 +80,8 @@ class GRPOConfig(Settings):
     """The ratio counts within 1 +- this; log-probabilities are per latent element, hence so small."""
     updates_per_rollout: Positive = 1
     """Optimiser steps on one rollout: its groups are dealt out into so many mini-batches, each used once."""
-    velocity_kl: Annotated[float, Field(ge=0)] = 0.0
-    """Weight of the squared distance to the reference's velocity."""
+    velocity_kl: Annotated[float, Field(ge=0)] = 1e-3
+    """Weight of the squared distance to the reference's velocity; 0 is off, and keeps no reference."""
     ratio_norm: bool = False
     """Normalise the log ratio of each step by its standard deviation."""
     advantage_clip: Annotated[float, Field(gt=0)] = 5.0

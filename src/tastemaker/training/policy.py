@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from tastemaker.algorithms.grpo import GRPO
 from tastemaker.data.embeddings import EmbeddingCache
 from tastemaker.data.groups import prompts_of_step
-from tastemaker.errors import UserMistake
+from tastemaker.errors import ServiceFailed, UserMistake
 from tastemaker.models.adapter import Adapter
 from tastemaker.models.lora import with_transformer
 from tastemaker.rewards.reward import Reward, score_all
@@ -152,7 +152,7 @@ def judge(setup: Setup, batch: Batch, images: Tensor) -> Scores:
     share = float(scores.values_BR.isnan().float().mean())
     if share > setup.missing_budget:
         reasons = sorted(set(scores.missing.values()))
-        raise UserMistake(
+        raise ServiceFailed(
             f"{share:.0%} of the scores of this step are missing, more than the {setup.missing_budget:.0%} allowed: "
             + "; ".join(reasons[:3])
         )

@@ -66,7 +66,7 @@ class BaseTrainer:
 
     def __init__(self, adapter: QwenImage21Adapter, *, draws: int, muon_lr: float, adam_lr: float):
         pipeline: QwenImage21Pipeline = adapter.pipeline
-        self.adapter, self.draws = adapter, draws
+        self.adapter, self.draws, self.device = adapter, draws, adapter.transformer.device
         self.text_model = pipeline.text_encoder.model.requires_grad_(True).train()
         self.module = nn.ModuleDict({"transformer": pipeline.transformer, "text": self.text_model})
         pipeline.transformer.requires_grad_(True).train()
@@ -83,17 +83,18 @@ class BaseTrainer:
         length = max(map(len, token_ids))
         ids = torch.tensor([[*row, *[self.pad] * (length - len(row))] for row in token_ids])
         mask = torch.tensor([[1] * len(row) + [0] * (length - len(row)) for row in token_ids])
-        slots = ids == self.image_token
-        inputs = {"input_ids": ids, "attention_mask": mask, "mm_token_type_ids": slots.int()}
+        inputs = {"input_ids": ids, "attention_mask": mask, "mm_token_type_ids": (ids == self.image_token).int()}
         if pictures is not None:
             inputs["pixel_values"] = vision_patches(pictures)
             inputs["image_grid_thw"] = torch.tensor([[1, SIDE // 16, SIDE // 16]] * len(pictures))
+        inputs = {name: value.to(self.device) for name, value in inputs.items()}
         handle = self.text_model.language_model.norm.register_forward_hook(lambda module, args, output: args[0])
         try:
             hidden = self.text_model(**inputs).last_hidden_state
         finally:
             handle.remove()
-        tensors = {"embeds": hidden[:, self.skip :], "mask": mask[:, self.skip :].bool(), "slots": slots[:, self.skip :]}
+        mask, slots = inputs["attention_mask"].bool(), ids.to(self.device) == self.image_token
+        tensors = {"embeds": hidden[:, self.skip :], "mask": mask[:, self.skip :], "slots": slots[:, self.skip :]}
         tensors["embeds"] = tensors["embeds"] * tensors["mask"][..., None]
         return Condition(tensors, layout=(_GRID,) if pictures is None else (_GRID, _GRID))
 
@@ -102,13 +103,13 @@ class BaseTrainer:
         pictures = None if examples.source_pictures is None else examples.source_pictures[rows]
         condition = self.embed(ids, pictures)
         if examples.sources is not None:
-            sources = examples.sources[torch.from_numpy(rows)].float()
+            sources = examples.sources[torch.from_numpy(rows)].to(self.device).float()
             condition = Condition({**condition.tensors, "sources": sources}, condition.layout)
         copies = torch.arange(len(rows)).repeat_interleave(self.draws)
         prefix = self.adapter.prefix(condition).select(copies)
-        data = examples.targets[torch.from_numpy(rows)].float()[copies]
-        epsilon = torch.randn(data.shape, generator=noise)
-        sigma = self._sigmas(len(rows), noise)
+        data = examples.targets[torch.from_numpy(rows)].to(self.device).float()[copies]
+        epsilon = torch.randn(data.shape, generator=noise).to(self.device)
+        sigma = self._sigmas(len(rows), noise).to(self.device)
         at = sigma.view(-1, 1, 1)
         velocity = self.adapter.velocity((1 - at) * data + at * epsilon, sigma, prefix)
         return flow_matching_loss(velocity, data, epsilon)

@@ -29,6 +29,7 @@ from tastemaker.miniature.world.wording import vocabulary
 from tastemaker.models.adapter import load
 from tastemaker.models.qwen_image21 import QwenImage21Adapter, adapt
 from tastemaker.runtime import checkpoint
+from tastemaker.runtime.device import pick_device
 
 SAVE_EVERY = 100
 
@@ -49,20 +50,27 @@ class Plan:
     seed: int = 0
 
 
-def build(folder: Path, plan: Plan | None = None, console: Console | None = None, measured: int | None = None) -> Path:
+def build(
+    folder: Path,
+    plan: Plan | None = None,
+    console: Console | None = None,
+    measured: int | None = None,
+    device: torch.device | str | None = None,
+) -> Path:
     """Builds everything that `folder` does not hold yet; returns the pipeline folder inside it.
 
-    `measured` limits the card to so many held-out prompts of each task.
+    `measured` limits the card to so many held-out prompts of each task. The models are trained on `device`, by default the
+    best there is; drawings, noise and the card's measurements are the CPU's, so that a seed means the same everywhere.
     """
-    plan, console = plan or Plan(), console or Console()
+    plan, console, device = plan or Plan(), console or Console(), torch.device(device or pick_device())
     torch.manual_seed(plan.seed)
     timings: dict[str, float] = {}
     for name, work in (
         ("drawings", lambda: _draw(folder, plan)),
-        ("vae", lambda: _train_vae(folder, plan, console)),
-        ("decoder", lambda: _polish_decoder(folder, plan, console)),
-        ("latents", lambda: _encode(folder)),
-        ("base", lambda: _train_base(folder, plan, console)),
+        ("vae", lambda: _train_vae(folder, plan, console, device)),
+        ("decoder", lambda: _polish_decoder(folder, plan, console, device)),
+        ("latents", lambda: _encode(folder, device)),
+        ("base", lambda: _train_base(folder, plan, console, device)),
     ):
         began = time.monotonic()
         console.print(f"{name} ...")
@@ -92,16 +100,16 @@ def _draw(folder: Path, plan: Plan) -> None:
         drawings.draw_edits(folder / "edit", plan.edit_drawings, plan.seed + 1)
 
 
-def _train_vae(folder: Path, plan: Plan, console: Console) -> None:
+def _train_vae(folder: Path, plan: Plan, console: Console, device: torch.device) -> None:
     if not (folder / "vae.safetensors").exists():
-        model = build_vae()
+        model = build_vae().to(device)
         _fit_vae(model, folder, "vae", plan.vae_samples, plan.seed, console, decoder_only=False)
         save_file(_plain(model.state_dict()), folder / "vae.safetensors")
 
 
-def _polish_decoder(folder: Path, plan: Plan, console: Console) -> None:
+def _polish_decoder(folder: Path, plan: Plan, console: Console, device: torch.device) -> None:
     if not (folder / "decoder.safetensors").exists():
-        model = build_vae()
+        model = build_vae().to(device)
         model.load_state_dict(load_file(folder / "vae.safetensors"))
         _fit_vae(model, folder, "decoder", plan.decoder_samples, plan.seed + 1, console, decoder_only=True)
         save_file(_plain(model.state_dict()), folder / "decoder.safetensors")
@@ -137,11 +145,11 @@ def _fit_vae(
     )
 
 
-def _encode(folder: Path) -> None:
+def _encode(folder: Path, device: torch.device) -> None:
     """Latents of every drawing, normalised per channel by statistics that go into the VAE's config."""
     if (folder / "latents.safetensors").exists():
         return
-    model = build_vae()
+    model = build_vae().to(device)
     model.load_state_dict(load_file(folder / "vae.safetensors"))
     arrays = {task: drawings.load_drawings(folder / task)[1] for task in ("t2i", "edit")}
     mean, std = vae.latent_statistics(model, arrays["t2i"]["targets"][:4096])
@@ -216,10 +224,11 @@ def examples(folder: Path, pipeline: QwenImage21Pipeline) -> tuple[base.Examples
     )
 
 
-def _train_base(folder: Path, plan: Plan, console: Console) -> None:
+def _train_base(folder: Path, plan: Plan, console: Console, device: torch.device) -> None:
     if (folder / "base.safetensors").exists():
         return
     adapter = assemble(folder)
+    adapter.pipeline.to(device)
     trainer = base.BaseTrainer(adapter, draws=plan.draws, muon_lr=0.015, adam_lr=2e-3)
     saved = _restored(folder / "base-steps")
     if saved:

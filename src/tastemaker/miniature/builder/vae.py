@@ -42,7 +42,7 @@ def psnr(vae: AutoencoderKLQwenImage21, pictures: np.ndarray, batch: int = 64) -
     error = 0.0
     with torch.no_grad():
         for start in range(0, len(pictures), batch):
-            x = to_model(pictures[start : start + batch])
+            x = to_model(pictures[start : start + batch]).to(vae.device)
             rebuilt = decode(vae, encode(vae, x)[0]).clamp(-1, 1)
             error += float(((rebuilt - x)[:, :3] / 2).square().mean()) * len(x)
     return float(-10 * np.log10(error / len(pictures)))
@@ -50,7 +50,7 @@ def psnr(vae: AutoencoderKLQwenImage21, pictures: np.ndarray, batch: int = 64) -
 
 def loss_of(vae: AutoencoderKLQwenImage21, x: Tensor, noise: torch.Generator) -> Tensor:
     mean, log_variance = encode(vae, x)
-    latents = mean + (0.5 * log_variance).exp() * torch.randn(mean.shape, generator=noise)
+    latents = mean + (0.5 * log_variance).exp() * torch.randn(mean.shape, generator=noise).to(mean.device)
     error = decode(vae, latents) - x
     divergence = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean()
     return error.abs().mean() + SQUARED_WEIGHT * error.square().mean() + KL_WEIGHT * divergence
@@ -85,7 +85,7 @@ def train(
     for step in range(start, steps):
         draw = np.random.default_rng((seed, step))
         rows = np.sort(draw.choice(len(pictures), batch, replace=False))
-        loss = loss_of(vae, to_model(pictures[rows]), torch.Generator().manual_seed(seed * 1_000_003 + step))
+        loss = loss_of(vae, to_model(pictures[rows]).to(vae.device), torch.Generator().manual_seed(seed * 1_000_003 + step))
         loss.backward()
         optimiser.step(step / steps, step)
         report(step + 1, float(loss.detach()), optimiser)
@@ -94,16 +94,16 @@ def train(
 def latent_statistics(vae: AutoencoderKLQwenImage21, pictures: np.ndarray) -> tuple[list[float], list[float]]:
     """Per-channel mean and standard deviation of the latents, for `latents_mean` and `latents_std` of the config."""
     with torch.no_grad():
-        means = torch.cat([encode(vae, to_model(pictures[i : i + 64]))[0] for i in range(0, len(pictures), 64)])
+        means = torch.cat([encode(vae, to_model(pictures[i : i + 64]).to(vae.device))[0] for i in range(0, len(pictures), 64)])
     flat = means.transpose(0, 1).flatten(1)
     return flat.mean(1).tolist(), flat.std(1).tolist()
 
 
 def normalised_latents(vae: AutoencoderKLQwenImage21, pictures: np.ndarray, mean: Tensor, std: Tensor) -> Tensor:
-    """(N, 16, 64) float16: the modes of the latents, normalised per channel, tokens row by row."""
+    """(N, 16, 64) float16 on the CPU: the modes of the latents, normalised per channel, tokens row by row."""
     found = torch.empty(len(pictures), (pictures.shape[1] // 16) * (pictures.shape[2] // 16), len(mean), dtype=torch.float16)
     with torch.no_grad():
         for start in range(0, len(pictures), 64):
-            modes = encode(vae, to_model(pictures[start : start + 64]))[0].flatten(2).transpose(1, 2)
+            modes = encode(vae, to_model(pictures[start : start + 64]).to(vae.device))[0].flatten(2).transpose(1, 2).cpu()
             found[start : start + len(modes)] = ((modes - mean) / std).half()
     return found
