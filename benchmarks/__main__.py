@@ -46,7 +46,9 @@ def main(arguments: list[str] | None = None) -> int:
     rows: list[Row] = []
     notes: list[str] = []
     with tempfile.TemporaryDirectory() as folder:
-        for contest in contests(adapter, size, Path(folder), quick=options.quick, compiled=options.compile, note=notes.append):
+        waits = options.clock == "wall"
+        chosen = {"quick": options.quick, "compiled": options.compile, "waits": waits}
+        for contest in contests(adapter, size, Path(folder), **chosen, note=notes.append):
             if options.only in contest.title:
                 print(contest.title, "...", file=sys.stderr)
                 rows += measure(contest, options.repeats, device, CLOCKS[options.clock])

@@ -6,25 +6,31 @@ import shutil
 from collections.abc import Callable, Iterator
 from copy import deepcopy
 from pathlib import Path
+from statistics import median
 
 import torch
 
-from benchmarks import sampling, updating
+from benchmarks import sampling, scoring, updating
 from benchmarks.timing import Contest
 from benchmarks.workload import Size, editing, in_dtype, of_one_length, text_to_image
 from tastemaker.models.lora import with_transformer
 from tastemaker.models.qwen_image21 import QwenImage21Adapter
 from tastemaker.runtime.device import pick_precision
 
-NOT_YET = "not measured, since it is not built: scoring while the next group is sampled (lever 5)"
-
 
 def contests(
-    adapter: QwenImage21Adapter, size: Size, folder: Path, *, quick: bool, compiled: bool, note: Callable[[str], None]
+    adapter: QwenImage21Adapter,
+    size: Size,
+    folder: Path,
+    *,
+    quick: bool,
+    compiled: bool,
+    waits: bool,
+    note: Callable[[str], None],
 ) -> Iterator[Contest]:
     """Contests in the order of the table; `note` is told what was left out and why. `folder` takes source pictures.
 
-    `quick` leaves out what other contests show already, with other prompts.
+    `quick` leaves out what other contests show already, with other prompts. `waits` is whether the clock sees waiting.
     """
     texts, edits = text_to_image(adapter, size), editing(adapter, size, folder / "one", num_sources=1)
     yield sampling.rollout_contest(texts)
@@ -37,6 +43,14 @@ def contests(
     if not quick:
         yield updating.update_contest(edits)
     yield updating.silence_contest(texts)
+    if waits:
+        step = scoring.scored_step(adapter, size, size.prompts if quick else scoring.GROUPS)
+        yield scoring.scoring_contest(step)
+        if step.hidden:
+            groups = len(step.workload.prompts)
+            note(f"scoring: {median(step.hidden):.1%} of the judge's time was hidden behind drawing, over {groups} groups")
+    else:
+        note("not measured: scoring in the background, whose judge waits, which processor time does not see")
     device = texts.device
     if pick_precision("auto", device) == torch.bfloat16:
         yield sampling.precision_contest(texts, in_dtype(adapter, torch.bfloat16))
@@ -48,7 +62,6 @@ def contests(
         yield updating.compile_contest(texts, fast)
     else:
         note("not measured: torch.compile of the repeated blocks" + (", no C++ compiler" if compiled else " (--compile)"))
-    note(NOT_YET)
 
 
 def _compiled(adapter: QwenImage21Adapter) -> QwenImage21Adapter:

@@ -150,6 +150,38 @@ def check(
     )
 
 
+@app.command()
+def calibrate(
+    votes: Annotated[Path, typer.Argument(metavar="VOTES.jsonl", show_default=False, help="Pair votes with scores.")],
+    config: Annotated[
+        Path | None, typer.Option(show_default=False, help="Settings with the rewards' ranges; without it all are 0 to 1.")
+    ] = None,
+    strength: Annotated[
+        float, typer.Option(min=0, help="Votes of the pooled fit that are added to each category's own.")
+    ] = 20.0,
+    resamples: Annotated[int, typer.Option(min=100, help="Of the bootstrap that gives the intervals.")] = 1000,
+    seed: Annotated[int, typer.Option(min=0, help="Of the bootstrap.")] = 0,
+    out: Annotated[Path | None, typer.Option(show_default=False, help="The YAML; VOTES.weights.yaml if not given.")] = None,
+) -> None:
+    """Fit how much each reward has to count, from people's votes between two pictures.
+
+    A line of the file is a vote: `{"prompt": "p1", "category": "portrait", "choice": "left", "left": {"alignment": 4.1},
+    "right": {"alignment": 3.0}}`, with the scores of both pictures by reward (null where one is missing) and left, right or tie
+    as the choice. All mistakes of the file are listed at once.
+
+    Prints the weights of all votes and of each category with 95% intervals, says which categories have too few votes to be told
+    from the rest, and writes YAML to paste into a config. Takes seconds, for tens of thousands of votes minutes.
+
+    Example: `tastemaker calibrate votes.jsonl --config run.yaml`
+    """
+    from tastemaker.config import TrainConfig, load
+    from tastemaker.evaluation.calibrate_votes import run
+
+    rewards = load(config, TrainConfig).rewards if config else None
+    ranges = {reward.name: (reward.low, reward.high) for reward in rewards} if rewards else None
+    run(votes, ranges=ranges, strength=strength, resamples=resamples, seed=seed, out=out)
+
+
 @miniature.command()
 def build(
     folder: Annotated[Path, typer.Option(help="Where the model and its training state are written.")] = Path("build/miniature"),

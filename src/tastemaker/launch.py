@@ -6,6 +6,7 @@ The one place that knows both the names in settings (a model's folder, a file of
 from __future__ import annotations
 
 from collections.abc import Iterable
+from difflib import get_close_matches
 from pathlib import Path
 
 from rich.console import Console
@@ -36,6 +37,7 @@ def train(path: Path, *, overrides: Iterable[str] = (), folder: Path | None = No
     config = settings.load(path, TrainConfig, tuple(overrides))
     folder = folder or Path("runs") / config.name
     prompts = prompts_of(config, path.parent)
+    check_categories(config, prompts)
     rewards = rewards_of(config)
     model = model_folder(config, path.parent)
     device, dtype = prepare_hardware(config)
@@ -82,6 +84,24 @@ def rewards_of(config: TrainConfig) -> dict[str, Reward]:
             "\n".join(f"rewards: {name!r} is not known; there are {', '.join(sorted(known))}" for name in unknown)
         )
     return {reward.name: known[reward.name] for reward in config.rewards}
+
+
+def check_categories(config: TrainConfig, prompts: Iterable[Prompt]) -> None:
+    """Refuses a category that no prompt has where one that prompts have looks like it: its weights would never be used."""
+    present = {prompt.category for prompt in prompts}
+    named = {f"categories.{category}": category for category in config.categories} | {
+        f"rewards.{row}.gates.{place}.categories.{position}": category
+        for row, reward in enumerate(config.rewards)
+        for place, gate in enumerate(reward.gates)
+        for position, category in enumerate(gate.categories or ())
+    }
+    wrong = [
+        f"{key}: {category!r} is the category of no prompt, did you mean `{near[0]}`?"
+        for key, category in named.items()
+        if category not in present and (near := get_close_matches(category, present, n=1))
+    ]
+    if wrong:
+        raise UserMistake("\n".join(wrong))
 
 
 def export(config: TrainConfig, adapter: Adapter, folder: Path) -> Path:

@@ -91,7 +91,9 @@ class Trajectory:
 
 @dataclass(frozen=True)
 class Scores:
-    """Raw rewards of B pictures. A score that did not arrive or did not parse is NaN and has a reason, never a number.
+    """Rewards of B pictures. A score that did not arrive or did not parse is NaN and has a reason, never a number.
+
+    NaN without a reason was not asked for: that reward does not count for the picture's prompt, and nothing is missing.
 
     >>> Scores(("alignment",), torch.tensor([[4.2], [float("nan")]]), {(1, "alignment"): "no digit after the rationale"})
     """
@@ -122,4 +124,3 @@ class Signal:
 def group_index(num_prompts: int, group_size: int) -> Tensor:
     """(P * G,) prompt row of each sample, group-major: 0 0 0 1 1 1 ..."""
     return torch.arange(num_prompts).repeat_interleave(group_size)
-

@@ -15,7 +15,7 @@ from tastemaker.rewards.reward import Missing
 from tastemaker.rollout import take
 from tastemaker.runtime.metrics import read_lines
 from tastemaker.runtime.signals import StopRequest
-from tastemaker.training.policy import accumulate, judge, prepare, rollout
+from tastemaker.training.policy import accumulate, judge, prepare, rollout, signal_of
 from tastemaker.training.start import Task, make_setup, make_state, run_training
 from tastemaker.types import Prompt, group_index
 from tiny import tiny_qwen_image21
@@ -33,6 +33,15 @@ class Brightness:
 
     def score(self, images, prompts):
         return images.flatten(1).mean(1).tolist()
+
+
+class Darkness(Brightness):
+    """The opposite."""
+
+    name = "darkness"
+
+    def score(self, images, prompts):
+        return (1 - images.flatten(1).mean(1)).tolist()
 
 
 class Broken(Brightness):
@@ -58,7 +67,7 @@ def settings(**changes) -> TrainConfig:
         "budget": {"max_steps": 4},
     }
     for group, change in changes.items():
-        values[group] = {**values[group], **change} if isinstance(change, dict) else change
+        values[group] = {**values.get(group, {}), **change} if isinstance(change, dict) else change
     return TrainConfig(**values)
 
 
@@ -131,13 +140,14 @@ def test_lora_policy_resumes_and_leaves_the_base_alone(tmp_path):
     assert_same(weights(state), weights(again))
 
 
-def made(config=None, reward=None):
+def made(config=None, reward=None, prompts=PROMPTS):
     config = config or settings()
     adapter = fresh()
     from tastemaker.data.embeddings import EmbeddingCache
 
     embeddings = EmbeddingCache(adapter, height=SIDE, width=SIDE)
-    setup = make_setup(config, adapter, PROMPTS, {"brightness": reward or Brightness()}, embeddings, height=SIDE, width=SIDE)
+    judges = {"brightness": reward or Brightness(), "darkness": Darkness()}
+    setup = make_setup(config, adapter, prompts, judges, embeddings, height=SIDE, width=SIDE)
     return setup, make_state(config, adapter)
 
 
@@ -237,3 +247,59 @@ def test_a_clip_range_under_the_rounding_floor_is_refused(tmp_path, monkeypatch)
     monkeypatch.setattr(policy, "accumulate", noisy)
     with pytest.raises(UserMistake, match="rounding"):
         go(settings(), tmp_path)
+
+
+def judged(config, prompts=PROMPTS, reward=None):
+    """The setup, and mean brightness, scores and signal of its first step's pictures."""
+    setup, _ = made(config, reward, prompts)
+    batch = prepare(setup, 1)
+    images = setup.adapter.decode(rollout(setup, batch, 1).final_BX, SIDE, SIDE)
+    scores = judge(setup, batch, images)
+    return batch, images.flatten(1).mean(1), scores, signal_of(setup, batch, scores)
+
+
+def test_each_category_is_trained_towards_its_own_weights():
+    prompts = [replace(prompt, category="portrait" if row < 2 else "general") for row, prompt in enumerate(PROMPTS)]
+    rewards = ({"name": "brightness", "floor": 1e-4}, {"name": "darkness", "weight": 0.0, "floor": 1e-4})
+    config = settings(rewards=rewards, categories={"portrait": {"darkness": 1.0}})
+    batch, brightness, scores, signal = judged(config, prompts)
+    portrait = torch.tensor([prompt.category == "portrait" for prompt in batch.prompts]).repeat_interleave(4)
+    assert torch.equal(scores.values_BR.isnan(), torch.stack([portrait, ~portrait], 1)), "each reward is asked where it counts"
+    assert not scores.missing and signal.metrics["scores_missing"] == 0 and signal.kept_B.all()
+    for row, group in enumerate(signal.advantages_B.view(4, 4)):
+        best = brightness.view(4, 4)[row].argmin() if portrait[4 * row] else brightness.view(4, 4)[row].argmax()
+        assert group.argmax() == best
+
+
+def test_a_gate_caps_the_score_that_is_trained_and_says_how_often():
+    _, brightness, _, _ = judged(settings())
+    middle = float(brightness.median())
+    gate = {"reward": "darkness", "below": 1 - middle, "cap": 0.0}
+    rewards = ({"name": "brightness", "floor": 1e-4, "gates": (gate,)}, {"name": "darkness", "weight": 0.0})
+    _, brightness, scores, signal = judged(settings(rewards=rewards))
+    assert torch.allclose(scores.values_BR[:, 0], brightness), "the judge's own score"
+    capped = scores.values_BR[:, 1] < 1 - middle
+    assert 0 < capped.sum() < 16 and signal.metrics["capped/brightness"] == pytest.approx(float(capped.float().mean()))
+    for row in range(4):
+        group, fails = signal.advantages_B.view(4, 4)[row], capped.view(4, 4)[row]
+        if fails.any() and not fails.all():
+            assert group[fails].max() < group[~fails].min()
+
+
+def test_a_missing_gate_takes_the_gated_score_with_it_and_counts_once(tmp_path):
+    gate = {"reward": "brightness", "below": 0.5, "cap": 0.2}
+    rewards = ({"name": "brightness", "weight": 0.0}, {"name": "darkness", "gates": (gate,)})
+    setup, _ = made(settings(rewards=rewards), Broken(Missing("timed out")))
+    batch = prepare(setup, 1)
+    images = setup.adapter.decode(rollout(setup, batch, 1).final_BX, SIDE, SIDE)
+    with pytest.raises(ServiceFailed, match=r"50% of the scores .* brightness: timed out \(16 times\)"):
+        judge(setup, batch, images)
+    scores = judge(replace(setup, missing_budget=0.5), batch, images)
+    signal = signal_of(setup, batch, scores)
+    assert signal.metrics["scores_missing"] == 1 and not signal.kept_B.any() and "reward/darkness" not in signal.metrics
+
+
+def test_a_judge_with_another_range_than_the_settings_is_refused():
+    rewards = ({"name": "brightness", "low": 1.0, "high": 5.0},)
+    with pytest.raises(UserMistake, match="brightness gives scores from 0 to 1, not from 1 to 5"):
+        made(settings(rewards=rewards))

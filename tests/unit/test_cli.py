@@ -16,7 +16,7 @@ from tastemaker import cli
 from tastemaker.errors import Corrupt, ServiceFailed, Stopped, UserMistake
 
 ROOT = Path(__file__).parents[2]
-COMMANDS = ["demo", "train", "check", "miniature build", "miniature card", "version"]
+COMMANDS = ["demo", "train", "check", "calibrate", "miniature build", "miniature card", "version"]
 GOOD = "name: first\nmodel: miniature\nrewards:\n- name: facts\ndata:\n  prompts: miniature\n"
 
 
@@ -37,7 +37,7 @@ def calls(monkeypatch):
                 raise self.error
 
     recorded = Calls()
-    for name in ("launch.train", "miniature.demo.run", "miniature.builder.build.build"):
+    for name in ("launch.train", "miniature.demo.run", "miniature.builder.build.build", "evaluation.calibrate_votes.run"):
         module, _, function = name.rpartition(".")
         stand_in = ModuleType(f"tastemaker.{module}")
         setattr(stand_in, function, recorded)
@@ -98,7 +98,17 @@ def test_commands_pass_on_what_was_given(calls, good, tmp_path):
     assert calls == [
         ((), {"folder": tmp_path, "seed": 3, "threads": 2, "quick": True}),
         ((good,), {"overrides": ["seed=1", "budget.max_steps=2"], "folder": None, "allow": ["packages"]}),
-        ((Path("build/miniature"),), {}),
+        ((Path("build/miniature"),), {"device": None}),
+    ]
+
+
+def test_calibrate_takes_the_ranges_of_the_config(calls, good):
+    assert tastemaker("calibrate", "votes.jsonl", "--config", str(good), "--strength", "5").exit_code == 0
+    assert tastemaker("calibrate", "votes.jsonl", "--out", "w.yaml").exit_code == 0
+    fixed = {"resamples": 1000, "seed": 0}
+    assert calls == [
+        ((Path("votes.jsonl"),), {"ranges": {"facts": (0.0, 1.0)}, "strength": 5.0, "out": None, **fixed}),
+        ((Path("votes.jsonl"),), {"ranges": None, "strength": 20.0, "out": Path("w.yaml"), **fixed}),
     ]
 
 

@@ -13,7 +13,18 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from tastemaker.config import GRPOConfig, LoraPolicy, RewardConfig, RolloutConfig, Settings, TrainConfig, dump, load, parse
+from tastemaker.config import (
+    GateConfig,
+    GRPOConfig,
+    LoraPolicy,
+    RewardConfig,
+    RolloutConfig,
+    Settings,
+    TrainConfig,
+    dump,
+    load,
+    parse,
+)
 from tastemaker.config.strict_yaml import read, scalar, write
 from tastemaker.errors import UserMistake
 
@@ -130,6 +141,20 @@ deadlines: {item: 90}
         (["rollout.transition=cpss"], "did you mean cps?"),
         (["rewards.7.weight=1"], "there is no 7 to set here"),
         (["name.first=x"], "there is no first to set here"),
+        (["rewards.0.weight=0", "rewards.1.weight=1"], "no gate asks for it, give it a weight or remove"),
+        (["categories.portrait.exakt=1"], "categories.portrait.exakt: 1, unknown reward, did you mean `exact`?"),
+        (["categories.portrait.zzz=1"], "unknown reward, known here: exact, tidy"),
+        (["categories.portrait.exact=0.9"], "categories.portrait: the weights must add up to 1, they add up to 0.9"),
+        (["categories.portrait={}"], "categories.portrait: has no weights, name at least one reward"),
+        (["categories.portrait.exact=-1"], "categories.portrait.exact: -1, must be at least 0"),
+        (["categories.portrait=exact"], "categories.portrait: exact, must be a group of settings"),
+        (["rewards.0.gates=[{reward: tidi, below: 0.5, cap: 0.2}]"], "unknown reward, did you mean `tidy`?"),
+        (["rewards.0.gates=[{reward: exact, below: 0.5, cap: 0.2}]"], "a reward cannot be its own gate"),
+        (["rewards.0.gates=[{reward: tidy, below: 0, cap: 0.2}]"], "must be above 0 and at most 1, the range of tidy"),
+        (["rewards.0.gates=[{reward: tidy, below: 1.1, cap: 0.2}]"], "else the gate never or always fails"),
+        (["rewards.0.gates=[{reward: tidy, below: 0.5, cap: 1}]"], "must be at least 0 and below 1, the range of exact"),
+        (["rewards.0.gates=[{reward: tidy, below: 0.5, cap: 0.2, categories: []}]"], "must have at least 1 entries"),
+        (["rewards.0.gates=[{reward: tidy, belov: 0.5, cap: 0.2, below: 1}]"], "did you mean `below`?"),
     ],
 )
 def test_each_rule(overrides: list[str], rule: str) -> None:
@@ -146,8 +171,46 @@ def test_allowed_neighbours_of_the_rules() -> None:
         ("rollout.group_size=12", "rollout.prompts=4"),
         ("rewards.0.weight=0.7500005",),
         ("rollout.transition=flow_sde", "rollout.eta=1.5"),
+        ("rewards.0.weight=0", "rewards.1.weight=1", "categories.portrait.exact=1"),
+        ("rewards.0.weight=0", "rewards.1.weight=1", "rewards.1.gates=[{reward: exact, below: 1, cap: 0}]"),
+        ("categories={a b.1: {exact: 0.3, tidy: 0.7}, portrait: {tidy: 1, exact: 0}}",),
     ):
         parse(GOOD, TrainConfig, override)
+
+
+def test_all_mistakes_of_categories_and_gates_at_once() -> None:
+    text = """\
+name: first
+model: miniature
+data: {prompts: miniature}
+rewards:
+  - name: exact
+    weight: 0.75
+    low: 1
+    high: 5
+    gates:
+      - {reward: tidi, below: 0.5, cap: 2}
+      - {reward: tidy, below: 3, cap: 9}
+  - {name: tidy, weight: 0.25}
+  - {name: spare, weight: 0}
+categories:
+  v1.5: {exact: 0.5, teidy: 0.5}
+  typography:
+    exact: 0.5
+    tidy: 0.4
+  portrait: {}
+"""
+    assert mistakes(text) == [
+        "run.yaml:10 rewards.0.gates.0.reward: tidi, unknown reward, did you mean `tidy`?",
+        "run.yaml:11 rewards.0.gates.1.below: 3, must be above 0 and at most 1, the range of tidy, "
+        "else the gate never or always fails",
+        "run.yaml:11 rewards.0.gates.1.cap: 9, must be at least 1 and below 5, the range of exact, else it caps nothing",
+        "run.yaml:13 rewards.2.weight: 0, is the weight in every category, and no gate asks for it, "
+        "give it a weight or remove the reward",
+        "run.yaml:15 categories.v1.5.teidy: 0.5, unknown reward, did you mean `tidy`?",
+        "run.yaml:16 categories.typography: the weights must add up to 1, they add up to 0.9, change them",
+        "run.yaml:19 categories.portrait: has no weights, name at least one reward or remove the category",
+    ]
 
 
 def test_overrides_win_and_are_read_as_yaml() -> None:
@@ -180,6 +243,7 @@ def test_every_setting_says_what_it_is() -> None:
     check(TrainConfig)
     check(LoraPolicy)
     check(RewardConfig)
+    check(GateConfig)
 
 
 def test_whole_check_takes_under_two_seconds_and_no_torch(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ and differentiates the conditional branch alone. Left out: a value network, an e
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -17,6 +18,7 @@ from tastemaker.flow.advantage import group_advantages
 from tastemaker.flow.loss import clipped_surrogate, normalised_log_ratio, velocity_kl
 from tastemaker.flow.transition import kl as gaussian_kl
 from tastemaker.flow.transition import log_ratio, velocity_gain
+from tastemaker.rewards.composite import missing_share
 from tastemaker.rollout import Sampler, old_policy, policy
 from tastemaker.types import Scores, Signal, Trajectory
 
@@ -34,10 +36,11 @@ class GRPO:
     floors: tuple[float, ...]
     ranges: tuple[tuple[float, float], ...]
 
-    def signal(self, scores: Scores, group_B: Tensor) -> Signal:
+    def signal(self, scores: Scores, group_B: Tensor, weights_BR: Tensor | None = None) -> Signal:
+        """Advantages of a batch. `weights_BR` is a row for each sample, by its category; without it `weights` hold for all."""
         found = group_advantages(
             scores.values_BR,
-            torch.tensor(self.weights),
+            torch.tensor(self.weights, dtype=torch.float64) if weights_BR is None else weights_BR,
             torch.tensor(self.floors),
             group_B,
             clip=self.advantage_clip,
@@ -46,7 +49,7 @@ class GRPO:
         )
         metrics = {
             "groups_without_signal": float(found.groups_without_signal),
-            "scores_missing": float(found.missing_BR.float().mean()),
+            "scores_missing": missing_share(scores),
             **_per_reward("reward", scores.names, scores.values_BR.nanmean(0)),
             **_per_reward("std", scores.names, found.stds_PR.nanmean(0)),
         }
@@ -87,4 +90,6 @@ class GRPO:
 
 
 def _per_reward(prefix: str, names: Sequence[str], values_R: Tensor) -> dict[str, float]:
-    return {f"{prefix}/{name}": value for name, value in zip(names, values_R.tolist(), strict=True)}
+    """Without those that have no value, because the step's prompts did not ask for them."""
+    values = zip(names, values_R.tolist(), strict=True)
+    return {f"{prefix}/{name}": value for name, value in values if not math.isnan(value)}

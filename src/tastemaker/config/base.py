@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import difflib
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from pydantic import BaseModel, ConfigDict, model_validator
 from pydantic_core import PydanticCustomError
 
+Key = str | tuple[str | int, ...]
+"""Where a setting stands: `rollout.steps`, or ("categories", "v1.5", "alignment") where a name may hold dots."""
+
 
 class Broken(NamedTuple):
-    """A rule between settings that does not hold: the dotted keys it reads (the first one is blamed), the rule, the remedy."""
+    """A rule between settings that does not hold: the keys it reads (the first one is blamed), the rule, the remedy."""
 
-    keys: tuple[str, ...]
+    keys: tuple[Key, ...]
     rule: str
     remedy: str
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """The remedy for a name that is not known: the one that looks most like it, or all there are."""
+    known = list(known)
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"did you mean `{near[0]}`?" if near else f"known here: {', '.join(known) or 'nothing'}"
 
 
 class Settings(BaseModel):
@@ -37,6 +48,7 @@ class Settings(BaseModel):
     @model_validator(mode="after")
     def _check_rules(self) -> Settings:
         if broken := list(self.broken_rules()):
-            text = "; ".join(f"{b.keys[0]}: {b.rule}, {b.remedy}" for b in broken)
+            names = [key if isinstance(key, str) else ".".join(map(str, key)) for key in (b.keys[0] for b in broken)]
+            text = "; ".join(f"{name}: {b.rule}, {b.remedy}" for name, b in zip(names, broken, strict=True))
             raise PydanticCustomError("broken_rules", "{text}", {"text": text, "broken": broken})
         return self

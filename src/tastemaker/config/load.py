@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, TypeVar, get_args
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from tastemaker.config.base import Broken
+from tastemaker.config.base import Broken, Key, nearest
 from tastemaker.config.strict_yaml import Document, Path, read, write
 from tastemaker.errors import UserMistake
 
@@ -166,7 +166,7 @@ def _mistakes(error: Any, data: Any, model_class: type[BaseModel]) -> Iterator[M
         return
     fields = _fields(data, path[:-1], model_class)
     if kind == "extra_forbidden":
-        yield Mistake(path, f"unknown key, {_nearest(str(path[-1]), fields)}")
+        yield Mistake(path, f"unknown key, {nearest(str(path[-1]), fields)}")
     elif kind == "missing" and path and _walk(data, path) is not None:
         yield Mistake(path, "has too few entries, add one")
     elif kind == "missing":
@@ -198,6 +198,7 @@ _RULES = {
     "bool_type": "must be true or false",
     "string_type": "must be text, put it in quotes",
     "tuple_type": "must be a list, write for example [a, b]",
+    "dict_type": "must be a group of settings, write its keys indented below it",
     "model_type": "must be a group of settings, write its keys indented below it",
     "model_attributes_type": "must be a group of settings, write its keys indented below it",
     "string_pattern_mismatch": "must match {pattern}, use letters, digits, dots, dashes and underscores",
@@ -217,8 +218,8 @@ def _path(loc: tuple[Any, ...], data: Any) -> Path:
     return tuple(path)
 
 
-def _dotted(key: str) -> Path:
-    return tuple(int(part) if part.isdigit() else part for part in key.split("."))
+def _dotted(key: Key) -> Path:
+    return tuple(int(part) if part.isdigit() else part for part in key.split(".")) if isinstance(key, str) else key
 
 
 def _fields(data: Any, path: Path, model_class: type[BaseModel]) -> dict[str, Any]:
@@ -276,12 +277,6 @@ def _short(value: Any) -> str:
         return f"{value:g}"
     text = yaml.safe_dump(value, default_flow_style=True, width=10_000).removesuffix("...\n").strip()
     return text if len(text) <= 60 else text[:57] + "..."
-
-
-def _nearest(key: str, known: Iterable[str]) -> str:
-    known = list(known)
-    near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-    return f"did you mean `{near[0]}`?" if near else f"known here: {', '.join(known) or 'nothing'}"
 
 
 def _did_you_mean(given: Any, expected: str) -> str:

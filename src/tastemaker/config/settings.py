@@ -15,7 +15,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 from pydantic.config import JsonDict
 
-from tastemaker.config.base import Broken, Settings
+from tastemaker.config.base import Broken, Settings, nearest
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
 Positive = Annotated[int, Field(ge=1)]
@@ -23,6 +23,7 @@ Count = Annotated[int, Field(ge=0)]
 Seconds = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 Guidance = Annotated[float, Field(ge=1, le=50)]
+Weight = Annotated[float, Field(ge=0, le=1)]
 
 
 class RolloutConfig(Settings):
@@ -138,13 +139,27 @@ class OptimiserConfig(Settings):
     """Pictures in one backward pass; null takes all of a step at once. Limits memory."""
 
 
+class GateConfig(Settings):
+    """A condition on another reward; while it fails, the score of the reward that has this gate is capped."""
+
+    reward: Name = Field(examples=["objects"])
+    """The gating reward. It is asked wherever the gated one is, also with a weight of 0."""
+    below: float = Field(examples=[1.0])
+    """The gate fails when the gating reward's score, as its judge gave it, is below this."""
+    cap: float = Field(examples=[0.5])
+    """The most that the gated score can then be, whatever else holds; in units of the gated score."""
+    categories: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
+    """The prompts it holds for; null is all."""
+
+
 class RewardConfig(Settings):
     """One reward and its part in the composite."""
 
     name: Name = Field(examples=["alignment"])
     """Which reward."""
-    weight: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """Its share; the weights of all rewards add up to 1."""
+    weight: Weight = 1.0
+    """Its share for categories without weights of their own; these add up to 1. With 0 it is asked for other categories or by
+    gates alone."""
     low: float = 0.0
     """The lowest score it can give."""
     high: float = 1.0
@@ -153,6 +168,8 @@ class RewardConfig(Settings):
     """Its noise, in units of its score: a group's standard deviation counts as at least this, so near ties do not explode."""
     server_deadline: Seconds | None = None
     """Seconds after which the reward's server gives up on an item; ours must be longer, or finished work is thrown away."""
+    gates: tuple[GateConfig, ...] = ()
+    """What has to hold first: while one of them fails, the score is capped; the lowest cap counts."""
 
     def broken_rules(self) -> Iterator[Broken]:
         if not self.low < self.high:
@@ -244,6 +261,9 @@ class TrainConfig(Settings):
     policy: PolicyConfig = FullPolicy()
     rewards: Annotated[tuple[RewardConfig, ...], Field(min_length=1)] = Field(examples=[[{"name": "alignment"}]])
     """At least one; their weights add up to 1."""
+    categories: dict[str, dict[str, Weight]] = Field(default={}, examples=[{"portrait": {"alignment": 1.0}}])
+    """Prompts of these categories have weights of their own, by reward, which add up to 1. A reward that is not named has
+    weight 0 there and is not asked."""
     data: DataConfig = Field(examples=[{"prompts": "prompts.jsonl"}])
     deadlines: DeadlineConfig = DeadlineConfig()
     checkpoint: CheckpointConfig = Field(default=CheckpointConfig(), json_schema_extra=FREE)
@@ -253,6 +273,8 @@ class TrainConfig(Settings):
     def broken_rules(self) -> Iterator[Broken]:
         yield from self._rollout_rules()
         yield from self._reward_rules()
+        yield from self._category_rules()
+        yield from self._gate_rules()
 
     def _rollout_rules(self) -> Iterator[Broken]:
         rollout, micro = self.rollout, self.optimiser.micro_batch
@@ -281,3 +303,42 @@ class TrainConfig(Settings):
             if reward.server_deadline is not None and self.deadlines.item <= reward.server_deadline:
                 rule = f"must be above the server's own deadline of {reward.server_deadline:g} s (rewards.{row})"
                 yield Broken(("deadlines.item", f"rewards.{row}.server_deadline"), rule, "raise it or lower the server's")
+        yield from self._idle_rewards()
+
+    def _idle_rewards(self) -> Iterator[Broken]:
+        """A reward that no prompt and no gate asks was listed for nothing, most likely by a slip."""
+        gating = {gate.reward for reward in self.rewards for gate in reward.gates}
+        for row, reward in enumerate(self.rewards):
+            weighed = any(weights.get(reward.name, 0) > 0 for weights in self.categories.values())
+            if not (reward.weight > 0 or weighed or reward.name in gating):
+                rule = "is the weight in every category, and no gate asks for it"
+                yield Broken((f"rewards.{row}.weight", "rewards", "categories"), rule, "give it a weight or remove the reward")
+
+    def _category_rules(self) -> Iterator[Broken]:
+        names = [reward.name for reward in self.rewards]
+        for category, weights in self.categories.items():
+            place = ("categories", category)
+            for name in weights:
+                if name not in names:
+                    yield Broken(((*place, name), "rewards"), "unknown reward", nearest(name, names))
+            total = math.fsum(weights.values())
+            if not weights:
+                yield Broken((place,), "has no weights", "name at least one reward or remove the category")
+            elif abs(total - 1) > 1e-6:
+                yield Broken((place,), f"the weights must add up to 1, they add up to {total:g}", "change them")
+
+    def _gate_rules(self) -> Iterator[Broken]:
+        by_name = {reward.name: reward for reward in self.rewards}
+        for row, reward in enumerate(self.rewards):
+            for place, gate in enumerate(reward.gates):
+                key, gating = f"rewards.{row}.gates.{place}", by_name.get(gate.reward)
+                if gating is None:
+                    yield Broken((f"{key}.reward", "rewards"), "unknown reward", nearest(gate.reward, by_name))
+                elif gating is reward:
+                    yield Broken((f"{key}.reward", "rewards"), "a reward cannot be its own gate", "name another one")
+                elif not gating.low < gate.below <= gating.high:
+                    rule = f"must be above {gating.low:g} and at most {gating.high:g}, the range of {gating.name}"
+                    yield Broken((f"{key}.below", "rewards"), rule, "else the gate never or always fails")
+                if not reward.low <= gate.cap < reward.high:
+                    rule = f"must be at least {reward.low:g} and below {reward.high:g}, the range of {reward.name}"
+                    yield Broken((f"{key}.cap", f"rewards.{row}.low", f"rewards.{row}.high"), rule, "else it caps nothing")

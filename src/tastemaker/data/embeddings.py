@@ -12,10 +12,10 @@ import os
 from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
 
-from PIL import Image
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from tastemaker.data.pictures import open_picture
 from tastemaker.models.adapter import Adapter, collate
 from tastemaker.types import Condition, Prompt
 
@@ -52,7 +52,7 @@ class EmbeddingCache:
         return self._known[key]
 
     def _encode(self, key: str, text: str, sources: tuple[str, ...]) -> Condition:
-        pictures = [Image.open(source).convert("RGB") for source in sources]
+        pictures = [open_picture(source) for source in sources]
         height, width = self._size
         condition = self._adapter.encode([text], [pictures] if pictures else None, height=height, width=width).to("cpu")
         if self._folder is not None:

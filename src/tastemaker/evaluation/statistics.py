@@ -133,7 +133,7 @@ def _score_statistic(delta: float, won: int, lost: int, n: int) -> float:
 
 
 def _bootstrap(differences: np.ndarray, resamples: int, seed: int) -> tuple[float, float]:
-    """Efron 1987: bias-corrected and accelerated bootstrap of the mean; the jackknife of a mean has a closed form."""
+    """BCa bootstrap of the mean, whose jackknife has a closed form."""
     n = len(differences)
     centred = differences - differences.mean()
     squares = float((centred**2).sum())
@@ -144,9 +144,30 @@ def _bootstrap(differences: np.ndarray, resamples: int, seed: int) -> tuple[floa
     means = np.concatenate(
         [centred[rng.integers(0, n, (min(rows, resamples - k), n))].mean(1) for k in range(0, resamples, rows)]
     )
-    below = (np.sum(means < 0) + 0.5 * np.sum(means == 0)) / resamples
-    bias = ndtri(np.clip(below, 0.5 / resamples, 1 - 0.5 / resamples))
-    acceleration = float((centred**3).sum()) / (6 * squares**1.5)
+    low, high = bca_bounds(0.0, means, left_out=-centred / (n - 1))
+    return low + float(differences.mean()), high + float(differences.mean())
+
+
+def bca_bounds(value: float, draws: np.ndarray, left_out: np.ndarray) -> tuple[float, float]:
+    """Efron 1987: 95% bounds from bootstrap draws, corrected for bias, and for skewness told by the jackknife values.
+
+    NaN where more than a tenth of the draws are NaN, or all are the same.
+    """
+    defined = draws[~np.isnan(draws)]
+    if len(defined) < 0.9 * len(draws) or np.ptp(defined) <= 1e-12 * max(1.0, float(np.abs(defined).max())):
+        return math.nan, math.nan
+    count = len(defined)
+    near = 1e-12 * max(1.0, abs(value))  # rounding does not decide whether a draw ties with the value
+    below = (np.sum(defined < value - near) + 0.5 * np.sum(np.abs(defined - value) <= near)) / count
+    bias = ndtri(np.clip(below, 0.5 / count, 1 - 0.5 / count))
     tails = bias + np.array([-Z95, Z95])
-    low, high = np.quantile(means, ndtr(bias + tails / (1 - acceleration * tails))) + differences.mean()
+    levels = ndtr(bias + tails / np.maximum(1 - _acceleration(left_out) * tails, 1e-9))
+    low, high = np.quantile(defined, levels)
     return float(low), float(high)
+
+
+def _acceleration(left_out: np.ndarray) -> float:
+    """A sixth of the skewness of the jackknife's influence values."""
+    influence = np.nanmean(left_out) - left_out[~np.isnan(left_out)]
+    squares = float((influence**2).sum())
+    return float((influence**3).sum()) / (6 * squares**1.5) if squares > 1e-24 else 0.0

@@ -8,7 +8,7 @@ arithmetic is float64, results float32. Left out: any normalisation over the who
 spread set another's signal.
 
 A missing score is NaN. It leaves the statistics of its reward in its group, and the sample's other weights are scaled up to
-sum to 1, so that its advantage has the same size as the others'.
+sum to 1, so that its advantage has the same size as the others'. A score that was not asked for has weight 0 and is NaN too.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Advantages:
     groups_without_signal: int
     """Groups that keep no sample."""
     missing_BR: Tensor
-    """bool; where `values_BR` was NaN."""
+    """bool; where `values_BR` was NaN: missing, or not asked for."""
 
 
 def group_advantages(

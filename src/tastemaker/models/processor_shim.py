@@ -17,9 +17,9 @@ def allow_processors_without_torchvision() -> None:
     """Call before a processor is built or loaded; further calls do nothing."""
     if importlib.util.find_spec("torchvision") is not None:
         return
-    from transformers import Qwen2VLProcessor, Qwen3VLProcessor
+    from transformers import Qwen2_5_VLProcessor, Qwen2VLProcessor, Qwen3VLProcessor
 
-    for processor in (Qwen2VLProcessor, Qwen3VLProcessor):
+    for processor in (Qwen2VLProcessor, Qwen2_5_VLProcessor, Qwen3VLProcessor):
         _without_video(processor)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
@@ -21,7 +21,7 @@ from tastemaker.data.groups import prompts_of_step
 from tastemaker.errors import ServiceFailed, UserMistake
 from tastemaker.models.adapter import Adapter
 from tastemaker.models.lora import with_transformer
-from tastemaker.rewards.reward import Reward, score_all
+from tastemaker.rewards.composite import Composite, commonest_reasons, missing_share
 from tastemaker.rollout import Noise, Sampler, denoise, negative_rows, stored_velocities, take
 from tastemaker.runtime import seeds
 from tastemaker.runtime.guard import NanGuard
@@ -47,7 +47,7 @@ class Setup:
     adapter: Adapter
     sampler: Sampler
     algorithm: GRPO
-    rewards: Sequence[Reward]
+    composite: Composite
     prompts: Sequence[Prompt]
     embeddings: EmbeddingCache
     seed: int
@@ -63,7 +63,7 @@ class Setup:
     reference: nn.Module | None = None
     """The frozen transformer for the velocity KL; None switches that term off."""
     missing_budget: float = 0.05
-    """Share of scores that may be missing in a step before the run stops."""
+    """Share of the scores asked for that may be missing in a step before the run stops."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ def train(
         trajectory = rollout(setup, batch, step)
         images = setup.adapter.decode(trajectory.final_BX, setup.height, setup.width)
         scores = judge(setup, batch, images)
-        signal = setup.algorithm.signal(scores, group_index(len(batch.prompts), setup.group_size))
+        signal = signal_of(setup, batch, scores)
         metrics = update(setup, state, batch, trajectory, signal, guard)
         state.step = step
         seconds = time.perf_counter() - began
@@ -147,16 +147,30 @@ def keyed_noise(setup: Setup, prompts: Sequence[Prompt], group_size: int, purpos
 
 
 def judge(setup: Setup, batch: Batch, images: Tensor) -> Scores:
-    repeated = [prompt for prompt in batch.prompts for _ in range(setup.group_size)]
-    scores = score_all(setup.rewards, images, repeated)
-    share = float(scores.values_BR.isnan().float().mean())
+    """What the judges say, before gates. The budget counts a score that did not arrive once, however many others it gates."""
+    scores = setup.composite.score(images, _repeated(setup, batch))
+    share = missing_share(scores)
     if share > setup.missing_budget:
-        reasons = sorted(set(scores.missing.values()))
         raise ServiceFailed(
             f"{share:.0%} of the scores of this step are missing, more than the {setup.missing_budget:.0%} allowed: "
-            + "; ".join(reasons[:3])
+            + commonest_reasons(scores)
         )
     return scores
+
+
+def signal_of(setup: Setup, batch: Batch, scores: Scores) -> Signal:
+    """Gates first, then advantages under the weights of each prompt's category."""
+    prompts = _repeated(setup, batch)
+    gated = setup.composite.gated(scores, prompts)
+    groups = group_index(len(batch.prompts), setup.group_size)
+    signal = setup.algorithm.signal(gated, groups, setup.composite.weights_BR(prompts))
+    capped = {f"capped/{name}": share for name, share in setup.composite.capped(scores, gated).items()}
+    return replace(signal, metrics={**signal.metrics, **capped})
+
+
+def _repeated(setup: Setup, batch: Batch) -> list[Prompt]:
+    """The prompt of each picture, group-major."""
+    return [prompt for prompt in batch.prompts for _ in range(setup.group_size)]
 
 
 def update(setup: Setup, state: PolicyState, batch: Batch, trajectory: Trajectory, signal: Signal, guard: NanGuard) -> Metrics:

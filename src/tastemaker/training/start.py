@@ -14,9 +14,11 @@ from torch import Tensor
 from tastemaker.algorithms.grpo import GRPO
 from tastemaker.config import LoraPolicy, TrainConfig
 from tastemaker.data.embeddings import EmbeddingCache
+from tastemaker.errors import UserMistake
 from tastemaker.flow.schedule import high_noise_window
 from tastemaker.models.adapter import Adapter
 from tastemaker.models.lora import policy_parameters
+from tastemaker.rewards.composite import Composite, Gate
 from tastemaker.rewards.reward import Reward
 from tastemaker.rollout import Sampler
 from tastemaker.runtime import device as hardware
@@ -65,7 +67,7 @@ def make_setup(
         adapter=adapter,
         sampler=sampler,
         algorithm=grpo,
-        rewards=[rewards[reward.name] for reward in config.rewards],
+        composite=make_composite(config, rewards),
         prompts=prompts,
         embeddings=embeddings,
         seed=config.seed,
@@ -79,6 +81,37 @@ def make_setup(
         max_grad_norm=optimiser.max_grad_norm,
         negative_prompt=rollout.negative_prompt,
         reference=frozen_copy(adapter.transformer) if needs_reference else None,
+    )
+
+
+def make_composite(config: TrainConfig, rewards: Mapping[str, Reward]) -> Composite:
+    """The settings' weights and gates over the judges. Raises UserMistake where a judge has another name or range."""
+    judges = tuple(rewards[reward.name] for reward in config.rewards)
+    wrong = [
+        f"rewards.{row}: the judge given for {stated.name} is called {judge.name}; give both one name"
+        for row, (stated, judge) in enumerate(zip(config.rewards, judges, strict=True))
+        if stated.name != judge.name
+    ]
+    wrong += [
+        f"rewards.{row}: {stated.name} gives scores from {judge.low:g} to {judge.high:g}, not from {stated.low:g} to "
+        f"{stated.high:g}; set low and high to its range"
+        for row, (stated, judge) in enumerate(zip(config.rewards, judges, strict=True))
+        if (stated.low, stated.high) != (judge.low, judge.high)
+    ]
+    if wrong:
+        raise UserMistake("\n".join(wrong))
+    return Composite(
+        judges,
+        weights=tuple(reward.weight for reward in config.rewards),
+        categories={
+            category: tuple(weights.get(reward.name, 0.0) for reward in config.rewards)
+            for category, weights in config.categories.items()
+        },
+        gates=tuple(
+            Gate(reward.name, gate.reward, gate.below, gate.cap, frozenset(gate.categories) if gate.categories else None)
+            for reward in config.rewards
+            for gate in reward.gates
+        ),
     )
 
 

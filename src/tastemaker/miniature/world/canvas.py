@@ -1,9 +1,9 @@
 """A supersampled canvas that knows the four styles, so that scenes are drawn once for all of them.
 
 `plain` fills areas, averages SUPER x SUPER samples per pixel and softens the result a little, as a camera's lens does
-(SOFT). `line drawing` replaces every filled area by white paper with an inner outline of LINE_WIDTH px. `pixel art` takes one sample per block, without averaging, and adds a
-faint 4 px checkerboard dither. `sepia` maps the plain picture's luminance (ITU-R 601, to the power SEPIA_GAMMA)
-onto one brown scale.
+(SOFT). `line drawing` replaces every filled area by white paper with an inner outline of LINE_WIDTH px. `pixel art` takes
+one sample per block, without averaging, and adds a faint 4 px checkerboard dither. `sepia` maps the plain picture's
+luminance (ITU-R 601, to the power SEPIA_GAMMA) onto one brown scale.
 """
 
 from collections.abc import Iterable

@@ -106,9 +106,7 @@ class Portrait:
         _require("skin", self.skin, SKINS)
         _require("hair_style", self.hair_style, HAIR_STYLES)
         bald = self.hair_style == "bald"
-        _require(
-            "hair_colour of a bald head" if bald else "hair_colour", self.hair_colour, (None,) if bald else HAIR_COLOURS
-        )
+        _require("hair_colour of a bald head" if bald else "hair_colour", self.hair_colour, (None,) if bald else HAIR_COLOURS)
         _require("clothing", self.clothing, COLOURS)
         _require("glasses", self.glasses, (False, True))
         _require("smile", self.smile, (False, True))

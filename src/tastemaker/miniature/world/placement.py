@@ -51,9 +51,7 @@ def related(relation: str | None, centres_BNC: np.ndarray) -> np.ndarray:
     axis = 0 if relation in ("left of", "right of") else 1
     sign = 1.0 if relation in ("left of", "above") else -1.0
     ahead_BC = sign * (centres_BNC[:, 1] - centres_BNC[:, 0])
-    return (ahead_BC[:, axis] >= RELATION_DISTANCE) & (
-        ahead_BC[:, axis] >= np.abs(ahead_BC[:, 1 - axis]) + RELATION_LEAD
-    )
+    return (ahead_BC[:, axis] >= RELATION_DISTANCE) & (ahead_BC[:, axis] >= np.abs(ahead_BC[:, 1 - axis]) + RELATION_LEAD)
 
 
 def _candidates(objects: tuple[Thing, ...], rng: np.random.Generator) -> np.ndarray:

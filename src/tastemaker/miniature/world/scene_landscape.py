@@ -61,9 +61,7 @@ def _sky_body(canvas: Canvas, body: str, centre: tuple[float, float]) -> None:
 
 def _crescent(x: float, y: float) -> list[tuple[float, float]]:
     """Outer arc of radius BODY_RADIUS, inner arc cut by an ellipse half as wide."""
-    outer = [
-        (x + BODY_RADIUS * math.cos(t) + 2, y + BODY_RADIUS * math.sin(t)) for t in np.radians(np.linspace(60, 300, 24))
-    ]
+    outer = [(x + BODY_RADIUS * math.cos(t) + 2, y + BODY_RADIUS * math.sin(t)) for t in np.radians(np.linspace(60, 300, 24))]
     (x0, y0), (_, y1) = outer[-1], outer[0]
     inner = [(x0 - 5.5 * math.sin(u), y0 + (y1 - y0) * u / math.pi) for u in np.linspace(0, math.pi, 14)]
     return outer + inner

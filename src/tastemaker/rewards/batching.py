@@ -1,0 +1,203 @@
+"""How a server feeds its judge: questions of many requests in batches, one after the other, with a bound on what waits."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import math
+import time
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from tastemaker.errors import ServiceFailed, UserMistake
+from tastemaker.rewards.judge import Answer, Judge, Question
+from tastemaker.rewards.pipeline import BackgroundThread
+from tastemaker.rewards.reward import Missing
+from tastemaker.rewards.schema import given, in_order
+
+REMEMBERED = 256
+"""Finished requests whose answers are kept for a repetition."""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerLimits:
+    """What one server takes on. Seconds, questions and bytes."""
+
+    batch: int = 16
+    """Most questions that the judge is given at once."""
+    wait: float = 0.01
+    """How long a batch that is not full waits for more."""
+    queue: int = 512
+    """Questions that may wait; more are turned away with 429."""
+    deadline: float = 45.0
+    """After which a question is given up; the clients' must be longer."""
+    requests: int = 256
+    """Connections at a time; more are turned away with 503."""
+    body: int = 64 * 2**20
+    """Bytes of one request."""
+    pixels: int = 2**26
+    """Of all pictures of one request together, decoded; a few bytes of PNG may hold millions."""
+
+    def __post_init__(self) -> None:
+        whole = (self.batch, self.queue, self.requests, self.body, self.pixels)
+        if min(whole) < 1 or not 0 <= self.wait < self.deadline < math.inf or self.batch > self.queue:
+            raise UserMistake(f"{self}: all must be positive, batch at most queue, and wait below deadline")
+
+
+class Busy(Exception):
+    """No room for more questions; `after` seconds there may be."""
+
+    def __init__(self, after: int):
+        super().__init__(f"too many questions are waiting; try again in {after} s")
+        self.after = after
+
+
+@dataclass(eq=False)
+class _Waiting:
+    question: Question
+    answer: asyncio.Future[Answer]
+
+
+class Batcher:
+    """Puts the questions of several requests together, and keeps the judge busy with one batch after the other."""
+
+    def __init__(self, judge: Judge, limits: ServerLimits):
+        self._judge, self._limits = judge, limits
+        self._waiting: asyncio.Queue[_Waiting] = asyncio.Queue()
+        self._thread = BackgroundThread("judge")
+        self._loop_task: asyncio.Task[None] | None = None
+        self._rate = 1.0
+        self.counts: Counter[str] = Counter()
+        """Questions, missing scores, batches and milliseconds of judging so far."""
+
+    @property
+    def waiting(self) -> int:
+        """Questions that the judge has not been given yet."""
+        return self._waiting.qsize()
+
+    @property
+    def alive(self) -> bool:
+        return self._loop_task is not None and not self._loop_task.done()
+
+    def start(self) -> None:
+        self._loop_task = asyncio.create_task(self._run())
+
+    async def stop(self) -> None:
+        """Stops asking the judge; whoever still waits is told so."""
+        if self._loop_task is not None:
+            self._loop_task.cancel()
+            await asyncio.wait([self._loop_task])
+        while not self._waiting.empty():
+            _settle(self._waiting.get_nowait().answer, ServiceFailed("the server is shutting down"))
+        self._thread.close()
+
+    def check_room(self, count: int) -> None:
+        """Raises Busy when so many more questions cannot wait."""
+        if self.waiting + count > self._limits.queue:
+            raise Busy(max(1, math.ceil(self.waiting / self._rate)))
+
+    async def answer(self, questions: Sequence[Question]) -> list[Answer]:
+        """One answer for each question, in order; late ones are missing. Raises Busy, and ServiceFailed as the judge did."""
+        self.check_room(len(questions))
+        if not questions:
+            return []
+        loop = asyncio.get_running_loop()
+        entries = [_Waiting(question, loop.create_future()) for question in questions]
+        for entry in entries:
+            self._waiting.put_nowait(entry)
+        done, late = await asyncio.wait([entry.answer for entry in entries], timeout=self._limits.deadline)
+        for future in late:
+            future.cancel()  # the judge is not asked for what nobody waits for
+        for failure in [future.exception() for future in done]:
+            if failure is not None:
+                raise failure
+        answers = [
+            Answer(entry.question.id, Missing(f"the judge took longer than {self._limits.deadline:g} s"))
+            if entry.answer in late
+            else replace(entry.answer.result(), id=entry.question.id)
+            for entry in entries
+        ]
+        self.counts["questions"] += len(answers)
+        self.counts["missing"] += sum(given(answer).score is None for answer in answers)
+        return answers
+
+    async def _run(self) -> None:
+        while True:
+            batch = [entry for entry in await self._collect() if not entry.answer.done()]
+            if batch:
+                began = time.monotonic()
+                await self._judge_batch(batch)
+                seconds = time.monotonic() - began
+                self._rate = len(batch) / max(seconds, 1e-3)
+                self.counts.update(batches=1, judge_milliseconds=round(1000 * seconds))
+
+    async def _collect(self) -> list[_Waiting]:
+        batch = [await self._waiting.get()]
+        closes = asyncio.get_running_loop().time() + self._limits.wait
+        while len(batch) < self._limits.batch:
+            if self._waiting.empty():
+                try:
+                    async with asyncio.timeout_at(closes):
+                        batch.append(await self._waiting.get())
+                except TimeoutError:
+                    break
+            else:
+                batch.append(self._waiting.get_nowait())
+        return batch
+
+    async def _judge_batch(self, batch: Sequence[_Waiting]) -> None:
+        """Answers a batch. If the judge breaks down on it, each question is tried alone: only the culprit has no score."""
+        questions = [replace(entry.question, id=str(row)) for row, entry in enumerate(batch)]
+        try:
+            said = await asyncio.wrap_future(self._thread.submit(self._judge.answer, questions))
+            answers = in_order([question.id for question in questions], said)
+        except ServiceFailed as error:
+            for entry in batch:
+                _settle(entry.answer, error)
+        except Exception as error:
+            _log.exception("the judge failed on %d questions", len(batch))
+            if len(batch) == 1:
+                _settle(batch[0].answer, Answer("", Missing(f"the judge failed on this question: {type(error).__name__}")))
+                return
+            for entry in batch:
+                if not entry.answer.done():
+                    await self._judge_batch([entry])
+        else:
+            for entry, answer in zip(batch, answers, strict=True):
+                _settle(entry.answer, answer)
+
+
+def _settle(future: asyncio.Future[Answer], outcome: Answer | Exception) -> None:
+    if not future.done():
+        future.set_exception(outcome) if isinstance(outcome, Exception) else future.set_result(outcome)
+
+
+class Repetitions:
+    """The answers of recent requests, by request id and body: a client that lost a reply gets it again, not another one."""
+
+    def __init__(self, most: int = REMEMBERED):
+        self._most = most
+        self._tasks: OrderedDict[tuple[str, bytes], asyncio.Task[Any]] = OrderedDict()
+
+    async def once(self, request_id: str | None, body: bytes, work: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
+        """The result of `work()`, done once for an id and body; a failure is not kept. Work goes on if the client leaves."""
+        if request_id is None:
+            return await work()
+        key = (request_id, hashlib.sha256(body).digest())
+        task = self._tasks.get(key)
+        if task is None:
+            task = self._tasks[key] = asyncio.create_task(work())
+            task.add_done_callback(lambda done: self._forget(key, done))
+        return await asyncio.shield(task)
+
+    def _forget(self, key: tuple[str, bytes], done: asyncio.Task[Any]) -> None:
+        if done.cancelled() or done.exception() is not None:
+            self._tasks.pop(key, None)
+        finished = [key for key, task in self._tasks.items() if task.done()]
+        for old in finished[: max(0, len(finished) - self._most)]:
+            del self._tasks[old]

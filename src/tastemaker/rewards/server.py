@@ -1,0 +1,313 @@
+"""Hosts a judge over HTTP: `serve(judge)`, or `create_app(judge)` for a server of your own.
+
+    POST /v1/score               many questions (`schema.ScoreRequest`); `endpoint.ServedJudge` is the client
+    POST /v1/chat/completions    one question in the shape of OpenAI's chat; the content of the reply is the answer as JSON
+    GET  /v1/judge, /v1/models   who answers
+    GET  /health, /metrics       for whatever watches: 200 while questions are taken; Prometheus text
+
+Questions of all requests are put together into batches for the judge, which runs in one thread. When too many wait, the reply
+is 429 with Retry-After. A request that is sent again under its `X-Request-Id` gets the first one's answers. Pictures come as
+base64 PNG; no path or URL in a request is opened, and nothing is unpickled. Without a token it listens on this machine alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import ipaddress
+import math
+import os
+import re
+import signal
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Annotated, Any, Literal
+
+import uvicorn
+from fastapi import Depends, FastAPI, Request, Response
+from fastapi.responses import JSONResponse, PlainTextResponse
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from tastemaker.errors import ServiceFailed, UserMistake
+from tastemaker.rewards.batching import Batcher, Busy, Repetitions, ServerLimits
+from tastemaker.rewards.judge import Answer, Judge, Question
+from tastemaker.rewards.reward import Missing
+from tastemaker.rewards.schema import MAX_PIXELS, AskedQuestion, ScoreRequest, ScoreResponse, facts, given, question_of
+
+TOKEN_VARIABLE = "TASTEMAKER_JUDGE_TOKEN"
+SHORTEST_TOKEN = 16
+DATA_URL = "data:image/png;base64,"
+
+
+class Unwanted(Exception):
+    """A request that cannot be answered, with its HTTP status."""
+
+    def __init__(self, status: int, reason: str):
+        super().__init__(reason)
+        self.status = status
+
+
+def create_app(judge: Judge, *, token: str | None = None, limits: ServerLimits | None = None) -> FastAPI:
+    """The application. With a `token`, all but /health wants it as `Authorization: Bearer TOKEN`."""
+    limits = limits or ServerLimits()
+    batcher, repetitions, about = Batcher(judge, limits), Repetitions(), facts(judge)
+    statuses: Counter[int] = Counter()
+
+    @asynccontextmanager
+    async def running(app: FastAPI) -> AsyncIterator[None]:
+        batcher.start()
+        yield
+        await batcher.stop()
+
+    def authorised(request: Request) -> None:
+        given = request.headers.get("Authorization", "").encode()
+        if token is not None and not hmac.compare_digest(given, f"Bearer {token}".encode()):
+            raise Unwanted(401, "this server wants its token: Authorization: Bearer TOKEN")
+
+    app = FastAPI(title="tastemaker judge", lifespan=running, docs_url=None, redoc_url=None, openapi_url=None)
+    wants_token = [Depends(authorised)]
+
+    async def answers_to(request: Request, body: bytes, sent: Sequence[AskedQuestion]) -> list[Answer]:
+        if len(sent) > limits.queue:
+            raise Unwanted(413, f"{len(sent)} questions in a request, but no more than {limits.queue} may wait; send fewer")
+
+        async def work() -> list[Answer]:
+            batcher.check_room(len(sent))  # before work goes into decoding
+            opened = await asyncio.to_thread(_opened, sent, limits.pixels)
+            given = iter(await batcher.answer([one for one in opened if isinstance(one, Question)]))
+            return [one if isinstance(one, Answer) else next(given) for one in opened]
+
+        return await repetitions.once(request.headers.get("X-Request-Id"), body, work)
+
+    @app.middleware("http")
+    async def counted(request: Request, follow: Callable[[Request], Awaitable[Response]]) -> Response:
+        response = await follow(request)
+        statuses[response.status_code] += 1
+        return response
+
+    @app.post("/v1/score", dependencies=wants_token)
+    async def score(request: Request) -> Response:
+        body = await _body(request, limits)
+        sent = _parsed(ScoreRequest, body)
+        answers = await answers_to(request, body, sent.questions)
+        response = ScoreResponse(judge=about, answers=tuple(given(answer) for answer in answers))
+        return Response(response.model_dump_json(), media_type="application/json")
+
+    @app.post("/v1/chat/completions", dependencies=wants_token)
+    async def chat(request: Request) -> Response:
+        body = await _body(request, limits)
+        sent = _parsed(ChatRequest, body)
+        answer = given((await answers_to(request, body, [_only_question(sent)]))[0])
+        return JSONResponse(_completion(judge.name, answer.model_dump_json(exclude={"id"})))
+
+    @app.get("/v1/judge", dependencies=wants_token)
+    async def who() -> Response:
+        return Response(about.model_dump_json(), media_type="application/json")
+
+    @app.get("/v1/models", dependencies=wants_token)
+    async def models() -> Response:
+        return JSONResponse({"object": "list", "data": [{"id": judge.name, "object": "model", "owned_by": "tastemaker"}]})
+
+    @app.get("/health")
+    async def health() -> Response:
+        return JSONResponse({"status": "ok" if batcher.alive else "down"}, 200 if batcher.alive else 503)
+
+    @app.get("/metrics", dependencies=wants_token)
+    async def metrics() -> Response:
+        return PlainTextResponse(_prometheus(batcher, statuses), media_type="text/plain; version=0.0.4")
+
+    @app.exception_handler(Unwanted)
+    async def unwanted(request: Request, error: Unwanted) -> Response:
+        return _problem(error.status, str(error), {"WWW-Authenticate": "Bearer"} if error.status == 401 else {})
+
+    @app.exception_handler(Busy)
+    async def busy(request: Request, error: Busy) -> Response:
+        return _problem(429, str(error), {"Retry-After": str(error.after)})
+
+    @app.exception_handler(ServiceFailed)
+    async def failed(request: Request, error: ServiceFailed) -> Response:
+        return _problem(503, str(error), {"Retry-After": "1"})
+
+    return app
+
+
+def serve(
+    judge: Judge,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8100,
+    token_variable: str = TOKEN_VARIABLE,
+    limits: ServerLimits | None = None,
+) -> None:
+    """Serves until SIGTERM or Ctrl-C; what is being judged is then finished, within the limits' deadline.
+
+    The token is in the environment variable `token_variable`. Raises UserMistake when there is none and `host` is not this
+    machine alone, and when it is too short to be a secret.
+    """
+    limits = limits or ServerLimits()
+    token = os.environ.get(token_variable, "").strip() or None
+    if token is None and not _is_loopback(host):
+        raise UserMistake(
+            f"{host} can be reached from elsewhere: set the environment variable {token_variable} to a token first"
+        )
+    if token is not None and len(token) < SHORTEST_TOKEN:
+        raise UserMistake(f"the token in {token_variable} is shorter than {SHORTEST_TOKEN} characters; take a longer one")
+    app = create_app(judge, token=token, limits=limits)
+    config = uvicorn.Config(
+        app,
+        host=host,
+        port=port,
+        log_level="warning",
+        server_header=False,
+        proxy_headers=False,
+        limit_concurrency=limits.requests,
+        timeout_graceful_shutdown=math.ceil(limits.deadline),
+    )
+    # uvicorn stops at the signal and then raises it again for the handler that was there before: this one.
+    before = {number: signal.signal(number, lambda *_: None) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        uvicorn.Server(config).run()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class _ChatPart(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class _Url(_ChatPart):
+    url: str
+
+
+class TextPart(_ChatPart):
+    """Words."""
+
+    type: Literal["text"]
+    text: str
+
+
+class PicturePart(_ChatPart):
+    """A picture as `data:image/png;base64,...`; no other URL is taken."""
+
+    type: Literal["image_url"]
+    image_url: _Url
+
+
+class ChatMessage(_ChatPart):
+    """What the person says: the request in words, and the pictures, of which the last one is judged."""
+
+    role: Literal["user"]
+    content: Annotated[list[Annotated[TextPart | PicturePart, Field(discriminator="type")]], Field(min_length=1, max_length=64)]
+
+
+class ChatRequest(_ChatPart):
+    """What of OpenAI's chat request means something to a judge: its rubric and read-out are its own."""
+
+    model: str
+    messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=1)]
+    n: Literal[1] = 1
+    stream: Literal[False] = False
+
+
+def _opened(sent: Sequence[AskedQuestion], most_pixels: int) -> list[Question | Answer]:
+    """The questions with their pictures decoded; one whose pictures cannot be, or are too many, has its answer already."""
+    opened: list[Question | Answer] = []
+    for one in sent:
+        try:
+            question = question_of(one, min(most_pixels, MAX_PIXELS))
+        except ValueError as error:
+            opened.append(Answer(one.id, Missing(str(error))))
+            continue
+        most_pixels -= sum(picture.width * picture.height for picture in (question.picture, *question.sources))
+        opened.append(question)
+    return opened
+
+
+def _only_question(chat: ChatRequest) -> AskedQuestion:
+    parts = chat.messages[0].content
+    urls = [part.image_url.url for part in parts if isinstance(part, PicturePart)]
+    if not urls or not all(url.startswith(DATA_URL) for url in urls):
+        raise Unwanted(
+            400, f"send at least one picture, each as {DATA_URL}...; the last one is judged, the others are its sources"
+        )
+    *sources, picture = (url.removeprefix(DATA_URL) for url in urls)
+    text = "\n".join(part.text for part in parts if isinstance(part, TextPart))
+    try:
+        return AskedQuestion(id="chat", text=text, picture=picture, sources=tuple(sources))
+    except ValidationError as error:
+        raise Unwanted(422, _mistakes(error)) from None
+
+
+def _completion(model: str, content: str) -> dict[str, Any]:
+    message = {"role": "assistant", "content": content}
+    choice = {"index": 0, "message": message, "finish_reason": "stop", "logprobs": None}
+    return {
+        "id": f"chatcmpl-{os.urandom(12).hex()}",
+        "object": "chat.completion",
+        "created": int(time.time()),
+        "model": model,
+        "choices": [choice],
+        "usage": {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0},
+    }
+
+
+async def _body(request: Request, limits: ServerLimits) -> bytes:
+    """The bytes of a request of JSON. What is too long or too slow is not read to its end."""
+    if request.headers.get("Content-Type", "").partition(";")[0].strip() != "application/json":
+        raise Unwanted(415, "send application/json")  # which a page in a browser cannot do unasked
+    too_long = Unwanted(413, f"the request is longer than {limits.body:,} bytes; send fewer questions at a time")
+    declared = request.headers.get("Content-Length", "")
+    if re.fullmatch(r"\d+", declared) and int(declared) > limits.body:
+        raise too_long
+    body = bytearray()
+    try:
+        async with asyncio.timeout(limits.deadline):
+            async for piece in request.stream():
+                body += piece
+                if len(body) > limits.body:
+                    raise too_long
+    except TimeoutError:
+        raise Unwanted(408, f"the request did not arrive within {limits.deadline:g} s") from None
+    return bytes(body)
+
+
+def _parsed(kind: type[Any], body: bytes) -> Any:
+    try:
+        return kind.model_validate_json(body)
+    except ValidationError as error:
+        raise Unwanted(422, _mistakes(error)) from None
+
+
+def _mistakes(error: ValidationError) -> str:
+    """Where and what, for the first five; never the input, which may be megabytes."""
+    shown = error.errors(include_url=False, include_input=False, include_context=False)[:5]
+    return "; ".join(f"{'.'.join(map(str, one['loc'])) or 'body'}: {one['msg']}" for one in shown)
+
+
+def _problem(status: int, message: str, headers: dict[str, str]) -> Response:
+    return JSONResponse({"error": {"message": message, "type": "error", "code": status}}, status, headers)
+
+
+def _prometheus(batcher: Batcher, statuses: Counter[int]) -> str:
+    counts = batcher.counts
+    lines = ["# TYPE tastemaker_judge_requests_total counter"]
+    lines += [f'tastemaker_judge_requests_total{{status="{status}"}} {count}' for status, count in sorted(statuses.items())]
+    for name, kind, value in (
+        ("questions_total", "counter", counts["questions"]),
+        ("missing_total", "counter", counts["missing"]),
+        ("batches_total", "counter", counts["batches"]),
+        ("seconds_total", "counter", counts["judge_milliseconds"] / 1000),
+        ("waiting", "gauge", batcher.waiting),
+    ):
+        lines += [f"# TYPE tastemaker_judge_{name} {kind}", f"tastemaker_judge_{name} {value}"]
+    return "\n".join(lines) + "\n"
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -1,0 +1,186 @@
+"""Who is asked, what a gate does, and that not asked, missing and a number stay three different things."""
+
+import math
+
+import pytest
+import torch
+
+from tastemaker.flow.advantage import group_advantages
+from tastemaker.rewards.composite import Composite, Gate, commonest_reasons, missing_share
+from tastemaker.rewards.reward import Missing
+from tastemaker.types import Prompt, Scores
+
+NAN = math.nan
+
+
+class Told:
+    """Gives each picture the score written for its prompt's id, and keeps the ids it was asked about."""
+
+    low, high, floor = 1.0, 5.0, 0.1
+
+    def __init__(self, name, **answers):
+        self.name, self.answers, self.asked = name, answers, []
+
+    def score(self, images, prompts):
+        self.asked += [prompt.id for prompt in prompts]
+        return [self.answers.get(prompt.id, 3.0) for prompt in prompts]
+
+
+PROMPTS = [Prompt("a", "a face", "portrait"), Prompt("b", "a sign", "typography"), Prompt("c", "a hill", "landscape")]
+IMAGES = torch.rand(3, 3, 4, 4)
+
+
+def panel(*gates, alignment=None, portrait=None, objects=None):
+    return Composite(
+        (alignment or Told("alignment"), portrait or Told("portrait"), objects or Told("objects")),
+        weights=(1.0, 0.0, 0.0),
+        categories={"portrait": (0.4, 0.6, 0.0), "typography": (0.75, 0.0, 0.25)},
+        gates=gates,
+    )
+
+
+def test_each_prompt_has_the_weights_of_its_category_or_the_default_ones():
+    assert panel().weights_BR(PROMPTS).tolist() == [[0.4, 0.6, 0.0], [0.75, 0.0, 0.25], [1.0, 0.0, 0.0]]
+    assert panel().weights_BR([]).shape == panel().asked_BR([]).shape == (0, 3)
+
+
+def test_a_reward_without_weight_is_not_asked_and_that_is_not_missing():
+    portrait, objects = Told("portrait", a=4.0), Told("objects")
+    scores = panel(portrait=portrait, objects=objects).score(IMAGES, PROMPTS)
+    assert portrait.asked == ["a"] and objects.asked == ["b"]
+    torch.testing.assert_close(scores.values_BR, torch.tensor([[3, 4, NAN], [3, NAN, 3], [3, NAN, NAN]]), equal_nan=True)
+    assert scores.missing == {} and missing_share(scores) == 0
+
+
+def test_a_reward_nobody_needs_is_not_called_at_all():
+    class Absent(Told):
+        def score(self, images, prompts):
+            raise AssertionError("asked in vain")
+
+    panel(portrait=Absent("portrait")).score(IMAGES[1:], PROMPTS[1:])
+
+
+def test_missing_scores_are_counted_over_those_asked_for():
+    scores = panel(portrait=Told("portrait", a=Missing("timed out"))).score(IMAGES, PROMPTS)
+    assert scores.missing == {(0, "portrait"): "timed out"}
+    assert missing_share(scores) == 1 / 5
+    assert commonest_reasons(scores) == "portrait: timed out (1 times)"
+    assert missing_share(Scores(("a",), torch.full((2, 1), NAN))) == 0
+
+
+def test_a_reason_names_the_row_of_the_whole_batch():
+    images = IMAGES.clone()
+    images[1, 0, 0, 0] = math.inf
+    scores = panel(objects=Told("objects", c=9.0)).score(images, PROMPTS)
+    assert set(scores.missing) == {(1, "alignment"), (1, "objects")}
+
+
+@pytest.mark.parametrize(
+    "objects, alignment, expected",
+    [
+        (1.5, 4.5, 2.0),  # the gate fails: capped
+        (2.0, 4.5, 4.5),  # at the threshold it holds
+        (1.5, 1.2, 1.2),  # what is below the cap stays
+        (5.0, 4.5, 4.5),
+    ],
+)
+def test_a_gate_caps_and_never_raises(objects, alignment, expected):
+    composite = panel(
+        Gate("alignment", "objects", below=2.0, cap=2.0),
+        alignment=Told("alignment", c=alignment),
+        objects=Told("objects", c=objects),
+    )
+    scores = composite.score(IMAGES, PROMPTS)
+    assert scores.values_BR[2, 2] == objects, "a gate with weight 0 is asked"
+    gated = composite.gated(scores, PROMPTS)
+    assert gated.values_BR[2, 0] == torch.tensor(expected) and not gated.missing
+    assert scores.values_BR[2, 0] == torch.tensor(alignment), "what the judges said is left alone"
+
+
+def test_a_threshold_is_compared_in_the_precision_of_the_scores():
+    composite = panel(Gate("alignment", "objects", below=4.7, cap=2.0), objects=Told("objects", a=4.7, b=4.7, c=4.7))
+    assert composite.gated(composite.score(IMAGES, PROMPTS), PROMPTS).values_BR[:, 0].tolist() == [3.0] * 3
+
+
+def test_the_lowest_cap_of_several_failing_gates_holds_in_any_order():
+    gates = [
+        Gate("alignment", "objects", 2.0, 2.5),
+        Gate("alignment", "objects", 1.5, 1.5),
+        Gate("alignment", "portrait", 2.0, 2.0),
+    ]
+    for order in (gates, gates[::-1]):
+        composite = panel(*order, objects=Told("objects", a=1.8, b=1.2), portrait=Told("portrait", a=1.0))
+        gated = composite.gated(composite.score(IMAGES, PROMPTS), PROMPTS)
+        assert gated.values_BR[:, 0].tolist() == [2.0, 1.5, 3.0]
+
+
+def test_gates_read_what_the_judge_said_so_a_chain_does_not_run_through():
+    composite = Composite(
+        (Told("a", p=1.0), Told("b", p=4.0), Told("c", p=4.0)),
+        weights=(0.2, 0.4, 0.4),
+        gates=(Gate("b", "a", below=2.0, cap=1.5), Gate("c", "b", below=3.0, cap=1.0)),
+    )
+    prompts = [Prompt("p", "x")]
+    assert composite.gated(composite.score(IMAGES[:1], prompts), prompts).values_BR.tolist() == [[1.0, 1.5, 4.0]]
+
+
+def test_without_its_gate_a_score_is_missing_for_that_reason():
+    objects = Told("objects", a=Missing("timed out"), b=Missing("timed out"), c=1.0)
+    composite = panel(
+        Gate("alignment", "objects", 2.0, 2.0), alignment=Told("alignment", b=Missing("no digit")), objects=objects
+    )
+    scores = composite.score(IMAGES, PROMPTS)
+    gated = composite.gated(scores, PROMPTS)
+    torch.testing.assert_close(gated.values_BR[:, 0], torch.tensor([NAN, NAN, 2.0]), equal_nan=True)
+    assert gated.missing[0, "alignment"] == "its gate objects is missing: timed out"
+    assert gated.missing[1, "alignment"] == "no digit", "its own reason comes first"
+    assert len(scores.missing) == 3 and composite.capped(scores, gated) == {"alignment": 1 / 2}
+
+
+def test_a_gate_for_some_categories_leaves_the_others_alone_and_unasked():
+    objects = Told("objects", b=1.0)
+    composite = panel(Gate("alignment", "objects", 2.0, 2.0, frozenset({"typography"})), objects=objects)
+    gated = composite.gated(composite.score(IMAGES, PROMPTS), PROMPTS)
+    assert objects.asked == ["b"] and gated.values_BR[:, 0].tolist() == [3.0, 2.0, 3.0]
+
+
+def test_a_gate_of_a_reward_that_does_not_count_is_not_asked():
+    objects = Told("objects")
+    composite = panel(Gate("portrait", "objects", 2.0, 2.0), objects=objects)
+    gated = composite.gated(composite.score(IMAGES, PROMPTS), PROMPTS)
+    assert objects.asked == ["a", "b"] and not gated.missing
+    assert composite.capped(gated, gated) == {"portrait": 0.0}
+
+
+def test_what_is_not_asked_takes_no_part_in_the_advantage():
+    prompts = [prompt for prompt in (PROMPTS[0], PROMPTS[2]) for _ in range(2)]
+    composite = panel()
+    values = torch.tensor([[1.0, 2.0, NAN], [3.0, 2.5, NAN], [1.0, NAN, NAN], [3.0, NAN, NAN]])
+    found = group_advantages(
+        values, composite.weights_BR(prompts), torch.zeros(3), torch.tensor([0, 0, 1, 1]),
+        min_range=0.1, ranges_R2=torch.tensor([[1.0, 5.0]] * 3),
+    )  # fmt: skip
+    torch.testing.assert_close(found.advantages_B, torch.tensor([-1.0, 1.0, -1.0, 1.0]))
+    assert found.kept_B.all()
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        ({"weights": (0.5, 0.4)}, "sum to 1"),
+        ({"weights": (1.5, -0.5)}, "at least 0"),
+        ({"weights": (1.0,)}, "expected 2"),
+        ({"categories": {"portrait": (0.5, 0.6)}}, "sum to 1"),
+        ({"rewards": (Told("a"), Told("a"))}, "once"),
+        ({"gates": (Gate("a", "c", 2.0, 2.0),)}, "two different rewards"),
+        ({"gates": (Gate("a", "a", 2.0, 2.0),)}, "two different rewards"),
+    ],
+)
+def test_wrong_composites_are_refused(change, words):
+    with pytest.raises(ValueError, match=words):
+        Composite(**{"rewards": (Told("a"), Told("b")), "weights": (0.5, 0.5)} | change)
+
+
+def test_one_prompt_for_each_picture():
+    with pytest.raises(ValueError, match="3 pictures but 2 prompts"):
+        panel().score(IMAGES, PROMPTS[:2])
