@@ -182,6 +182,35 @@ def calibrate(
     run(votes, ranges=ranges, strength=strength, resamples=resamples, seed=seed, out=out)
 
 
+@app.command("serve-reward")
+def serve_reward(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", show_default=False, help="A transformers folder, or a LoRA's.")],
+    rubric: Annotated[
+        str | None, typer.Option(show_default=False, help="Such as alignment.v1; a judge that was trained here knows its own.")
+    ] = None,
+    base: Annotated[Path | None, typer.Option(show_default=False, help="The base of a LoRA, if not where it says.")] = None,
+    name: Annotated[str | None, typer.Option(show_default=False, help="Of the reward; the rubric's if not given.")] = None,
+    host: Annotated[str, typer.Option(help="What it listens on; anything but this machine needs a token.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="And the port.")] = 8100,
+    device: Annotated[str | None, typer.Option(show_default=False, help="Such as cpu or cuda; the best if not given.")] = None,
+    batch: Annotated[int, typer.Option(min=1, help="Most questions, and pictures, that are judged at once.")] = 16,
+) -> None:
+    """Serve a vision-language model as a judge, for training runs on this or other machines.
+
+    Any image-text-to-text model of transformers, from a local folder: nothing is downloaded, no code or pickle of the folder is
+    run. Speaks a batch protocol of its own (`/v1/score`) and the shape of OpenAI's chat; `/health` and `/metrics` for whatever
+    watches. Requests carry pictures as base64 PNG; no path or URL in them is opened.
+
+    A token in the environment variable `TASTEMAKER_JUDGE_TOKEN` is asked of every client; without one it listens on this
+    machine alone. SIGTERM and Ctrl-C finish what is being judged. Needs `pip install 'tastemaker[serve]'`.
+
+    Example: `tastemaker serve-reward judges/alignment --port 8101`
+    """
+    from tastemaker.launch import serve_reward as start
+
+    start(model, rubric=rubric, base=base, name=name, host=host, port=port, device=device, batch=batch)
+
+
 @miniature.command()
 def build(
     folder: Annotated[Path, typer.Option(help="Where the model and its training state are written.")] = Path("build/miniature"),

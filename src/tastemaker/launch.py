@@ -1,4 +1,4 @@
-"""From a recipe's words to the things they name, and off: `tastemaker train`.
+"""From a recipe's words to the things they name, and off: `tastemaker train`, `tastemaker serve-reward`.
 
 The one place that knows both the names in settings (a model's folder, a file of prompts, a reward) and what they stand for.
 """
@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 from pathlib import Path
 
+import torch
 from rich.console import Console
 
 from tastemaker import config as settings
@@ -19,7 +20,10 @@ from tastemaker.errors import UserMistake
 from tastemaker.miniature import task as miniature
 from tastemaker.models.adapter import Adapter, load
 from tastemaker.models.lora import save_lora
+from tastemaker.rewards.batching import ServerLimits
 from tastemaker.rewards.reward import Reward
+from tastemaker.rewards.vlm import VLMJudge
+from tastemaker.runtime.device import Precision, pick_device, pick_precision
 from tastemaker.runtime.progress import Progress
 from tastemaker.training.start import Task, prepare_hardware, run_training
 from tastemaker.types import Prompt
@@ -111,3 +115,34 @@ def export(config: TrainConfig, adapter: Adapter, folder: Path) -> Path:
         return folder / "lora"
     adapter.transformer.save_pretrained(folder / "transformer")
     return folder / "transformer"
+
+
+def serve_reward(
+    folder: Path,
+    *,
+    rubric: str | None = None,
+    base: Path | None = None,
+    name: str | None = None,
+    host: str = "127.0.0.1",
+    port: int = 8100,
+    device: str | None = None,
+    precision: Precision = "auto",
+    batch: int = 16,
+) -> None:
+    """Opens a vision-language model as a judge and answers over HTTP until it is told to stop; see `rewards.server.serve`."""
+    try:
+        from tastemaker.rewards.server import serve
+    except ImportError as error:
+        raise UserMistake(f"a server needs {error.name}: pip install 'tastemaker[serve]'") from None
+    where = torch.device(device) if device else pick_device()
+    judge = VLMJudge.load(
+        folder,
+        rubric=rubric,
+        device=where,
+        dtype=pick_precision(precision, where),
+        base=base,
+        label=name,
+        max_pictures=batch,
+    )
+    Console().print(f"judge {judge.name} on {where}, listening on http://{host}:{port}; Ctrl-C stops it")
+    serve(judge, host=host, port=port, limits=ServerLimits(batch=batch))

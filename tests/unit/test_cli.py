@@ -16,7 +16,7 @@ from tastemaker import cli
 from tastemaker.errors import Corrupt, ServiceFailed, Stopped, UserMistake
 
 ROOT = Path(__file__).parents[2]
-COMMANDS = ["demo", "train", "check", "calibrate", "miniature build", "miniature card", "version"]
+COMMANDS = ["demo", "train", "check", "calibrate", "serve-reward", "miniature build", "miniature card", "version"]
 GOOD = "name: first\nmodel: miniature\nrewards:\n- name: facts\ndata:\n  prompts: miniature\n"
 
 
@@ -37,10 +37,16 @@ def calls(monkeypatch):
                 raise self.error
 
     recorded = Calls()
-    for name in ("launch.train", "miniature.demo.run", "miniature.builder.build.build", "evaluation.calibrate_votes.run"):
-        module, _, function = name.rpartition(".")
+    called = {
+        "launch": ("train", "serve_reward"),
+        "miniature.demo": ("run",),
+        "miniature.builder.build": ("build",),
+        "evaluation.calibrate_votes": ("run",),
+    }
+    for module, functions in called.items():
         stand_in = ModuleType(f"tastemaker.{module}")
-        setattr(stand_in, function, recorded)
+        for function in functions:
+            setattr(stand_in, function, recorded)
         monkeypatch.setitem(sys.modules, stand_in.__name__, stand_in)
     return recorded
 
