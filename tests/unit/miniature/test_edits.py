@@ -83,7 +83,7 @@ def test_pixels_change_only_where_the_changed_things_are(kind):
         kept = {(_bare(thing), centre) for thing, centre, _ in before} & {(_bare(thing), centre) for thing, centre, _ in after}
         boxes = [box for thing, centre, box in before + after if (_bare(thing), centre) not in kept]
         assert pair.source_layout.backdrop == pair.target_layout.backdrop
-        assert _distance_to_boxes(_changed(pair, 0), boxes) <= 1.0, pair
+        assert _distance_to_boxes(_changed(pair, 0), boxes) <= 2.0, pair  # one for the soft edge
 
 
 def _bare(thing: d.Thing) -> tuple[str, str, str]:
