@@ -38,12 +38,12 @@ SAVE_EVERY = 100
 class Plan:
     """How much of everything; the defaults are about what made the weights that ship."""
 
-    t2i_drawings: int = 90_000
+    t2i_drawings: int = 120_000
     edit_drawings: int = 50_000
-    vae_samples: int = 110_000
+    vae_samples: int = 175_000
     decoder_samples: int = 50_000
     """Pictures for the decoder alone, after encoder and decoder were trained together."""
-    base_steps: int = 850
+    base_steps: int = 2850
     t2i_prompts: int = 80
     edit_prompts: int = 48
     draws: int = 4
