@@ -33,8 +33,6 @@ class Advantages:
     """float32, before the floor; NaN where the group has no score for the reward."""
     groups_without_signal: int
     """Groups that keep no sample."""
-    missing_BR: Tensor
-    """bool; where `values_BR` was NaN: missing, or not asked for."""
 
 
 def group_advantages(
@@ -85,9 +83,7 @@ def group_advantages(
     if clip is not None:
         advantages_B = advantages_B.clamp(-clip, clip)
     groups_with_signal = len(row_B[kept_B].unique())
-    return Advantages(
-        advantages_B.float(), kept_B, means_PR.float(), stds_PR.float(), num_groups - groups_with_signal, ~present_BR
-    )
+    return Advantages(advantages_B.float(), kept_B, means_PR.float(), stds_PR.float(), num_groups - groups_with_signal)
 
 
 def composite(values_BR: Tensor, weights_R_or_BR: Tensor, ranges_R2: Tensor) -> Tensor:

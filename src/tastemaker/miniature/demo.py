@@ -208,7 +208,7 @@ def summarise(stage: Stage, pictures: Pictures, seconds: float, quick: bool) -> 
     quality = {key: float(task.qualities(images, stage.held_out, stage.pool).mean()) for key, images in pictures.items()}
     notes = [
         "accuracy: the share of held-out prompts of which every fact holds in the picture, by the miniature's oracle",
-        "training used the oracle as a verifiable reward, on other prompts; the held-out combinations were never trained on",
+        "training used the oracle as a verifiable reward, on prompts without held-out combinations; for the base see its card",
         *(f"mean picture quality, {model}, guidance {scale:g}: {value:.3f}" for (model, scale), value in quality.items()),
     ]
     return Summary(

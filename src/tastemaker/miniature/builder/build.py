@@ -84,13 +84,17 @@ def build(
 
 
 def write_card(pipeline: Path, console: Console, count: int | None = None) -> None:
-    """Measures the pipeline folder as it is opened by anyone, and writes its README.md."""
+    """Measures the pipeline folder as it is opened by anyone, and writes its README.md.
+
+    `history` in build.json, if there is one, tells what the plan does not: how a model came about that no single run made.
+    """
     adapter = load(pipeline, device="cpu", dtype=torch.float32)
     with reading_processes(torch.get_num_threads()) as pool:
         measures = measure(adapter, count=count, pool=pool, say=lambda text: console.print(f"measuring: {text}"))
     built = json.loads((pipeline / "build.json").read_text(encoding="utf-8"))
     plan = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in built["plan"].items())
-    (pipeline / "README.md").write_text(render_card(measures, f"Built with {plan}."), encoding="utf-8")
+    told = f"Built with {plan}. {built.get('history', '')}".strip()
+    (pipeline / "README.md").write_text(render_card(measures, told), encoding="utf-8")
 
 
 def _draw(folder: Path, plan: Plan) -> None:

@@ -33,8 +33,8 @@ STEPS = 20
 GUIDANCE = 3.0
 SEED = 0
 ABOUT = """A Qwen-Image-2.1 of 2.3 M parameters that draws a small world of 64x64 pictures and edits them. It was trained from
-nothing by `tastemaker miniature build` on drawings of that world alone, so that reinforcement learning can be tried, and
-checked, on a CPU. It is good for nothing else. Verdicts are those of the world's own oracle.
+nothing, by the parts of `tastemaker miniature build`, on drawings of that world alone, so that reinforcement learning can be
+tried, and checked, on a CPU. It is good for nothing else. Verdicts are those of the world's own oracle.
 
 """
 FRONT_MATTER = "---\nlicense: apache-2.0\nlibrary_name: diffusers\npipeline_tag: text-to-image\n---\n"
