@@ -52,9 +52,9 @@ def test_no_combination_leaks_into_a_looser_split(descriptions):
 
 def test_the_shares_are_as_meant(descriptions):
     shares = {key: count / len(descriptions) for key, count in Counter(map(split_of, descriptions)).items()}
-    assert shares["train"] > 0.75
+    assert shares["train"] > 0.6
     assert 0.06 < shares["eval"] < 0.11
-    assert 0.09 < shares["rl"] < 0.15
+    assert 0.2 < shares["rl"] < 0.3
     for category in d.CATEGORIES:
         own = [split_of(x) for x in descriptions if x.category == category]
         assert 0.03 < own.count("eval") / len(own) < 0.15
@@ -77,12 +77,23 @@ def test_training_sees_every_part(descriptions):
     assert parts >= set(d.LETTERS)
 
 
-@pytest.mark.parametrize("split", ["rl", "eval"])
-def test_reserved_cells_differ_in_all_their_parts(descriptions, split):
+def _reserved_looks(descriptions, split: str) -> set[tuple[str, str]]:
     looks = {c[1:] for x in descriptions if split_of(x) == split for c in combinations(x) if c[0] == "look"}
-    reserved = {c for c in looks if split_of(d.General((d.Thing(*c),))) == split}
+    return {c for c in looks if split_of(d.General((d.Thing(*c),))) == split}
+
+
+def test_held_out_looks_differ_in_all_their_parts(descriptions):
+    reserved = _reserved_looks(descriptions, "eval")
     assert len(reserved) >= 2
     assert len({shape for shape, _ in reserved}) == len({colour for _, colour in reserved}) == len(reserved)
+
+
+def test_looks_for_reinforcement_learning_are_of_every_shape_and_nearly_every_colour(descriptions):
+    """Else what pays in nearly every prompt is one shape or colour, whatever the prompt says."""
+    reserved = _reserved_looks(descriptions, "rl")
+    assert len(reserved) >= 10
+    assert {shape for shape, _ in reserved} == set(d.SHAPES)
+    assert len({colour for _, colour in reserved}) >= len(d.COLOURS) - 1
 
 
 def test_converse_relations_are_the_same_combination():
@@ -167,8 +178,8 @@ FIRST_PROMPTS = [
     'red letters "HSOA" on a sign, line drawing',
 ]
 FIRST_EDITS = [
-    "change the circles to green",
-    "make the cyan heart small",
-    "change the yellow circle into a triangle",
-    "put in an orange star",
+    "turn the blue triangle purple",
+    "make the yellow triangles small",
+    "swap the stars for pink triangles",
+    "put in a green circle",
 ]

@@ -75,7 +75,7 @@ class BaseTrainer:
         self.image_token = pipeline._img_token_id
         hidden, rest = split(pipeline.transformer, never=("img_in", "proj_out", "time_text_embed", "txt_in.in_layer"))
         text_hidden, text_rest = split(self.text_model, never=("language_model.embed_tokens", "visual"))
-        self.optimiser = Optimiser(hidden + text_hidden, rest + text_rest, muon_lr=muon_lr, adam_lr=adam_lr, decay_from=0.55)
+        self.optimiser = Optimiser(hidden + text_hidden, rest + text_rest, muon_lr=muon_lr, adam_lr=adam_lr, decay_from=0.5)
         self.ema = {name: value.detach().clone() for name, value in self.module.named_parameters()}
 
     def embed(self, token_ids: Sequence[Sequence[int]], pictures: np.ndarray | None) -> Condition:

@@ -38,12 +38,12 @@ SAVE_EVERY = 100
 class Plan:
     """How much of everything; the defaults are about what made the weights that ship."""
 
-    t2i_drawings: int = 120_000
+    t2i_drawings: int = 100_000
     edit_drawings: int = 50_000
-    vae_samples: int = 175_000
-    decoder_samples: int = 50_000
-    """Pictures for the decoder alone, after encoder and decoder were trained together."""
-    base_steps: int = 2850
+    vae_samples: int = 250_000
+    decoder_samples: int = 0
+    """Pictures for the decoder alone, after encoder and decoder were trained together; 0 leaves it as it is."""
+    base_steps: int = 1450
     t2i_prompts: int = 80
     edit_prompts: int = 48
     draws: int = 4

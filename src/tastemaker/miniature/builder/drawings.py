@@ -10,6 +10,7 @@ import numpy as np
 
 from tastemaker.miniature.builder.parts import SIDE
 from tastemaker.miniature.world.layout import sample_layout
+from tastemaker.miniature.world.mistakes import caption_of
 from tastemaker.miniature.world.prompts import write_prompt
 from tastemaker.miniature.world.renderer import render
 from tastemaker.miniature.world.splits import sample, sample_edit
@@ -18,14 +19,14 @@ Progress = Callable[[int, int], None]
 
 
 def draw_t2i(folder: Path, count: int, seed: int, progress: Progress = lambda done, total: None) -> None:
-    """`targets.npy` uint8 (count, 64, 64, 3) and `texts.json`, row by row."""
+    """`targets.npy` uint8 (count, 64, 64, 3) and `texts.json`, row by row; some texts are mistaken (`world.mistakes`)."""
     (targets,) = _arrays(folder, count, ("targets",))
     texts = []
     for row in range(count):
         rng = np.random.default_rng((seed, row))
         description = sample("train", rng)
         targets[row] = render(description, sample_layout(description, rng))
-        texts.append(write_prompt(description, rng))
+        texts.append(write_prompt(caption_of(description, rng), rng))
         progress(row + 1, count)
     _finish(folder, texts)
 

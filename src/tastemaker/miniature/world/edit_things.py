@@ -8,7 +8,7 @@ from tastemaker.miniature.world.description import COLOURS, MAX_COUNT, MAX_GROUP
 from tastemaker.miniature.world.edit_steps import Moved, Scene, Step, another
 from tastemaker.miniature.world.instructions import clause, reference, relation_phrase
 from tastemaker.miniature.world.layout import GeneralLayout, fits, place
-from tastemaker.miniature.world.placement import CANVAS, MARGIN, related, thing_extent
+from tastemaker.miniature.world.placement import CANVAS, GRID, MARGIN, related, thing_extent
 from tastemaker.miniature.world.prompts import thing_phrase
 from tastemaker.miniature.world.sampling import pick
 from tastemaker.miniature.world.wording import plural, with_article
@@ -154,8 +154,8 @@ def _move_to_side(scene: Shapes, rng: np.random.Generator, index: int, thing: Th
     side = pick(rng, ("left", "right", "top", "bottom"))
     axis = 0 if side in ("left", "right") else 1
     nearest = MARGIN + thing_extent(thing)[axis] / 2
-    depth = round(float(rng.uniform(nearest, max(nearest, SIDE_LIMIT))) * 4) / 4
-    depth = max(depth, np.ceil(nearest * 4) / 4)
+    first, last = np.ceil(nearest / GRID), np.floor(SIDE_LIMIT / GRID)
+    depth = GRID * rng.integers(first, max(first, last) + 1)
     centre = list(scene.layout.centres[index])
     goal = float(depth if side in ("left", "top") else CANVAS - depth)
     if abs(goal - centre[axis]) < MIN_MOVE:
@@ -182,7 +182,7 @@ def _move_beside(scene: Shapes, rng: np.random.Generator, index: int, thing: Thi
     target = replace(scene.description, relation=relation)
     goals = [
         layout
-        for centre in np.round(rng.uniform(8, CANVAS - 8, (100, 2)) * 4) / 4
+        for centre in rng.integers(1, CANVAS / GRID, (100, 2)) * GRID
         if fits(target, layout := _with_centre(scene.layout, index, (float(centre[0]), float(centre[1]))))
     ]
     if other_name is None or not goals:

@@ -29,6 +29,8 @@ FACE_RANGES: dict[str, Point] = {
 }
 NUM_DROPS = 12
 MIN_SEPIA_CONTRAST = 0.18
+SIGN_HEIGHTS = (-2.0, 2.0)
+"""Px off the middle. Two, because each puts the letters elsewhere within the tokens of a small model."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +122,7 @@ def sample_layout(description: Description, rng: np.random.Generator) -> Layout:
         return _landscape(rng)
     board = tuple(BOARD_RGB)[int(rng.integers(len(BOARD_RGB)))]
     board = board if _is_legible(description, board) else "pale"
-    return TypographyLayout(_backdrop(rng), board, (_between(rng, -1, 1), _between(rng, -3, 3)))
+    return TypographyLayout(_backdrop(rng), board, (0.0, SIGN_HEIGHTS[int(rng.integers(len(SIGN_HEIGHTS)))]))
 
 
 def boxes(description: Description, layout: Layout) -> list[Box]:
@@ -184,5 +186,5 @@ def _landscape(rng: np.random.Generator) -> LandscapeLayout:
     trees = tuple((_between(rng, -1.5, 1.5) + 12 + 20 * int(slot), horizon + _between(rng, 8, 13)) for slot in slots)
     peaks = tuple((x + _between(rng, -4, 4), _between(rng, 15, 21)) for x in (18, 46))
     grid = [(6 + 17.5 * column + 8 * (row % 2), 7 + 11 * row) for row in range(4) for column in range(3)]
-    drops = tuple((x + _between(rng, -2.5, 2.5), y + _between(rng, -2, 2)) for x, y in grid)
+    drops = tuple((x + _between(rng, -1, 1), y + _between(rng, -1, 1)) for x, y in grid)
     return LandscapeLayout(horizon, body, clouds, trees, peaks, drops)

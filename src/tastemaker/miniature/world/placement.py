@@ -9,6 +9,8 @@ Box = tuple[float, float, float, float]
 
 CANVAS = 64
 MARGIN = 2.0
+GRID = 8.0
+"""Centres are whole multiples of it, in px, so that a small model meets each shape in few positions within its 16 px tokens."""
 GAP = 3.0
 RELATION_DISTANCE = 16.0
 RELATION_LEAD = 4.0  # the related axis' centre difference exceeds the other's by at least this
@@ -55,11 +57,11 @@ def related(relation: str | None, centres_BNC: np.ndarray) -> np.ndarray:
 
 
 def _candidates(objects: tuple[Thing, ...], rng: np.random.Generator) -> np.ndarray:
-    """Centres (B, N, 2), uniform over the places where each object alone is inside, rounded to 0.25 px."""
+    """Centres (B, N, 2), uniform over the places of the grid where each object alone is inside."""
     half_NC = np.array([thing_extent(thing) for thing in objects]) / 2
     low_NC, high_NC = MARGIN + half_NC, CANVAS - MARGIN - half_NC
-    raw = rng.random((_BATCH, len(objects), 2)) * (high_NC - low_NC) + low_NC
-    return np.clip(np.round(raw * 4) / 4, np.ceil(low_NC * 4) / 4, np.floor(high_NC * 4) / 4)
+    first_NC, last_NC = np.ceil(low_NC / GRID), np.floor(high_NC / GRID)
+    return rng.integers(first_NC, last_NC + 1, (_BATCH, len(objects), 2)) * GRID
 
 
 def sample_centres(description: General, rng: np.random.Generator) -> tuple[tuple[float, float], ...]:

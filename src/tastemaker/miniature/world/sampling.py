@@ -33,7 +33,7 @@ from tastemaker.miniature.world.description import (
     is_valid,
 )
 
-CATEGORY_WEIGHTS = (0.4, 0.2, 0.2, 0.2)
+CATEGORY_WEIGHTS = (0.45, 0.15, 0.15, 0.25)
 STYLE_WEIGHTS = (0.7, 0.1, 0.1, 0.1)
 KIND_WEIGHTS = {"single": 0.2, "count": 0.2, "pair": 0.2, "relation": 0.25, "three": 0.15}
 SIZE_WEIGHTS = (0.25, 0.5, 0.25)

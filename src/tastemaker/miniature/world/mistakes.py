@@ -1,0 +1,58 @@
+"""Captions as collections of pictures from the web have them: some name one thing that the picture does not show.
+
+A model trained on such captions draws well and trusts its prompt only so far, which is what the second phase of training is
+for. Only the pictures that a base is trained on are captioned so; prompts for reinforcement learning and evaluation, and the
+instructions of edits, are right.
+"""
+
+from dataclasses import fields, replace
+
+import numpy as np
+
+from tastemaker.miniature.world.description import Description, General, Thing
+from tastemaker.miniature.world.sampling import pick, sample_description
+from tastemaker.miniature.world.splits import split_of
+
+MISTAKEN = 0.3
+"""Share of training captions that name something else."""
+_MAX_TRIES = 200
+
+
+def caption_of(description: Description, rng: np.random.Generator) -> Description:
+    """What the caption of a picture of `description` says: the same, or (a share MISTAKEN) the same but for one fact.
+
+    Nothing that the other splits reserve is ever said.
+    """
+    if rng.random() >= MISTAKEN:
+        return description
+    for _ in range(_MAX_TRIES):
+        said = _with_another_fact(description, rng)
+        if said not in (None, description) and split_of(said) == "train":
+            return said
+    return description
+
+
+def _with_another_fact(description: Description, rng: np.random.Generator) -> Description | None:
+    """One fact taken from a random other description of the same category; None where that makes no valid description."""
+    other = sample_description(rng, description.category)
+    try:
+        if isinstance(description, General) and isinstance(other, General):
+            return _with_another_thing(description, other, rng)
+        name = pick(rng, [field.name for field in fields(description) if field.name != "style"])
+        changed = {name: getattr(other, name)}
+        if name in ("hair_style", "hair_colour"):  # a bald head has no colour of hair
+            changed = {"hair_style": other.hair_style, "hair_colour": other.hair_colour}
+        return replace(description, **changed)
+    except ValueError:
+        return None
+
+
+def _with_another_thing(description: General, other: General, rng: np.random.Generator) -> General:
+    """Another relation, or a thing of another shape, colour, size or number."""
+    if description.relation and other.relation and rng.random() < 0.3:
+        return replace(description, relation=other.relation)
+    index, found = int(rng.integers(len(description.things))), pick(rng, other.things)
+    name = pick(rng, [field.name for field in fields(Thing)])
+    things = list(description.things)
+    things[index] = replace(things[index], **{name: getattr(found, name)})
+    return replace(description, things=tuple(things))
