@@ -235,7 +235,7 @@ def _write_settings(folder: Path, config: BaseModel, now: dict[str, Any]) -> Non
 
 def _compare(folder: Path, config: BaseModel, now: dict[str, Any], allow: tuple[str, ...]) -> None:
     was_config, was = _stored(folder)
-    found = changes.differences(was_config, config.model_dump(mode="json"))
+    found = changes.differences(_with_defaults(folder, was_config, type(config)), config.model_dump(mode="json"))
     for group in ("packages", "processes", "data_files"):
         found += changes.differences({group: was.get(group)}, {group: now[group]})
     if not found:
@@ -244,6 +244,14 @@ def _compare(folder: Path, config: BaseModel, now: dict[str, Any], allow: tuple[
     time = datetime.now().astimezone().isoformat(timespec="seconds")
     append_line(folder / "changes.jsonl", {"time": time, "pid": os.getpid(), "changes": [c._asdict() for c in found]})
     _write_settings(folder, config, now)
+
+
+def _with_defaults(folder: Path, was: dict[str, Any], model: type[BaseModel]) -> dict[str, Any]:
+    """Settings that did not exist when the run began had what is their default now; what is no longer valid stays as written."""
+    try:
+        return settings.load(folder / "config.yaml", model).model_dump(mode="json")
+    except UserMistake:
+        return was
 
 
 def _stored(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:

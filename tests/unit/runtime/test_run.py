@@ -63,6 +63,17 @@ def test_resume_with_the_same_settings(tmp_path: Path) -> None:
     assert not (tmp_path / "changes.jsonl").exists()
 
 
+def test_settings_unknown_when_the_run_began_had_their_default(tmp_path: Path) -> None:
+    Run.open(tmp_path, config()).close()
+    path = tmp_path / "config.yaml"
+    older = [line for line in path.read_text().splitlines(keepends=True) if "chunks:" not in line]
+    path.write_text("".join(older))
+    Run.open(tmp_path, config()).close()
+    path.write_text("".join(older))
+    with pytest.raises(UserMistake, match=r"rollout.chunks: 1 -> 2"):
+        Run.open(tmp_path, config("rollout.chunks=2"))
+
+
 def test_other_settings_are_listed_and_refused(tmp_path: Path) -> None:
     Run.open(tmp_path, config()).close()
     other = config("optimiser.learning_rate=1e-5", "seed=4", "policy.kind=lora", "rollout.steps=12")

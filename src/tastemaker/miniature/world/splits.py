@@ -29,8 +29,8 @@ from tastemaker.miniature.world.sampling import CATEGORY_WEIGHTS, KIND_WEIGHTS, 
 SPLITS = ("train", "rl", "eval")
 HELD_OUT_SIZE = {"t2i": 600, "edit": 560}
 _HELD_OUT_SEED = {"t2i": 20_260_701, "edit": 20_260_702}
-# Shares reserved for evaluation and for reinforcement learning. Looks are few: with less for reinforcement learning nearly every
-# one of its prompts asks for the same two, and "draw more of those" is what a policy learns.
+# Shares reserved for evaluation and for reinforcement learning. Looks are few: with less for reinforcement learning nearly
+# every one of its prompts asks for the same two, and "draw more of those" is what a policy learns.
 _RESERVED = {
     "look": (0.04, 0.21),
     "count": (0.05, 0.12),
