@@ -1,0 +1,124 @@
+"""Face identity: are the people of the source pictures still themselves in the output of an edit?
+
+    sources -> faces -> embeddings ─┐
+    output  -> faces -> embeddings ─┴─> similarity of each pair -> one-to-one matching -> mean over the faces of the sources
+
+Back ends: `faces_dlib.py` and `faces_arcface.py`. What this leaves out: which people an edit was *asked* to change or to
+remove, so use it on edits that keep them; and a person who is in two sources counts twice, and is looked for twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+
+from tastemaker.data.pictures import open_picture
+from tastemaker.errors import UserMistake
+from tastemaker.rewards.reward import Missing, to_uint8
+from tastemaker.types import Prompt
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Face:
+    """A face that was found: five points (5, 2) as x, y in pixels of the picture, the first pixel's centre being (0, 0).
+
+    As one looks at the picture: outer and inner corner of the right eye, the same of the left eye, base of the nose.
+    """
+
+    box: tuple[int, int, int, int]
+    """left, top, right, bottom in pixels; may reach over the edge."""
+    points: Floats
+
+
+class FaceDetector(Protocol):
+    def find(self, picture: Image.Image) -> list[Face]:
+        """The faces of an RGB picture, in no particular order."""
+        ...
+
+
+class FaceEmbedder(Protocol):
+    """A network that places a face so that pictures of one person lie close together."""
+
+    def embed(self, picture: Image.Image) -> Floats:
+        """(faces, dimensions): one row for each face found in an RGB picture; (0, dimensions) or (0, 0) without any."""
+        ...
+
+    def similarity(self, left: Floats, right: Floats) -> Floats:
+        """(M, D) and (N, D) to (M, N) in [0, 1]: 1 for the same picture, higher for the more alike. Its scale is its own."""
+        ...
+
+
+@dataclass(frozen=True)
+class FaceIdentityReward:
+    """A `Reward` in [0, 1]: mean similarity of the sources' faces to the faces of the output that they are matched with.
+
+    A face of a source that has no partner in the output counts as `lost`. With None the score is missing instead, which in
+    training means that a picture without a face is never learnt from; 0 makes losing a face the worst there is. Faces that
+    only the output has do not count. `floor` is about what JPEG at quality 90 changes with dlib (0.04 to 0.07).
+    """
+
+    embedder: FaceEmbedder
+    lost: float | None = None
+    name: str = "face_identity"
+    floor: float = 0.05
+
+    @property
+    def low(self) -> float:
+        return 0.0
+
+    @property
+    def high(self) -> float:
+        return 1.0
+
+    def __post_init__(self) -> None:
+        if self.lost is not None and not 0 <= self.lost <= 1:
+            raise UserMistake(f"{self.name}: lost is {self.lost}; a score in [0, 1], or none to call such a score missing")
+
+    def score(self, images: Tensor, prompts: Sequence[Prompt]) -> list[float | Missing]:
+        """See `Reward`. Missing: no source, a broken one, no face in it; faces lost, unless `lost` says otherwise."""
+        known = {path: self._source(path) for path in {path for prompt in prompts for path in prompt.sources}}
+        pictures = to_uint8(images).numpy()
+        return [
+            self._score(pixels, [known[path] for path in prompt.sources])
+            for pixels, prompt in zip(pictures, prompts, strict=True)
+        ]
+
+    def _source(self, path: str) -> Floats | Missing:
+        try:
+            return self.embedder.embed(open_picture(path))
+        except UserMistake as error:
+            return Missing(f"source picture {error}")
+
+    def _score(self, pixels: NDArray[np.uint8], sources: Sequence[Floats | Missing]) -> float | Missing:
+        if not sources:
+            return Missing("the prompt has no source picture whose faces could be kept")
+        if broken := [source for source in sources if isinstance(source, Missing)]:
+            return broken[0]
+        faces = [source for source in sources if not isinstance(source, Missing) and len(source)]
+        if not faces:
+            return Missing("no face found in the source picture")
+        wanted, found = np.concatenate(faces), self.embedder.embed(Image.fromarray(pixels))
+        num_lost = max(0, len(wanted) - len(found))
+        if num_lost and self.lost is None:
+            return Missing(f"{len(wanted)} face(s) found in the source but {len(found)} in the output")
+        total = num_lost * (self.lost or 0.0)
+        if len(found):
+            similarity = self.embedder.similarity(wanted, found)
+            if not np.isfinite(similarity).all():
+                return Missing("the network gave an embedding with NaN or inf")
+            total += matched(similarity).sum()
+        return float(np.clip(total / len(wanted), 0, 1))
+
+
+def matched(similarity: Floats) -> Floats:
+    """(min(M, N),) entries of an (M, N) similarity, no two in a row or column, with the largest sum (Hungarian method)."""
+    return similarity[linear_sum_assignment(similarity, maximize=True)]
