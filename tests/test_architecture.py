@@ -34,6 +34,7 @@ STATIONS = (
     "studio",
     "miniature",
     "launch",
+    "reward_launch",
     "cli",
 )
 """The path, first to last: a module imports from its own station or an earlier one."""

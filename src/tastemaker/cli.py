@@ -131,13 +131,15 @@ def check(
     """List every mistake in a config at once, before anything is loaded.
 
     Each line names file, line, key and value, the rule that does not hold and what to do. Unknown keys get the nearest known
-    one. Takes about a second and writes nothing. It reads no model, prompts or pictures.
+    one. Takes about a second and writes nothing. It looks whether the files of judges are there, and reads no model, prompts or
+    pictures.
 
     Example: `tastemaker check run.yaml --show`
     """
-    from tastemaker.config import TrainConfig, dump, load
+    from tastemaker.config import TrainConfig, check_judges, dump, load
 
     settings = load(config, TrainConfig, override or [])
+    check_judges(settings.judges, config.parent)
     if show:
         typer.echo(dump(settings), nl=False)
         return
@@ -180,6 +182,40 @@ def calibrate(
     rewards = load(config, TrainConfig).rewards if config else None
     ranges = {reward.name: (reward.low, reward.high) for reward in rewards} if rewards else None
     run(votes, ranges=ranges, strength=strength, resamples=resamples, seed=seed, out=out)
+
+
+@app.command("train-reward")
+def train_reward(
+    config: ConfigFile,
+    override: Overrides = None,
+    folder: Annotated[Path | None, typer.Option(show_default=False, help="The run's folder; runs/NAME if not given.")] = None,
+    allow: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY", show_default=False, help="A setting that may differ on resuming; may be repeated."),
+    ] = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Read everything, tell every mistake and the parts, and stop before the model.")
+    ] = False,
+) -> None:
+    """Train a vision-language model to score pictures as people do, and measure how far it agrees with them.
+
+    Takes ratings (every rater's own score, 1 to 5) or pair votes as JSONL with their pictures, a rubric, and any local
+    image-text-to-text model of transformers. Rows are dealt into training, calibration and test parts that share no prompt,
+    source picture or generator. `objective.kind` says what is learnt: `pointwise` (the raters' mean), `soft_label` (their
+    distribution), `pairwise` (Bradley-Terry) or `chain_of_thought` (a rationale, then the score).
+
+    Writes into the run's folder what `train` writes, and `judge/`: a folder that `tastemaker serve-reward` and transformers
+    open, with its judge card, `README.md` and `card.json`: rank correlation within and across prompts, pair accuracy in both
+    orders, calibration, and how far the raters agree with each other, on the test part, with n and 95% intervals.
+
+    Ctrl-C or SIGTERM saves and leaves with exit code 75; the same command resumes, also after a crash, and ends at the same
+    weights. No picture of the measurement is judged twice either. docs/reward-models.md goes through an example.
+
+    Example: `tastemaker train-reward taste.yaml -o budget.epochs=3`
+    """
+    from tastemaker.reward_launch import train_reward as start
+
+    start(config, overrides=override or [], folder=folder, allow=allow or [], check=check)
 
 
 @app.command("serve-reward")

@@ -5,15 +5,25 @@ The one place that knows both the names in settings (a model's folder, a file of
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
 
 from tastemaker import config as settings
-from tastemaker.config import LoraPolicy, TrainConfig
+from tastemaker.config import (
+    ChatJudgeConfig,
+    FolderJudgeConfig,
+    LoraPolicy,
+    RewardConfig,
+    ServerJudgeConfig,
+    TrainConfig,
+)
 from tastemaker.data.embeddings import EmbeddingCache, encoder_key
 from tastemaker.data.prompts import read_prompts
 from tastemaker.errors import UserMistake
@@ -21,11 +31,17 @@ from tastemaker.miniature import task as miniature
 from tastemaker.models.adapter import Adapter, load
 from tastemaker.models.lora import save_lora
 from tastemaker.rewards.batching import ServerLimits
+from tastemaker.rewards.chat import ChatJudge
+from tastemaker.rewards.endpoint import ServedJudge
+from tastemaker.rewards.judge import Judge, JudgeReward
+from tastemaker.rewards.readout import ReadOut
 from tastemaker.rewards.reward import Reward
+from tastemaker.rewards.rubrics import load_rubric, shipped
+from tastemaker.rewards.service import Address, Limits
 from tastemaker.rewards.vlm import VLMJudge
 from tastemaker.runtime.device import Precision, pick_device, pick_precision
 from tastemaker.runtime.progress import Progress
-from tastemaker.training.start import Task, prepare_hardware, run_training
+from tastemaker.training.start import Task, make_composite, prepare_hardware, run_training
 from tastemaker.types import Prompt
 
 MINIATURE = "miniature"
@@ -42,21 +58,22 @@ def train(path: Path, *, overrides: Iterable[str] = (), folder: Path | None = No
     folder = folder or Path("runs") / config.name
     prompts = prompts_of(config, path.parent)
     check_categories(config, prompts)
-    rewards = rewards_of(config)
+    check_rewards(config, path.parent)
     model = model_folder(config, path.parent)
     device, dtype = prepare_hardware(config)
-    adapter = load(model, device=device, dtype=dtype)
-    side = config.rollout.picture_side
-    cache = EmbeddingCache(adapter, height=side, width=side, folder=folder / "embeddings", encoder_key=encoder_key(model))
-    state = run_training(
-        config,
-        adapter,
-        Task(prompts, rewards, side, side),
-        folder,
-        embeddings=cache,
-        allow_changes=allow,
-        trackers=lambda start, total: [Progress(total, start=start, console=console)],
-    )
+    with opened_rewards(config, path.parent, device) as rewards:
+        adapter = load(model, device=device, dtype=dtype)
+        side = config.rollout.picture_side
+        cache = EmbeddingCache(adapter, height=side, width=side, folder=folder / "embeddings", encoder_key=encoder_key(model))
+        state = run_training(
+            config,
+            adapter,
+            Task(prompts, rewards, side, side),
+            folder,
+            embeddings=cache,
+            allow_changes=allow,
+            trackers=lambda start, total: [Progress(total, start=start, console=console)],
+        )
     with state.averaged():
         exported = export(config, adapter, folder)
     console.print(f"trained {state.step} steps; the policy is in {exported}")
@@ -79,15 +96,103 @@ def prompts_of(config: TrainConfig, beside: Path) -> list[Prompt]:
     return read_prompts(beside / config.data.prompts, skip_bad=config.data.skip_bad)
 
 
-def rewards_of(config: TrainConfig) -> dict[str, Reward]:
-    """The judges by name. So far they are the verifiable ones of the miniature, for prompts that state their truth."""
-    known = miniature.rewards()
-    unknown = [reward.name for reward in config.rewards if reward.name not in known]
-    if unknown:
-        raise UserMistake(
-            "\n".join(f"rewards: {name!r} is not known; there are {', '.join(sorted(known))}" for name in unknown)
-        )
-    return {reward.name: known[reward.name] for reward in config.rewards}
+def check_rewards(config: TrainConfig, beside: Path) -> None:
+    """All that can be told of rewards before a model is opened or a server asked: names, files, rubrics, tokens."""
+    known = sorted(miniature.rewards())
+    wrong = [
+        f"{key}.name: {reward.name!r} is not built in (there are {', '.join(known)}); give it a judge"
+        for key, reward in zip(config.judges, config.rewards, strict=True)
+        if reward.judge is None and reward.name not in known
+    ]
+    wrong += _mistake_of(settings.check_judges, config.judges, beside)
+    for key, judge in config.judges.items():
+        if isinstance(judge, ServerJudgeConfig | ChatJudgeConfig):
+            wrong += [f"{key}.judge: {line}" for line in _mistake_of(_address, judge)]
+        if (
+            isinstance(judge, FolderJudgeConfig | ChatJudgeConfig)
+            and judge.rubric
+            and (path := _rubric(judge.rubric, beside)).is_file()
+        ):
+            wrong += [f"{key}.judge.rubric: {line}" for line in _mistake_of(load_rubric, path)]
+    if wrong:
+        raise UserMistake("\n".join(wrong))
+
+
+def _mistake_of(check: Callable[..., Any], *arguments: Any) -> list[str]:
+    try:
+        check(*arguments)
+    except UserMistake as error:
+        return str(error).splitlines()
+    return []
+
+
+@contextmanager
+def opened_rewards(config: TrainConfig, beside: Path, device: torch.device) -> Iterator[dict[str, Reward]]:
+    """The rewards by name, with servers found and folders opened; their own ranges agree with the settings'.
+
+    Pictures for the built-in rewards, the verifiable ones of the miniature, are read in processes beside this one.
+    """
+    built_in = [reward.name for reward in config.rewards if reward.judge is None]
+    with miniature.reading_processes(torch.get_num_threads() if built_in else 1) as pool:
+        known = miniature.rewards(pool)
+        # Servers first: they answer at once or not at all, a folder takes long to open.
+        order = sorted(config.rewards, key=lambda reward: isinstance(reward.judge, FolderJudgeConfig))
+        opened = {reward.name: _opened(reward, config, beside, device) or known[reward.name] for reward in order}
+        make_composite(config, opened)
+        yield opened
+
+
+def _opened(reward: RewardConfig, config: TrainConfig, beside: Path, device: torch.device) -> Reward | None:
+    """The reward of a named judge; None for a built-in one."""
+    judge = reward.judge
+    if judge is None:
+        return None
+    if isinstance(judge, FolderJudgeConfig):
+        return JudgeReward(folder_judge(judge, reward.name, beside, device), reward.floor)
+    deadlines = config.deadlines
+    limits = Limits(item=deadlines.item, batch=deadlines.batch, concurrency=judge.concurrency)
+    return JudgeReward(remote_judge(judge, reward.name, beside, limits), reward.floor)
+
+
+def folder_judge(judge: FolderJudgeConfig, name: str, beside: Path, device: torch.device) -> Judge:
+    """Opens the model. Raises UserMistake for a folder that is no judge."""
+    where = torch.device(judge.device) if judge.device else device
+    return VLMJudge.load(
+        beside / judge.path,
+        rubric=load_rubric(_rubric(judge.rubric, beside)) if judge.rubric else None,
+        read_out=ReadOut(**judge.read_out.model_dump()) if judge.read_out else None,
+        device=where,
+        dtype=pick_precision(judge.precision, where),
+        base=beside / judge.base if judge.base else None,
+        label=name,
+        max_pictures=judge.max_pictures,
+    )
+
+
+def remote_judge(judge: ServerJudgeConfig | ChatJudgeConfig, name: str, beside: Path, limits: Limits) -> Judge:
+    """Raises ServiceFailed when no server of ours is there; a chat server is first asked when it has to judge."""
+    if isinstance(judge, ServerJudgeConfig):
+        served = ServedJudge.connect(_address(judge), limits=limits, per_request=judge.per_request)
+        return replace(served, name=name)
+    return ChatJudge(
+        name=name,
+        address=_address(judge),
+        model=judge.model,
+        rubric=load_rubric(_rubric(judge.rubric, beside)),
+        read_out=ReadOut(**judge.read_out.model_dump()),
+        limits=limits,
+        template_opens=judge.template_opens,
+        revision=judge.revision,
+    )
+
+
+def _address(judge: ServerJudgeConfig | ChatJudgeConfig) -> Address:
+    return Address(url=judge.url, token_variable=judge.token_variable)
+
+
+def _rubric(name: str, beside: Path) -> Path:
+    """What `load_rubric` takes: the label of a shipped one, or a path from the config's folder."""
+    return Path(name) if name in shipped() else beside / name
 
 
 def check_categories(config: TrainConfig, prompts: Iterable[Prompt]) -> None:

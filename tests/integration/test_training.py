@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import threading
+import time
 from dataclasses import replace
 
 import pytest
@@ -15,7 +17,16 @@ from tastemaker.rewards.reward import Missing
 from tastemaker.rollout import take
 from tastemaker.runtime.metrics import read_lines
 from tastemaker.runtime.signals import StopRequest
-from tastemaker.training.policy import accumulate, judge, prepare, rollout, signal_of
+from tastemaker.training.policy import (
+    accumulate,
+    chunks_of,
+    draw_and_judge,
+    pipeline,
+    prepare,
+    rollout,
+    signal_of,
+    within_budget,
+)
 from tastemaker.training.start import Task, make_setup, make_state, run_training
 from tastemaker.types import Prompt, group_index
 from tiny import tiny_qwen_image21
@@ -151,6 +162,12 @@ def made(config=None, reward=None, prompts=PROMPTS):
     return setup, make_state(config, adapter)
 
 
+def drawn(setup, batch, step=1):
+    """Trajectory, pictures and scores of a step."""
+    with pipeline(setup) as scoring:
+        return draw_and_judge(setup, batch, step, scoring)
+
+
 def gradients(state):
     return {name: value.grad.clone() for name, value in state.named() if value.grad is not None}
 
@@ -160,10 +177,8 @@ def test_micro_batches_give_the_gradient_of_the_whole():
     for micro in (None, 4, 8):
         setup, state = made(settings(optimiser={"micro_batch": micro}, algorithm={"velocity_kl": 0.1}))
         batch = prepare(setup, 1)
-        trajectory = rollout(setup, batch, 1)
-        signal = setup.algorithm.signal(
-            judge(setup, batch, setup.adapter.decode(trajectory.final_BX, SIDE, SIDE)), group_index(4, 4)
-        )
+        trajectory, _, scores = drawn(setup, batch)
+        signal = setup.algorithm.signal(scores, group_index(4, 4))
         accumulate(setup, batch, trajectory, signal, torch.arange(4))
         found.append(gradients(state))
     for other in found[1:]:
@@ -253,8 +268,7 @@ def judged(config, prompts=PROMPTS, reward=None):
     """The setup, and mean brightness, scores and signal of its first step's pictures."""
     setup, _ = made(config, reward, prompts)
     batch = prepare(setup, 1)
-    images = setup.adapter.decode(rollout(setup, batch, 1).final_BX, SIDE, SIDE)
-    scores = judge(setup, batch, images)
+    _, images, scores = drawn(setup, batch)
     return batch, images.flatten(1).mean(1), scores, signal_of(setup, batch, scores)
 
 
@@ -291,10 +305,9 @@ def test_a_missing_gate_takes_the_gated_score_with_it_and_counts_once(tmp_path):
     rewards = ({"name": "brightness", "weight": 0.0}, {"name": "darkness", "gates": (gate,)})
     setup, _ = made(settings(rewards=rewards), Broken(Missing("timed out")))
     batch = prepare(setup, 1)
-    images = setup.adapter.decode(rollout(setup, batch, 1).final_BX, SIDE, SIDE)
     with pytest.raises(ServiceFailed, match=r"50% of the scores .* brightness: timed out \(16 times\)"):
-        judge(setup, batch, images)
-    scores = judge(replace(setup, missing_budget=0.5), batch, images)
+        drawn(setup, batch)
+    _, _, scores = drawn(replace(setup, missing_budget=0.5), batch)
     signal = signal_of(setup, batch, scores)
     assert signal.metrics["scores_missing"] == 1 and not signal.kept_B.any() and "reward/darkness" not in signal.metrics
 
@@ -303,3 +316,143 @@ def test_a_judge_with_another_range_than_the_settings_is_refused():
     rewards = ({"name": "brightness", "low": 1.0, "high": 5.0},)
     with pytest.raises(UserMistake, match="brightness gives scores from 0 to 1, not from 1 to 5"):
         made(settings(rewards=rewards))
+
+
+# ---- chunks ------------------------------------------------------------------------------------------
+
+
+def test_a_chunk_has_the_noise_of_the_whole_step(monkeypatch):
+    """Bit for bit, also where a step holds a prompt twice; pictures follow but for the rounding of smaller forwards."""
+    import tastemaker.training.policy as policy
+
+    setup, _ = made(settings(rollout={"prompts": 6}))
+    batch = prepare(setup, 1)
+    assert len({prompt.id for prompt in batch.prompts}) < 6
+    noises = []
+    original = policy.denoise
+
+    def listening(*args, noise, **kwargs):
+        noises.append([noise(where) for where in ("init", *setup.sampler.steps)])
+        return original(*args, noise=noise, **kwargs)
+
+    monkeypatch.setattr(policy, "denoise", listening)
+    whole, images, scores = drawn(setup, batch)
+    for count in (2, 4, 6):
+        noises[1:] = []
+        parts, some, judged = drawn(replace(setup, chunks=count), batch)
+        assert len(noises) == 1 + count
+        for place, noise in enumerate(noises[0]):
+            assert torch.equal(noise, torch.cat([chunk[place] for chunk in noises[1:]]))
+        for name in ("states_BSX", "next_states_BSX", "log_probs_BS", "offsets_BSX", "velocities_BSX", "final_BX"):
+            assert torch.allclose(getattr(parts, name), getattr(whole, name), atol=1e-4), name
+        assert torch.allclose(some, images, atol=1e-4) and torch.allclose(judged.values_BR, scores.values_BR, atol=1e-4)
+
+
+def test_chunks_are_whole_groups_in_order():
+    setup, _ = made(settings(rollout={"prompts": 4}))
+    batch = prepare(setup, 1)
+    assert [chunk is batch for chunk in chunks_of(batch, 1)] == [True]
+    for count, sizes in ((2, [2, 2]), (3, [2, 1, 1]), (9, [1, 1, 1, 1])):
+        chunks = list(chunks_of(batch, count))
+        assert [len(chunk.prompts) for chunk in chunks] == sizes == [len(chunk.condition) for chunk in chunks]
+        assert [chunk.first for chunk in chunks] == [sum(sizes[:at]) for at in range(len(sizes))]
+        assert [prompt for chunk in chunks for prompt in chunk.prompts] == list(batch.prompts)
+
+
+def test_a_chunk_is_judged_while_the_next_one_is_drawn(monkeypatch):
+    """Drawing of the second chunk begins while the judge is still busy with the first."""
+    import tastemaker.training.policy as policy
+
+    judging, second = threading.Event(), threading.Event()
+
+    class Waits(Brightness):
+        def score(self, images, prompts):
+            judging.set()
+            assert second.wait(20), "the next chunk is not drawn meanwhile"
+            return super().score(images, prompts)
+
+    original = policy.rollout
+
+    def tells(setup, batch, step):
+        if batch.first:
+            assert judging.wait(20), "the first chunk is not judged meanwhile"
+            second.set()
+        return original(setup, batch, step)
+
+    monkeypatch.setattr(policy, "rollout", tells)
+    setup, _ = made(settings(rollout={"chunks": 2}), Waits())
+    _, images, scores = drawn(setup, prepare(setup, 1))
+    assert torch.allclose(scores.values_BR[:, 0], images.flatten(1).mean(1))
+
+
+def test_in_chunks_training_learns_says_what_was_hidden_and_resumes(tmp_path):
+    class Slow(Brightness):
+        def score(self, images, prompts):
+            time.sleep(0.02)
+            return super().score(images, prompts)
+
+    config = settings(rollout={"chunks": 2})
+    whole = go(config, tmp_path / "whole", reward=Slow())
+    lines = read_lines(tmp_path / "whole" / "metrics.jsonl")
+    assert all(0 <= line["hidden_latency"] <= 1 and line["images"] == 16 for line in lines)
+    go(settings(rollout={"chunks": 2}, budget={"max_steps": 2}), tmp_path / "parts")
+    assert_same(weights(whole), weights(go(config, tmp_path / "parts")))
+
+
+class FailsOnce(Brightness):
+    """The service is lost at one of the calls, and back at the next."""
+
+    def __init__(self, at):
+        self.calls, self.at = 0, at
+
+    def score(self, images, prompts):
+        self.calls += 1
+        if self.calls == self.at:
+            raise ServiceFailed("no answer from http://127.0.0.1:9: see whether the server runs")
+        return super().score(images, prompts)
+
+
+@pytest.mark.parametrize("chunks", [1, 2, 4])
+def test_a_failing_judge_ends_the_run_with_its_own_line_and_nothing_is_lost(tmp_path, chunks):
+    config = settings(rollout={"chunks": chunks})
+    whole = go(config, tmp_path / "whole")
+    judge = FailsOnce(2 * chunks + 1)
+    with pytest.raises(ServiceFailed) as failed:
+        go(config, tmp_path / "parts", reward=judge)
+    assert str(failed.value) == "no answer from http://127.0.0.1:9: see whether the server runs"
+    assert [line["step"] for line in read_lines(tmp_path / "parts" / "metrics.jsonl")] == [1, 2]
+    assert_same(weights(whole), weights(go(config, tmp_path / "parts", reward=judge)))
+
+
+def test_the_budget_for_missing_scores_is_that_of_the_whole_step():
+    """In a chunk of four pictures one missing score would be 25%."""
+
+    class Loses(Brightness):
+        lost = False
+
+        def score(self, images, prompts):
+            scores = super().score(images, prompts)
+            return scores if self.lost else [Missing("timed out"), *scores[1:]]
+
+    judge = Loses()
+    setup, _ = made(settings(rollout={"chunks": 4}), judge)
+    with pytest.raises(ServiceFailed, match=r"25% of the scores of this step .* timed out \(4 times\)"):
+        drawn(setup, prepare(setup, 1))
+    _, _, scores = drawn(replace(setup, missing_budget=0.25), prepare(setup, 1))
+    assert sorted(scores.missing) == [(row, "brightness") for row in (0, 4, 8, 12)]
+    assert within_budget(replace(setup, missing_budget=0.25), scores) is scores
+
+
+def test_scores_that_are_late_stop_the_run(tmp_path):
+    """`deadlines.step` holds for any judge."""
+    hangs = threading.Event()
+
+    class Hangs(Brightness):
+        def score(self, images, prompts):
+            hangs.wait(20)
+            return super().score(images, prompts)
+
+    config = settings(deadlines={"item": 0.05, "batch": 0.1, "step": 0.2})
+    with pytest.raises(ServiceFailed, match=r"deadlines\.step"):
+        go(config, tmp_path, reward=Hangs())
+    hangs.set()

@@ -29,7 +29,7 @@ def uninterrupted(tmp_path_factory):
     return weights(go(settings(), tmp_path_factory.mktemp("whole")))
 
 
-@pytest.mark.parametrize("phase", ["prepare", "rollout", "judge", "accumulate"])
+@pytest.mark.parametrize("phase", ["prepare", "rollout", "draw_and_judge", "within_budget", "accumulate"])
 def test_killed_in_a_phase(tmp_path, monkeypatch, uninterrupted, phase):
     original, calls = getattr(policy, phase), []
 
@@ -47,6 +47,26 @@ def test_killed_in_a_phase(tmp_path, monkeypatch, uninterrupted, phase):
     assert trained == [3, 4]
     assert_same(uninterrupted, weights(resumed))
     assert [line["step"] for line in read_lines(tmp_path / "metrics.jsonl")] == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("chunks", [1, 2])
+def test_killed_while_a_judge_works(tmp_path, chunks):
+    """It works in the background; what kills it there ends the run as anywhere else."""
+
+    class Dies(Brightness):
+        calls = 0
+
+        def score(self, images, prompts):
+            self.calls += 1
+            if self.calls == 3 * chunks:
+                raise Killed
+            return super().score(images, prompts)
+
+    config = settings(rollout={"chunks": chunks})
+    with pytest.raises(Killed):
+        go(config, tmp_path / "killed", reward=Dies())
+    resumed = go(config, tmp_path / "killed")
+    assert_same(weights(go(config, tmp_path / "whole")), weights(resumed))
 
 
 def test_killed_between_log_and_checkpoint(tmp_path, uninterrupted):

@@ -16,7 +16,17 @@ from tastemaker import cli
 from tastemaker.errors import Corrupt, ServiceFailed, Stopped, UserMistake
 
 ROOT = Path(__file__).parents[2]
-COMMANDS = ["demo", "train", "check", "calibrate", "serve-reward", "miniature build", "miniature card", "version"]
+COMMANDS = [
+    "demo",
+    "train",
+    "check",
+    "calibrate",
+    "train-reward",
+    "serve-reward",
+    "miniature build",
+    "miniature card",
+    "version",
+]
 GOOD = "name: first\nmodel: miniature\nrewards:\n- name: facts\ndata:\n  prompts: miniature\n"
 
 
@@ -39,6 +49,7 @@ def calls(monkeypatch):
     recorded = Calls()
     called = {
         "launch": ("train", "serve_reward"),
+        "reward_launch": ("train_reward",),
         "miniature.demo": ("run",),
         "miniature.builder.build": ("build",),
         "evaluation.calibrate_votes": ("run",),
@@ -100,10 +111,12 @@ def test_each_help_has_an_example_that_parses(command, calls, good, monkeypatch)
 def test_commands_pass_on_what_was_given(calls, good, tmp_path):
     assert tastemaker("demo", "--seed", "3", "--threads", "2", "--quick", "--folder", str(tmp_path)).exit_code == 0
     assert tastemaker("train", str(good), "-o", "seed=1", "-o", "budget.max_steps=2", "--allow", "packages").exit_code == 0
+    assert tastemaker("train-reward", "taste.yaml", "-o", "seed=1", "--check").exit_code == 0
     assert tastemaker("miniature", "build").exit_code == 0
     assert calls == [
         ((), {"folder": tmp_path, "seed": 3, "threads": 2, "quick": True}),
         ((good,), {"overrides": ["seed=1", "budget.max_steps=2"], "folder": None, "allow": ["packages"]}),
+        ((Path("taste.yaml"),), {"overrides": ["seed=1"], "folder": None, "allow": [], "check": True}),
         ((Path("build/miniature"),), {"device": None}),
     ]
 
@@ -187,6 +200,15 @@ def test_check_lists_all_mistakes(tmp_path):
     lines = result.stderr.splitlines()
     assert len(lines) == 4 and all(line.startswith("error: ") for line in lines)
     assert "seed" in result.stderr and "max_steps" in result.stderr
+
+
+def test_check_looks_for_the_files_of_judges(tmp_path):
+    path = tmp_path / "run.yaml"
+    judge = "{kind: folder, path: judges/a, rubric: alignment.v1}"
+    path.write_text(GOOD.replace("- name: facts", f"- {{name: alignment, low: 1, high: 5, judge: {judge}}}"))
+    result = tastemaker("check", str(path))
+    assert result.exit_code == 2
+    assert result.stderr.startswith(f"error: rewards.0.judge.path: {tmp_path}/judges/a is not a folder")
 
 
 def test_check_says_what_a_good_config_means(good):

@@ -14,13 +14,18 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from tastemaker.config import (
+    ChatJudgeConfig,
+    FolderJudgeConfig,
     GateConfig,
     GRPOConfig,
     LoraPolicy,
+    ReadOutConfig,
     RewardConfig,
     RolloutConfig,
+    ServerJudgeConfig,
     Settings,
     TrainConfig,
+    check_judges,
     dump,
     load,
     parse,
@@ -123,6 +128,8 @@ deadlines: {item: 90}
     [
         (["rollout.window_start=7"], "must leave the last of the 10 steps deterministic"),
         (["rollout.group_size=12"], "must hold whole groups of 12, set it to 252"),
+        (["rollout.chunks=25"], "must be at most prompts = 24, since a chunk holds whole groups"),
+        (["rollout.chunks=0"], "must be at least 1"),
         (["algorithm.guidance_mode=none"], "rollout.guidance is 3, set rollout.guidance to 1"),
         (["optimiser.micro_batch=7"], "must divide the 24 x 8 = 192 pictures of a step, set it to 6"),
         (["optimiser.micro_batch=1000"], "set it to 192"),
@@ -213,6 +220,105 @@ categories:
     ]
 
 
+JUDGED = """\
+name: first
+model: miniature
+data: {prompts: miniature}
+rewards:
+- {name: alignment, low: 1, high: 5, weight: 0.5, judge: {kind: folder, path: judges/a, rubric: alignment.v1}}
+- {name: served, low: 1, high: 5, weight: 0.25, judge: {kind: server, url: "http://gpu:8100", token_variable: JUDGE_TOKEN}}
+- {name: taste, low: 1, high: 5, weight: 0.25, judge: {kind: chat, url: "https://gpu/v1", model: m, rubric: aesthetic.v1}}
+"""
+
+
+def test_judges_by_name() -> None:
+    config = parse(JUDGED, TrainConfig)
+    folder, server, chat = config.judges.values()
+    assert isinstance(folder, FolderJudgeConfig) and folder.read_out is None and folder.path == "judges/a"
+    assert isinstance(server, ServerJudgeConfig) and server.token_variable == "JUDGE_TOKEN"
+    assert isinstance(chat, ChatJudgeConfig) and chat.read_out == ReadOutConfig() and chat.token_variable is None
+    assert list(config.judges) == ["rewards.0", "rewards.1", "rewards.2"]
+    assert parse(dump(config), TrainConfig) == config
+    assert list(parse(GOOD, TrainConfig).judges.values()) == [None, None]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "rule"),
+    [
+        (
+            ["rewards.0.judge.kind=foldr"],
+            "rewards.0.judge.kind: foldr, must be one of 'folder', 'server', 'chat', did you mean folder?",
+        ),
+        (["rewards.0.judge={path: a}"], "rewards.0.judge.kind: missing, choose one of 'folder', 'server', 'chat'"),
+        (["rewards.0.judge=alignment"], "must be a group of settings"),
+        (["rewards.0.judge.pth=a"], "rewards.0.judge.pth: a, unknown key, did you mean `path`?"),
+        (["rewards.0.judge.url=a"], "unknown key, known here: kind, path, base, rubric, read_out"),
+        (["rewards.0.judge={kind: folder}"], "rewards.0.judge.path: missing, add it, for example `path: judges/alignment`"),
+        (["rewards.0.judge.rubric=alignment.v9"], "unknown rubric, did you mean `alignment.v1`? Or give a file"),
+        (["rewards.0.judge.rubric=mine/taste.md"], "the file's name must hold a version, name it such as mine.v1.md"),
+        (["rewards.0.judge.device=gpu"], "must match"),
+        (["rewards.0.judge.read_out={num_rationales: 3}"], "at temperature 0 all rationales are the same"),
+        (["rewards.0.judge.read_out={num_rationales: 3, chain_of_thought: false}"], "nothing to average without rationales"),
+        (["rewards.0.judge.read_out={min_mas: 1}"], "did you mean `min_mass`?"),
+        (
+            ["rewards.0={name: alignment, weight: 0.5, judge: {kind: folder, path: a}}"],
+            "a judge of kind folder scores from 1 to 5",
+        ),
+        (
+            ["rewards.1.judge.url=127.0.0.1:8100"],
+            "rewards.1.judge.url: 127.0.0.1:8100, must be the address of a server, write one like",
+        ),
+        (["rewards.1.judge.url=ftp://gpu"], "must be the address of a server"),
+        (["rewards.1.judge.url=http://gpu:99999"], "must be the address of a server"),
+        (["rewards.1.judge.url=http://gpu/?key=1"], "must be the address of a server"),
+        (["rewards.1.judge.url=http://gpu/v1"], "at the root of its host, leave the path out"),
+        (["rewards.1.judge.per_request=0"], "must be at least 1"),
+        (["rewards.2.judge={kind: chat, url: 'http://gpu/v1', rubric: aesthetic.v1}"], "rewards.2.judge.model: missing"),
+        (["rewards.2.judge.rubric="], "must be text"),
+    ],
+)
+def test_each_rule_of_judges(overrides: list[str], rule: str) -> None:
+    found = mistakes(JUDGED, *overrides)
+    assert len(found) == 1 and rule in found[0], found
+
+
+def test_the_judges_of_a_server_may_have_any_range() -> None:
+    parse(JUDGED, TrainConfig, ["rewards.1.low=0", "rewards.1.high=1"])
+
+
+@pytest.mark.parametrize("secret", ["sk-abcdef123456", "hf_AbCdEf", "http://me:sesame@gpu/v1"])
+def test_a_token_or_password_in_a_config_is_refused_and_not_shown(secret: str) -> None:
+    place = "url" if "@" in secret else "token_variable"
+    other = "" if "@" in secret else "url: 'http://gpu', "
+    text = JUDGED.replace('url: "http://gpu:8100", token_variable: JUDGE_TOKEN', f"{other}{place}: '{secret}'")
+    (line,) = mistakes(text)
+    assert line.startswith("run.yaml:6 rewards.1.judge: ") and "token_variable" in line
+    assert secret not in line and "sesame" not in line
+
+
+def test_the_files_of_judges_are_looked_for_all_at_once(tmp_path: Path) -> None:
+    """Relative to the config's folder, without opening one."""
+    text = JUDGED.replace("rubric: aesthetic.v1", "rubric: mine/taste.v2.md").replace(
+        "path: judges/a, rubric: alignment.v1", "path: judges/a, base: judges/base"
+    )
+    judges = parse(text, TrainConfig).judges
+    with pytest.raises(UserMistake) as caught:
+        check_judges(judges, tmp_path)
+    base, path, rubric = str(caught.value).splitlines()
+    assert base.startswith(f"rewards.0.judge.base: {tmp_path}/judges/base is no folder of a whole model")
+    assert path.startswith(f"rewards.0.judge.path: {tmp_path}/judges/a is not a folder; give")
+    assert rubric.startswith(
+        f"rewards.2.judge.rubric: there is no file {tmp_path}/mine/taste.v2.md; give one, or one of aesthetic.v1"
+    )
+    for name in ("judges/a/adapter_config.json", "judges/base/config.json", "mine/taste.v2.md"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("{}")
+    with pytest.raises(UserMistake, match=r"rewards\.0\.judge\.rubric: missing, and .* set it, such as alignment\.v1"):
+        check_judges(judges, tmp_path)
+    (tmp_path / "judges/a/judge.json").write_text("{}")
+    check_judges(judges, tmp_path)
+
+
 def test_overrides_win_and_are_read_as_yaml() -> None:
     config = parse(
         GOOD, TrainConfig, ["rollout.steps=20", "optimiser.learning_rate=1e-5", "optimiser.betas=[0.8, 0.9]", "threads="]
@@ -244,6 +350,10 @@ def test_every_setting_says_what_it_is() -> None:
     check(LoraPolicy)
     check(RewardConfig)
     check(GateConfig)
+    check(FolderJudgeConfig)
+    check(ServerJudgeConfig)
+    check(ChatJudgeConfig)
+    check(ReadOutConfig)
 
 
 def test_whole_check_takes_under_two_seconds_and_no_torch(tmp_path: Path) -> None:

@@ -3,12 +3,14 @@
 Its files:
 
     settings.py     what can be set, and the rules between settings
+    judges.py       judges by name: a folder, our server, a chat server
     base.py         what all groups of settings share: unknown keys refused, frozen, rules that name their keys
     strict_yaml.py  YAML in which a key occurs once, `1e-5` is a number, and every value knows its line
     load.py         file + overrides -> settings, or one UserMistake that lists every mistake
 """
 
 from tastemaker.config.base import Broken, Settings
+from tastemaker.config.judges import ChatJudgeConfig, FolderJudgeConfig, ReadOutConfig, ServerJudgeConfig, check_judges
 from tastemaker.config.load import dump, load, parse
 from tastemaker.config.settings import (
     AlgorithmConfig,
@@ -32,20 +34,25 @@ __all__ = [
     "AlgorithmConfig",
     "Broken",
     "BudgetConfig",
+    "ChatJudgeConfig",
     "CheckpointConfig",
     "DataConfig",
     "DeadlineConfig",
     "EvaluationConfig",
+    "FolderJudgeConfig",
     "FullPolicy",
     "GRPOConfig",
     "GateConfig",
     "LoraPolicy",
     "OptimiserConfig",
     "PolicyConfig",
+    "ReadOutConfig",
     "RewardConfig",
     "RolloutConfig",
+    "ServerJudgeConfig",
     "Settings",
     "TrainConfig",
+    "check_judges",
     "dump",
     "load",
     "parse",

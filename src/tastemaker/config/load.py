@@ -160,6 +160,8 @@ def _mistakes(error: Any, data: Any, model_class: type[BaseModel]) -> Iterator[M
     kind = error["type"]
     context = error.get("ctx") or {}
     if kind == "broken_rules":
+        if _walk(data, path) is None:
+            path = path[:-1]  # the name of a union's variant
         for broken in map(Broken._make, context["broken"]):
             keys = tuple((*path, *_dotted(key)) for key in broken.keys)
             yield Mistake(keys[0], f"{broken.rule}, {broken.remedy}", keys[1:])

@@ -16,6 +16,7 @@ from pydantic import Field
 from pydantic.config import JsonDict
 
 from tastemaker.config.base import Broken, Settings, nearest
+from tastemaker.config.judges import ChatJudgeConfig, FolderJudgeConfig, JudgeConfig, ServerJudgeConfig
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
 Positive = Annotated[int, Field(ge=1)]
@@ -53,8 +54,14 @@ class RolloutConfig(Settings):
     """Height and width of the pictures in pixels; 64 is the miniature's."""
     max_batch: Positive = 256
     """Most pictures in one forward pass; limits memory and changes no result."""
+    chunks: Positive = 1
+    """Parts, of whole groups, in which a step's pictures are drawn: while one is drawn, those before it are judged. Noise and
+    order stay what they are, pictures but for rounding."""
 
     def broken_rules(self) -> Iterator[Broken]:
+        if self.chunks > self.prompts:
+            rule = f"must be at most prompts = {self.prompts}, since a chunk holds whole groups"
+            yield Broken(("chunks", "prompts"), rule, f"set it to at most {self.prompts}")
         end = self.window_start + self.window_size
         if end > self.steps - 1:
             rule = f"window_start + window_size = {end} must leave the last of the {self.steps} steps deterministic"
@@ -156,7 +163,9 @@ class RewardConfig(Settings):
     """One reward and its part in the composite."""
 
     name: Name = Field(examples=["alignment"])
-    """Which reward."""
+    """What it is called; without a judge, which built-in reward."""
+    judge: JudgeConfig | None = None
+    """Who gives the score; null is the built-in reward of this name."""
     weight: Weight = 1.0
     """Its share for categories without weights of their own; these add up to 1. With 0 it is asked for other categories or by
     gates alone."""
@@ -177,6 +186,8 @@ class RewardConfig(Settings):
         elif self.floor >= self.high - self.low:
             rule = f"must be below the range of the score, {self.high - self.low:g}"
             yield Broken(("floor", "low", "high"), rule, "give the standard deviation of repeated scores of one picture")
+        if self.judge is not None and not isinstance(self.judge, ServerJudgeConfig) and (self.low, self.high) != (1, 5):
+            yield Broken(("low", "high"), f"a judge of kind {self.judge.kind} scores from 1 to 5", "set low to 1 and high to 5")
 
 
 class DataConfig(Settings):
@@ -198,7 +209,7 @@ class DeadlineConfig(Settings):
     batch: Seconds = 300.0
     """All pictures that were sent together."""
     step: Seconds = 1800.0
-    """All rewards of a training step; then the run stops, resumable."""
+    """All rewards of a training step, for each of its chunks from when it was drawn; then the run stops, resumable."""
 
     def broken_rules(self) -> Iterator[Broken]:
         if self.item >= self.batch:
@@ -269,6 +280,11 @@ class TrainConfig(Settings):
     checkpoint: CheckpointConfig = Field(default=CheckpointConfig(), json_schema_extra=FREE)
     evaluation: EvaluationConfig = Field(default=EvaluationConfig(), json_schema_extra=FREE)
     budget: BudgetConfig = Field(default=BudgetConfig(), json_schema_extra=FREE)
+
+    @property
+    def judges(self) -> dict[str, FolderJudgeConfig | ServerJudgeConfig | ChatJudgeConfig | None]:
+        """Who gives each reward, by the key of the reward, such as rewards.0."""
+        return {f"rewards.{row}": reward.judge for row, reward in enumerate(self.rewards)}
 
     def broken_rules(self) -> Iterator[Broken]:
         yield from self._rollout_rules()

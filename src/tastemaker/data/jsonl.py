@@ -182,20 +182,24 @@ def read_rows(
     unique: Callable[[Record], Iterable[tuple[str, Hashable]]],
     skip_bad: int = 0,
     decode: bool = False,
+    root: Path | str | None = None,
 ) -> list[Record]:
     """Every row of the file, in order. `unique` gives (field, value) pairs that no two rows may share.
+
+    The files that rows name lie inside `root`, by default the file's own folder.
 
     Up to `skip_bad` bad rows are left out, and a warning counts and lists them. With more, or without a good row, raises
     UserMistake with the mistakes of all rows, one a line. Empty lines are passed over; a byte order mark and CRLF are fine.
     """
     path = Path(path)
+    folder = path.parent if root is None else Path(root)
     records: list[Record] = []
     bad: list[list[str]] = []
     lines_of: dict[tuple[str, Hashable], int] = {}
     for number, line in enumerate(_lines(path, kind), start=1):
         if not line.strip():
             continue
-        record, mistakes = _row(line, path.parent, parse, decode, example)
+        record, mistakes = _row(line, folder, parse, decode, example)
         keys = [] if record is None else list(unique(record))
         taken = [key for key in keys if key in lines_of]
         mistakes += [f"{key[0]}: {shorten(key[1])} is on line {lines_of[key]} already; keep one" for key in taken]

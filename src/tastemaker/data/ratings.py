@@ -59,14 +59,16 @@ class Rating:
         return (self.generator,)
 
 
-def read_ratings(path: Path | str, *, skip_bad: int = 0, decode: bool = False) -> list[Rating]:
+def read_ratings(path: Path | str, *, skip_bad: int = 0, decode: bool = False, root: Path | str | None = None) -> list[Rating]:
     """Every rating of the file, in order. No two rows share an id, and no rater scores a picture twice on one dimension.
 
     Up to `skip_bad` bad rows are left out, with a warning that counts them; with more, UserMistake lists them all. Pictures lie
-    inside the file's folder; with `decode` each is also opened, which finds the broken ones.
+    inside `root`, by default the file's folder; with `decode` each is also opened, which finds the broken ones.
     """
     example = '{"id": "1", "picture": "1.png", "prompt": "a cat", "dimension": "aesthetic", "scores": {"ann": 4}}'
-    return read_rows(path, _rating, kind="ratings", example=example, unique=_unique, skip_bad=skip_bad, decode=decode)
+    return read_rows(
+        path, _rating, kind="ratings", example=example, unique=_unique, skip_bad=skip_bad, decode=decode, root=root
+    )
 
 
 def write_ratings(path: Path | str, ratings: Sequence[Rating]) -> None:

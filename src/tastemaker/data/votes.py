@@ -71,14 +71,14 @@ class Vote:
         return (self.left.generator, self.right.generator)
 
 
-def read_votes(path: Path | str, *, skip_bad: int = 0, decode: bool = False) -> list[Vote]:
+def read_votes(path: Path | str, *, skip_bad: int = 0, decode: bool = False, root: Path | str | None = None) -> list[Vote]:
     """Every vote of the file, in order; no two rows share an id, and the two pictures of a pair differ.
 
     Up to `skip_bad` bad rows are left out, with a warning that counts them; with more, UserMistake lists them all. Pictures lie
-    inside the file's folder; with `decode` each is also opened, which finds the broken ones.
+    inside `root`, by default the file's folder; with `decode` each is also opened, which finds the broken ones.
     """
     example = '{"id": "1", "prompt": "a cat", "rater": "ann", "choice": "tie", "left": {"picture": ...}, "right": {...}}'
-    return read_rows(path, _vote, kind="votes", example=example, unique=_unique, skip_bad=skip_bad, decode=decode)
+    return read_rows(path, _vote, kind="votes", example=example, unique=_unique, skip_bad=skip_bad, decode=decode, root=root)
 
 
 def write_votes(path: Path | str, votes: Sequence[Vote]) -> None:

@@ -12,6 +12,7 @@ ask a server, or spread over processes, do so within a batch.
 
 from __future__ import annotations
 
+import math
 import queue
 import threading
 import time
@@ -56,6 +57,7 @@ class ScoringPipeline:
         """Spent in `score` so far."""
         self.seconds_waiting = 0.0
         """Spent waiting in `submit` and `collect` so far: the part of the judging that was not hidden."""
+        self._told = (0.0, 0.0)
         self._score, self._deadline = score, deadline
         self._room = threading.Semaphore(depth)
         self._thread = BackgroundThread("scoring")
@@ -90,6 +92,15 @@ class ScoringPipeline:
             raise self._late(handle.batch_id) from None
         finally:
             self.seconds_waiting += time.monotonic() - began
+
+    def hidden_latency(self) -> float:
+        """1 - seconds waiting / seconds judging, since the last call: the share of the judging that cost no time.
+
+        At least 0; NaN when nothing was judged.
+        """
+        judging, waiting = self.seconds_judging - self._told[0], self.seconds_waiting - self._told[1]
+        self._told = (self.seconds_judging, self.seconds_waiting)
+        return max(1 - waiting / judging, 0.0) if judging > 0 else math.nan
 
     def close(self) -> None:
         """Drops what has not begun and waits for nothing."""

@@ -19,6 +19,8 @@ from tastemaker.models.processor_shim import allow_processors_without_torchvisio
 from tastemaker.rewards.readout import Row
 
 JUDGE_FILE = "judge.json"
+CARD_FILE = "card.json"
+"""How well a trained judge agrees with people; says nothing of what it computes, as little as README.md."""
 _ADAPTER = "adapter_config.json"
 _VOCABULARIES = ("tokenizer.json", "vocab.json", "tokenizer.model", "vocab.txt")
 _WEIGHING = {".safetensors", ".json", ".jinja", ".txt", ".model"}
@@ -67,7 +69,7 @@ class VLM:
             raise ValueError("a model in training has no fingerprint: save it, and load what was saved")
         whole = hashlib.sha256()
         for folder in self.folders:
-            for path in sorted(p for p in folder.iterdir() if p.suffix in _WEIGHING and p.name != JUDGE_FILE):
+            for path in sorted(p for p in folder.iterdir() if p.suffix in _WEIGHING and p.name not in {JUDGE_FILE, CARD_FILE}):
                 with path.open("rb") as stream:
                     whole.update(f"{path.name}:{hashlib.file_digest(stream, 'sha256').hexdigest()}\n".encode())
         return whole.hexdigest()

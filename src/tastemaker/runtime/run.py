@@ -247,7 +247,7 @@ def _compare(folder: Path, config: BaseModel, now: dict[str, Any], allow: tuple[
 
 
 def _with_defaults(folder: Path, was: dict[str, Any], model: type[BaseModel]) -> dict[str, Any]:
-    """Settings that did not exist when the run began had what is their default now; what is no longer valid stays as written."""
+    """Settings that did not exist when the run began had what is now their default; invalid ones stay as written."""
     try:
         return settings.load(folder / "config.yaml", model).model_dump(mode="json")
     except UserMistake:

@@ -1,5 +1,7 @@
 """The one loop that trains a policy: prompts -> rollout -> scores -> signal -> update, the same for every algorithm and task.
 
+Judges work in the background: with several chunks, those of whole groups drawn so far are judged while the next one is drawn.
+
 Everything it needs is handed in (`Setup`), so that the loop knows neither files nor settings. All randomness is keyed by (seed,
 step, prompt id, sample), so a step can be repeated, resumed and spread over processes without changing its result.
 """
@@ -8,9 +10,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -22,22 +23,13 @@ from tastemaker.errors import ServiceFailed, UserMistake
 from tastemaker.models.adapter import Adapter
 from tastemaker.models.lora import with_transformer
 from tastemaker.rewards.composite import Composite, commonest_reasons, missing_share
+from tastemaker.rewards.pipeline import ScoringPipeline, joined
 from tastemaker.rollout import Noise, Sampler, denoise, negative_rows, stored_velocities, take
 from tastemaker.runtime import seeds
 from tastemaker.runtime.guard import NanGuard
 from tastemaker.runtime.signals import StopRequest
-from tastemaker.training.state import PolicyState
+from tastemaker.training.state import Metrics, PolicyState, RunLike
 from tastemaker.types import Condition, Prompt, Scores, Signal, Trajectory, group_index
-
-Metrics = dict[str, float]
-
-
-class RunLike(Protocol):
-    """The part of `runtime.run.Run` that the loop uses."""
-
-    def log(self, step: int, metrics: Mapping[str, Any], stream: str = "metrics") -> None: ...
-    def checkpoint(self, step: int, tensors: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]) -> Any: ...
-    def incident(self, record: Mapping[str, Any]) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -64,15 +56,21 @@ class Setup:
     """The frozen transformer for the velocity KL; None switches that term off."""
     missing_budget: float = 0.05
     """Share of the scores asked for that may be missing in a step before the run stops."""
+    chunks: int = 1
+    """Parts, of whole groups, in which the pictures of a step are drawn and judged."""
+    scoring_deadline: float = 1800.0
+    """Seconds from drawing a chunk to its scores before the run stops."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """One step's prompts, encoded."""
+    """One step's prompts, encoded, or a chunk of them."""
 
     prompts: Sequence[Prompt]
     condition: Condition
     negative: Condition | None
+    first: int = 0
+    """The place of the first prompt among those of the step."""
 
 
 def train(
@@ -88,24 +86,29 @@ def train(
     after_step: Callable[[int, Tensor, Batch], None] = lambda step, images, batch: None,
 ) -> None:
     """Steps `state.step + 1` to `max_steps`. Ends early, saved and resumable, when a stop is requested or `deadline` past."""
-    for step in range(state.step + 1, max_steps + 1):
-        began = time.perf_counter()
-        batch = prepare(setup, step)
-        trajectory = rollout(setup, batch, step)
-        images = setup.adapter.decode(trajectory.final_BX, setup.height, setup.width)
-        scores = judge(setup, batch, images)
-        signal = signal_of(setup, batch, scores)
-        metrics = update(setup, state, batch, trajectory, signal, guard)
-        state.step = step
-        seconds = time.perf_counter() - began
-        run.log(step, {**signal.metrics, **metrics, "images": len(images), "seconds": seconds})
-        after_step(step, images, batch)
-        last = step == max_steps or stop.requested or deadline()
-        if last or step % checkpoint_every == 0:
-            run.checkpoint(step, state.tensors(), {**state.plain(), "guard": guard.state()})
-        if last:
-            stop.leave(f"checkpoint of step {step} saved")
-            return
+    with pipeline(setup) as scoring:
+        for step in range(state.step + 1, max_steps + 1):
+            began = time.perf_counter()
+            batch = prepare(setup, step)
+            trajectory, images, scores = draw_and_judge(setup, batch, step, scoring)
+            signal = signal_of(setup, batch, scores)
+            hidden = {"hidden_latency": scoring.hidden_latency()} if setup.chunks > 1 else {}
+            metrics = update(setup, state, batch, trajectory, signal, guard)
+            state.step = step
+            seconds = time.perf_counter() - began
+            run.log(step, {**signal.metrics, **metrics, **hidden, "images": len(images), "seconds": seconds})
+            after_step(step, images, batch)
+            last = step == max_steps or stop.requested or deadline()
+            if last or step % checkpoint_every == 0:
+                run.checkpoint(step, state.tensors(), {**state.plain(), "guard": guard.state()})
+            if last:
+                stop.leave(f"checkpoint of step {step} saved")
+                return
+
+
+def pipeline(setup: Setup) -> ScoringPipeline:
+    """One for the whole run: a thread of its own, with room for all chunks of a step."""
+    return ScoringPipeline(setup.composite.score, deadline=setup.scoring_deadline, depth=setup.chunks)
 
 
 def prepare(setup: Setup, step: int) -> Batch:
@@ -118,6 +121,45 @@ def prepare(setup: Setup, step: int) -> Batch:
     return Batch(prompts, setup.embeddings.condition(prompts).to(device), negative)
 
 
+def draw_and_judge(setup: Setup, batch: Batch, step: int, scoring: ScoringPipeline) -> tuple[Trajectory, Tensor, Scores]:
+    """The step's trajectory, pictures and scores (before gates). While a chunk is drawn, those before it are judged."""
+    trajectories, images, handles = [], [], []
+    for chunk in chunks_of(batch, setup.chunks):
+        trajectories.append(rollout(setup, chunk, step))
+        images.append(setup.adapter.decode(trajectories[-1].final_BX, setup.height, setup.width))
+        handles.append(scoring.submit(f"{step}/{chunk.first}", images[-1], _repeated(setup, chunk)))
+    scores = within_budget(setup, joined([scoring.collect(handle) for handle in handles]))
+    return _one_trajectory(trajectories), torch.cat(images) if len(images) > 1 else images[0], scores
+
+
+def chunks_of(batch: Batch, count: int) -> Iterator[Batch]:
+    """`count` chunks of consecutive prompts, or one for each prompt when there are fewer."""
+    if count == 1:
+        yield batch
+        return
+    for rows in torch.arange(len(batch.prompts)).tensor_split(min(count, len(batch.prompts))):
+        first, end = int(rows[0]), int(rows[-1]) + 1
+        # Rows of what the step encoded: encoded anew, a chunk would be padded to another length.
+        negative = batch.negative.select(rows) if batch.negative is not None and len(batch.negative) > 1 else batch.negative
+        yield Batch(batch.prompts[first:end], batch.condition.select(rows), negative, batch.first + first)
+
+
+def _one_trajectory(parts: Sequence[Trajectory]) -> Trajectory:
+    """The trajectories of chunks as that of the whole step, in order."""
+    if len(parts) == 1:
+        return parts[0]
+    offsets = [part.offsets_BSX for part in parts if part.offsets_BSX is not None]
+    return replace(
+        parts[0],
+        states_BSX=torch.cat([part.states_BSX for part in parts]),
+        next_states_BSX=torch.cat([part.next_states_BSX for part in parts]),
+        log_probs_BS=torch.cat([part.log_probs_BS for part in parts]),
+        offsets_BSX=torch.cat(offsets) if offsets else None,
+        velocities_BSX=torch.cat([part.velocities_BSX for part in parts]),
+        final_BX=torch.cat([part.final_BX for part in parts]),
+    )
+
+
 def rollout(setup: Setup, batch: Batch, step: int) -> Trajectory:
     return denoise(
         setup.adapter,
@@ -125,20 +167,21 @@ def rollout(setup: Setup, batch: Batch, step: int) -> Trajectory:
         batch.negative,
         group_size=setup.group_size,
         sampler=setup.sampler,
-        noise=keyed_noise(setup, batch.prompts, setup.group_size, "rollout", step),
+        noise=keyed_noise(setup, batch.prompts, setup.group_size, "rollout", step, first=batch.first),
         max_batch=setup.max_batch,
     )
 
 
-def keyed_noise(setup: Setup, prompts: Sequence[Prompt], group_size: int, purpose: str, step: int) -> Noise:
+def keyed_noise(setup: Setup, prompts: Sequence[Prompt], group_size: int, purpose: str, step: int, *, first: int = 0) -> Noise:
+    """The same for a chunk as for the whole step, when `first` is the place of its first prompt there."""
     shape = setup.adapter.latent_shape(setup.height, setup.width)
     device = next(setup.adapter.transformer.parameters()).device
 
     def noise(where: int | str) -> Tensor:
-        # The place in the list is part of the key: a small data set may hold a prompt twice in one step.
+        # The place in the step is part of the key: a small data set may hold a prompt twice in one step.
         keys = [
             (setup.seed, purpose, step, str(where), place, prompt.id, sample)
-            for place, prompt in enumerate(prompts)
+            for place, prompt in enumerate(prompts, start=first)
             for sample in range(group_size)
         ]
         return seeds.noise_rows(shape, keys).to(device)
@@ -146,9 +189,11 @@ def keyed_noise(setup: Setup, prompts: Sequence[Prompt], group_size: int, purpos
     return noise
 
 
-def judge(setup: Setup, batch: Batch, images: Tensor) -> Scores:
-    """What the judges say, before gates. The budget counts a score that did not arrive once, however many others it gates."""
-    scores = setup.composite.score(images, _repeated(setup, batch))
+def within_budget(setup: Setup, scores: Scores) -> Scores:
+    """The scores of a whole step, before gates: one that did not arrive counts once, however many others it gates.
+
+    Raises ServiceFailed when too many are missing.
+    """
     share = missing_share(scores)
     if share > setup.missing_budget:
         raise ServiceFailed(

@@ -31,9 +31,8 @@ from tastemaker.runtime import folder as disk
 from tastemaker.runtime import seeds
 from tastemaker.runtime.guard import NanGuard
 from tastemaker.runtime.signals import StopRequest
-from tastemaker.training.policy import Metrics, RunLike
 from tastemaker.training.reward_loss import IGNORED, bradley_terry, rationale_loss, soft_label_loss, squared_error
-from tastemaker.training.state import PolicyState
+from tastemaker.training.state import Metrics, PolicyState, RunLike
 
 MAX_MISTAKES = 20
 

@@ -81,6 +81,8 @@ def make_setup(
         max_grad_norm=optimiser.max_grad_norm,
         negative_prompt=rollout.negative_prompt,
         reference=frozen_copy(adapter.transformer) if needs_reference else None,
+        chunks=rollout.chunks,
+        scoring_deadline=config.deadlines.step,
     )
 
 

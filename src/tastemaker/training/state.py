@@ -1,4 +1,7 @@
-"""What training carries from step to step: weights, their average, the optimiser; saved and restored as one."""
+"""What training carries from step to step: weights, their average, the optimiser; saved and restored as one.
+
+And what a loop wants of the run it saves to.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +9,23 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from tastemaker.runtime.checkpoint import load_matching
 from tastemaker.runtime.state import flatten, unflatten
+
+Metrics = dict[str, float]
+
+
+class RunLike(Protocol):
+    """The part of `runtime.run.Run` that a training loop uses."""
+
+    def log(self, step: int, metrics: Mapping[str, Any], stream: str = "metrics") -> None: ...
+    def checkpoint(self, step: int, tensors: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]) -> Any: ...
+    def incident(self, record: Mapping[str, Any]) -> None: ...
 
 
 @dataclass

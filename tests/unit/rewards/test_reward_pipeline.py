@@ -1,3 +1,4 @@
+import math
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -93,6 +94,16 @@ def test_the_time_of_a_judge_as_slow_as_the_drawing_is_mostly_hidden():
         for handle in handles:
             scoring.collect(handle)
     assert scoring.seconds_judging >= 0.12 and scoring.seconds_waiting < 0.7 * scoring.seconds_judging
+
+
+def test_hidden_latency_counts_from_the_last_call():
+    with ScoringPipeline(means, deadline=10) as scoring:
+        assert math.isnan(scoring.hidden_latency())
+        scoring.seconds_judging, scoring.seconds_waiting = 4.0, 1.0
+        assert scoring.hidden_latency() == 0.75
+        scoring.seconds_judging, scoring.seconds_waiting = 6.0, 3.1
+        assert scoring.hidden_latency() == 0.0, "what waiting itself costs is not counted"
+        assert math.isnan(scoring.hidden_latency())
 
 
 def test_an_error_surfaces_where_its_batch_is_collected():

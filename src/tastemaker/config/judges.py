@@ -1,0 +1,187 @@
+"""Judges that a config names: a model's folder, our own server, or any chat server with log-probabilities.
+
+A token is never written into a config: `token_variable` names the environment variable that holds it. Whether the paths are
+there is for `check_judges`, since they start at the config's own folder.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Literal
+from urllib.parse import urlsplit
+
+from pydantic import Field
+
+from tastemaker.config.base import Broken, Settings, nearest
+from tastemaker.errors import UserMistake
+
+FilePath = Annotated[str, Field(min_length=1)]
+Many = Annotated[int, Field(ge=1, le=10_000)]
+
+RUBRICS = Path(__file__).parents[1] / "rewards" / "rubrics"
+"""The texts that come with the package; looked at without importing what reads them, which needs torch."""
+_RUBRIC_FILE = re.compile(r".+\.v[1-9]\d*(\.md)?")
+
+
+class ReadOutConfig(Settings):
+    """How a score is read from a vision-language model."""
+
+    chain_of_thought: bool = True
+    """Whether it writes a rationale before its score."""
+    num_rationales: Annotated[int, Field(ge=1, le=100)] = 1
+    """Rationales that a score is averaged over; more than 1 need a temperature."""
+    temperature: Annotated[float, Field(ge=0, le=10)] = 0.0
+    """Of the rationales; at 0 a rationale is the most likely one."""
+    max_rationale_tokens: Many = 512
+    """A rationale that has not come to its end by then has no score."""
+    min_mass: Annotated[float, Field(gt=0, le=1)] = 0.9
+    """Least probability of the five scores together; with less, the model was about to say something else: no score."""
+
+    def broken_rules(self) -> Iterator[Broken]:
+        if self.num_rationales > 1 and not self.chain_of_thought:
+            yield Broken(
+                ("num_rationales", "chain_of_thought"), "there is nothing to average without rationales", "set it to 1"
+            )
+        elif self.num_rationales > 1 and self.temperature == 0:
+            rule = "at temperature 0 all rationales are the same"
+            yield Broken(("num_rationales", "temperature"), rule, "raise the temperature or set it to 1")
+
+
+class FolderJudgeConfig(Settings):
+    """A vision-language model of transformers from a local folder, run in the training process. Scores lie in [1, 5]."""
+
+    kind: Literal["folder"] = "folder"
+    """Chooses this judge."""
+    path: FilePath = Field(examples=["judges/alignment"])
+    """A transformers folder, or a LoRA's."""
+    base: FilePath | None = None
+    """The folder of a LoRA's base, if it is not where the LoRA says."""
+    rubric: FilePath | None = None
+    """What it is asked: a shipped rubric such as alignment.v1, or a text file NAME.v1.md; null is the one that the folder was
+    trained with."""
+    read_out: ReadOutConfig | None = None
+    """How its score is read; null is as it was trained, or the defaults."""
+    device: Annotated[str, Field(pattern=r"^(cpu|mps|cuda(:\d+)?)$")] | None = None
+    """Such as cpu or cuda:1; null is that of the trained model."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """As `precision` of the run, for the judge's device."""
+    max_pictures: Many = 16
+    """Pictures in one forward pass; limits memory."""
+
+    def broken_rules(self) -> Iterator[Broken]:
+        yield from _rubric_rules(self.rubric)
+
+
+class ServerJudgeConfig(Settings):
+    """A judge that `tastemaker serve-reward` serves. It knows its model, rubric and range."""
+
+    kind: Literal["server"] = "server"
+    """Chooses this judge."""
+    url: str = Field(examples=["http://127.0.0.1:8100"])
+    """Scheme, host and port."""
+    token_variable: str | None = None
+    """The environment variable that holds the server's token; null sends none."""
+    per_request: Annotated[int, Field(ge=1, le=256)] = 16
+    """Pictures in one request."""
+    concurrency: Many = 32
+    """Most requests at a time."""
+
+    def broken_rules(self) -> Iterator[Broken]:
+        yield from _url_rules(self.url)
+        yield from _token_rules(self.token_variable)
+        if not list(_url_rules(self.url)) and urlsplit(self.url).path not in ("", "/"):
+            yield Broken(("url",), "a server of ours is at the root of its host", "leave the path out, or use kind: chat")
+
+
+class ChatJudgeConfig(Settings):
+    """A vision-language model behind any OpenAI-compatible server that gives log-probabilities. Scores lie in [1, 5]."""
+
+    kind: Literal["chat"] = "chat"
+    """Chooses this judge."""
+    url: str = Field(examples=["http://127.0.0.1:8000/v1"])
+    """Up to /v1, which is followed by /chat/completions."""
+    model: Annotated[str, Field(min_length=1)] = Field(examples=["Qwen/Qwen3-VL-8B-Instruct"])
+    """As the server calls it."""
+    revision: str = ""
+    """Which weights the server has under that name, in your own words."""
+    rubric: FilePath = Field(examples=["alignment.v1"])
+    """What it is asked: a shipped rubric such as alignment.v1, or a text file NAME.v1.md."""
+    token_variable: str | None = None
+    """The environment variable that holds the server's token; null sends none."""
+    template_opens: bool = False
+    """Whether the server's chat template opens the rationale itself (`<think>`), as those of reasoning models do."""
+    read_out: ReadOutConfig = ReadOutConfig()
+    concurrency: Many = 32
+    """Most pictures that are asked about at a time."""
+
+    def broken_rules(self) -> Iterator[Broken]:
+        yield from _url_rules(self.url)
+        yield from _token_rules(self.token_variable)
+        yield from _rubric_rules(self.rubric)
+
+
+JudgeConfig = Annotated[FolderJudgeConfig | ServerJudgeConfig | ChatJudgeConfig, Field(discriminator="kind")]
+
+
+def shipped_rubrics() -> list[str]:
+    """Labels of the rubrics that come with the package."""
+    return sorted(path.name.removesuffix(".md") for path in RUBRICS.glob("*.v*.md"))
+
+
+def check_judges(judges: Mapping[str, FolderJudgeConfig | ServerJudgeConfig | ChatJudgeConfig | None], beside: Path) -> None:
+    """Looks whether all files that judges name are there; relative paths start at `beside`. Opens no model and asks no server.
+
+    `judges` are by the key of their reward, such as rewards.0. Raises UserMistake with a line for each mistake.
+    """
+    wrong = [f"{key}.judge.{line}" for key, judge in judges.items() if judge is not None for line in _absent(judge, beside)]
+    if wrong:
+        raise UserMistake("\n".join(wrong))
+
+
+def _absent(judge: FolderJudgeConfig | ServerJudgeConfig | ChatJudgeConfig, beside: Path) -> Iterator[str]:
+    if isinstance(judge, ServerJudgeConfig):
+        return
+    if judge.rubric is not None and judge.rubric not in shipped_rubrics() and not (beside / judge.rubric).is_file():
+        yield f"rubric: there is no file {beside / judge.rubric}; give one, or one of {', '.join(shipped_rubrics())}"
+    if isinstance(judge, ChatJudgeConfig):
+        return
+    if judge.base is not None and not (beside / judge.base / "config.json").is_file():
+        yield f"base: {beside / judge.base} is no folder of a whole model (it has no config.json); give that of the LoRA's base"
+    folder = beside / judge.path
+    if not any((folder / name).is_file() for name in ("config.json", "adapter_config.json")):
+        what = "has neither config.json nor adapter_config.json" if folder.is_dir() else "is not a folder"
+        yield f"path: {folder} {what}; give the folder of a transformers model or of a LoRA"
+    elif judge.rubric is None and not (folder / "judge.json").is_file():
+        yield f"rubric: missing, and {folder} was not trained as a judge (it has no judge.json); set it, such as alignment.v1"
+
+
+def _rubric_rules(rubric: str | None) -> Iterator[Broken]:
+    """A bare word is a shipped rubric's; whether a file is there is seen later."""
+    if rubric is None or rubric in shipped_rubrics():
+        return
+    if "/" not in rubric and not rubric.endswith(".md"):
+        yield Broken(("rubric",), "unknown rubric", f"{nearest(rubric, shipped_rubrics())} Or give a file NAME.v1.md")
+    elif not _RUBRIC_FILE.fullmatch(Path(rubric).name):
+        yield Broken(("rubric",), "the file's name must hold a version", "name it such as mine.v1.md")
+
+
+def _url_rules(url: str) -> Iterator[Broken]:
+    try:
+        parts = urlsplit(url)
+        plain = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:
+        plain = False
+    if "@" in url:
+        # The whole judge is blamed, so that the report does not show the password.
+        yield Broken(((),), "the url holds a name or password, which would be logged", "take it out and use token_variable")
+    elif not plain or parts.query or parts.fragment:
+        yield Broken(("url",), "must be the address of a server", "write one like http://127.0.0.1:8000/v1")
+
+
+def _token_rules(variable: str | None) -> Iterator[Broken]:
+    """Most tokens are no name of this form; one that was pasted here must not be shown, so the whole judge is blamed."""
+    if variable is not None and not re.fullmatch(r"[A-Z][A-Z0-9_]*", variable):
+        rule = "token_variable must be the name of an environment variable, in capitals, and never the token itself"
+        yield Broken(((),), rule, "write one like JUDGE_TOKEN and set it in the environment")

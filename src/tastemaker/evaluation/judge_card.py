@@ -1,0 +1,392 @@
+"""The judge card: how far a trained judge agrees with people on pictures it was not trained on, written beside its weights.
+
+    judge + what people said -> answers -> numbers with n and 95% intervals -> card.json, README.md
+
+All numbers are of the test part. The calibration part fits the isotonic map, and nothing else. A picture without a score counts
+nowhere and is counted as missing; what the data cannot say is "not measured", never a number.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.table import Table
+
+from tastemaker.data.ratings import Rating
+from tastemaker.data.votes import Vote
+from tastemaker.evaluation.agreement import (
+    Agreement,
+    Isotonic,
+    across_prompts,
+    calibration_error,
+    krippendorff_alpha,
+    pair_agreement,
+    rater_table,
+    recalibrate,
+    within_prompts,
+)
+from tastemaker.rewards.judge import Judge, Question
+from tastemaker.rewards.reward import Missing
+from tastemaker.rewards.vlm_folder import CARD_FILE, read_json
+from tastemaker.runtime.folder import write_text_atomic
+from tastemaker.training.reward_data import Part, StoredQuestion, group_of, rated_pairs
+
+FORMAT = 1
+FEW_PROMPTS = 20
+"""Below that an interval from whole prompts is somewhat too narrow."""
+
+_PAIRS = {
+    "as_shown": "right, sides as shown",
+    "exchanged": "right, sides exchanged",
+    "both": "right in both orders",
+    "consistent": "same verdict in both",
+    "left_bias": "bias to the left",
+}
+HEADINGS = {
+    "within_prompts.spearman": "Spearman's ρ within a prompt",
+    "within_prompts.kendall": "Kendall's τ-b within a prompt",
+    "across_prompts.spearman": "Spearman's ρ across prompts",
+    "across_prompts.kendall": "Kendall's τ-b across prompts",
+    **{f"votes.{name}": f"votes: {text}" for name, text in _PAIRS.items()},
+    **{f"rated_pairs.{name}": f"rated pairs: {text}" for name, text in _PAIRS.items()},
+    "calibration.before": "ECE in points",
+    "calibration.after": "ECE in points, isotonic",
+    "vote_calibration.before": "ECE of σ(difference)",
+    "vote_calibration.after": "ECE of σ(difference), isotonic",
+    "raters.ratings": "raters: Krippendorff's α, scores",
+    "raters.votes": "raters: Krippendorff's α, votes",
+}
+"""What each number is, in the order of the card."""
+
+_COUNTS = ("ratings", "scores", "votes", "raters", "prompts", "groups", "generators")
+
+Scores = Mapping[Hashable, float]
+"""Of a picture of a group (`_key`), NaN where the judge gave none."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Numbers by their names in `HEADINGS`; `maps` recalibrate scores, and differences of scores."""
+
+    numbers: Mapping[str, Agreement]
+    maps: Mapping[str, Isotonic]
+    missing: Mapping[str, int]
+    """Test pictures without a score, by reason."""
+
+
+def measure(
+    judge: Judge,
+    test: Part,
+    calibration: Part,
+    *,
+    again: Judge | None = None,
+    batch: int = 16,
+    bins: int = 10,
+    resamples: int = 2000,
+    seed: int = 0,
+    told: Callable[[int], None] = lambda count: None,
+) -> Measured:
+    """Asks about every picture of both parts, and about the test part's a second time in reverse, so each pair in both orders.
+
+    `again` answers the second time (a judge behind another cache); `told` hears how many pictures were judged.
+    """
+    fitted, _ = _scores(judge, _pictures(calibration), batch, told)
+    shown, reasons = _scores(judge, _pictures(test), batch, told)
+    exchanged, _ = _scores(again or judge, dict(reversed(_pictures(test).items())), batch, told)
+    drawn = {"resamples": resamples, "seed": seed}
+    numbers: dict[str, Agreement] = {}
+    maps: dict[str, Isotonic] = {}
+    if test.ratings:
+        numbers |= _ranks(shown, test.ratings, drawn)
+        numbers["raters.ratings"] = krippendorff_alpha(
+            rater_table([rating.scores for rating in test.ratings]), _groups(test.ratings), **drawn
+        )
+        pairs = [*rated_pairs(test.ratings)]
+        keys = [(_key(a, a.picture), _key(b, b.picture)) for a, b in pairs]
+        numbers |= _pairs("rated_pairs", shown, exchanged, keys, [a.mean - b.mean for a, b in pairs], pairs, drawn)
+        parts = [_rated(fitted, calibration.ratings), _rated(shown, test.ratings)]
+        _calibrate("calibration", *parts, (judge.low, judge.high), bins, drawn, numbers, maps)
+    if test.votes:
+        keys = [_sides(vote) for vote in test.votes]
+        people = [float(vote.preference) for vote in test.votes]
+        numbers |= _pairs("votes", shown, exchanged, keys, people, [(vote,) for vote in test.votes], drawn)
+        parts = [_voted(fitted, calibration.votes), _voted(shown, test.votes)]
+        _calibrate("vote_calibration", *parts, (0.0, 1.0), bins, drawn, numbers, maps)
+        numbers["raters.votes"] = _agreement_of_votes(test.votes, drawn)
+    return Measured({name: numbers[name] for name in HEADINGS if name in numbers}, maps, reasons)
+
+
+def num_questions(test: Part, calibration: Part) -> int:
+    """Pictures that `measure` has judged, each of the test part twice."""
+    return len(_pictures(calibration)) + 2 * len(_pictures(test))
+
+
+# ---- asking --------------------------------------------------------------------------------------
+
+
+def _pictures(part: Part) -> dict[Hashable, tuple[Rating | Vote, str]]:
+    """Every different picture of a group once, however many rows speak of it."""
+    return {_key(row, picture): (row, picture) for row in part.rows for picture in row.pictures}
+
+
+def _key(row: Rating | Vote, picture: str) -> Hashable:
+    return group_of(row), picture
+
+
+def _sides(vote: Vote) -> tuple[Hashable, Hashable]:
+    return _key(vote, vote.left.picture), _key(vote, vote.right.picture)
+
+
+def _groups(rows: Iterable[Rating | Vote]) -> list[Hashable]:
+    return [group_of(row) for row in rows]
+
+
+def _scores(
+    judge: Judge, pictures: Mapping[Hashable, tuple[Rating | Vote, str]], batch: int, told: Callable[[int], None]
+) -> tuple[dict[Hashable, float], Counter[str]]:
+    """Scores, and the reasons of those that are missing."""
+    keys = [*pictures]
+    scores: dict[Hashable, float] = {}
+    reasons: Counter[str] = Counter()
+    for start in range(0, len(keys), batch):
+        asked = keys[start : start + batch]
+        questions: list[Question] = [
+            StoredQuestion(str(start + nth), row.prompt, picture, row.sources)
+            for nth, (row, picture) in enumerate(map(pictures.__getitem__, asked))
+        ]
+        for key, answer in zip(asked, judge.answer(questions), strict=True):
+            if isinstance(answer.score, Missing):
+                scores[key] = math.nan
+                reasons[answer.score.reason] += 1
+            else:
+                scores[key] = answer.score
+        told(len(asked))
+    return scores, reasons
+
+
+# ---- numbers -------------------------------------------------------------------------------------
+
+Observed = tuple[list[float], list[float], list[Hashable]]
+"""What the judge said, what people said, and of which group."""
+
+
+def _rated(scores: Scores, ratings: Sequence[Rating]) -> Observed:
+    return [scores[_key(r, r.picture)] for r in ratings], [r.mean for r in ratings], _groups(ratings)
+
+
+def _voted(scores: Scores, votes: Sequence[Vote]) -> Observed:
+    """The chance that the left is preferred, sigmoid(R_left - R_right) (Eq. 1), and whether it was: 1, 0, or 0.5 for a tie."""
+    margins = [scores[left] - scores[right] for left, right in map(_sides, votes)]
+    return [1 / (1 + math.exp(-margin)) for margin in margins], [(1 + vote.preference) / 2 for vote in votes], _groups(votes)
+
+
+def _ranks(scores: Scores, ratings: Sequence[Rating], drawn: Mapping[str, int]) -> dict[str, Agreement]:
+    observed = _rated(scores, ratings)
+    return {
+        f"{where}.{rank}": of(*observed, rank=rank, **drawn)  # type: ignore[arg-type]
+        for where, of in (("within_prompts", within_prompts), ("across_prompts", across_prompts))
+        for rank in ("spearman", "kendall")
+    }
+
+
+def _pairs(
+    name: str,
+    shown: Scores,
+    exchanged: Scores,
+    keys: Sequence[tuple[Hashable, Hashable]],
+    people: Sequence[float],
+    rows: Sequence[Sequence[Rating | Vote]],
+    drawn: Mapping[str, int],
+) -> dict[str, Agreement]:
+    """Nothing where there is no pair."""
+    if not keys:
+        return {}
+    margins = [[scores[first] - scores[second] for first, second in keys] for scores in (shown, exchanged)]
+    found = pair_agreement(*margins, people, [group_of(pair[0]) for pair in rows], **drawn)  # type: ignore[misc, arg-type]
+    return {f"{name}.{kind}": getattr(found, kind) for kind in _PAIRS}
+
+
+def _calibrate(
+    name: str,
+    fit: Observed,
+    held_out: Observed,
+    bounds: tuple[float, float],
+    bins: int,
+    drawn: Mapping[str, int],
+    numbers: dict[str, Agreement],
+    maps: dict[str, Isotonic],
+) -> None:
+    """Adds the error before, and where there is something to fit the map, the map and the error after."""
+    low, high = bounds
+    if np.isfinite(fit[0]).any():
+        found = recalibrate(fit, held_out, low=low, high=high, bins=bins, **drawn)  # type: ignore[arg-type]
+        numbers |= {f"{name}.before": found.before, f"{name}.after": found.after}
+        maps[name] = found.map
+    else:
+        numbers[f"{name}.before"] = calibration_error(*held_out, low=low, high=high, bins=bins, **drawn)  # type: ignore[arg-type]
+
+
+def _agreement_of_votes(votes: Sequence[Vote], drawn: Mapping[str, int]) -> Agreement:
+    """Votes on one pair belong together whichever side its pictures were on."""
+    given: dict[Hashable, dict[str, float]] = {}
+    for vote in votes:
+        first = min(vote.pictures)
+        toward_first = vote.preference if vote.left.picture == first else -vote.preference
+        given.setdefault((group_of(vote), frozenset(vote.pictures)), {}).setdefault(vote.rater, float(toward_first))
+    groups = [key[0] for key in given]  # type: ignore[index]
+    return krippendorff_alpha(rater_table([*given.values()]), groups, **drawn)  # type: ignore[arg-type]
+
+
+# ---- the card ------------------------------------------------------------------------------------
+
+
+def make_card(measured: Measured, about: Mapping[str, Any]) -> dict[str, Any]:
+    """What card.json holds. A number that the data do not give is null, and what was not measured is absent."""
+    return {
+        "format": FORMAT,
+        **about,
+        "measured": {name: _plain(asdict(number)) for name, number in measured.numbers.items()},
+        "missing": dict(measured.missing),
+        "maps": {n: {"scores": m.scores.tolist(), "values": m.values.tolist()} for n, m in measured.maps.items()},
+    }
+
+
+def write_card(folder: Path, card: Mapping[str, Any]) -> None:
+    """README.md, then card.json: where that is, the card is complete."""
+    write_text_atomic(folder / "README.md", as_markdown(card))
+    write_text_atomic(folder / CARD_FILE, json.dumps(card, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_card(folder: Path) -> dict[str, Any] | None:
+    """The card of a judge's folder, None where there is none. Raises UserMistake for a file that is no JSON object."""
+    return read_json(folder / CARD_FILE) if (folder / CARD_FILE).is_file() else None
+
+
+def as_table(card: Mapping[str, Any]) -> Table:
+    """For a terminal."""
+    table = Table(title=f"judge {card['name']}, on the test part")
+    for heading in ("", "value", "95% interval", "n", "prompts", "missing"):
+        table.add_column(heading, justify="left" if not heading else "right")
+    for row in _rows(card):
+        table.add_row(*row)
+    return table
+
+
+def as_markdown(card: Mapping[str, Any]) -> str:
+    """README.md, made of nothing but card.json."""
+    data, rubric, model = card["data"], card["rubric"], card["model"]
+    head = ["", "value", "95% interval", "n", "prompts", "missing"]
+    lines = [
+        "---",
+        f"library_name: {'transformers' if model['whole'] else 'peft'}",
+        "pipeline_tag: image-text-to-text",
+        "---",
+        "",
+        f"# Judge `{card['name']}`",
+        "",
+        f"Scores a picture from 1 to 5 by the rubric {rubric['label']}: the expectation over five score tokens"
+        + (", after a rationale." if card["read_out"]["chain_of_thought"] else ", without a rationale."),
+        f"Trained with tastemaker from `{card['base']['name']}`, on {card['examples']:,} examples, for {card['steps']:,} steps "
+        f"({card['objective']['kind']}).",
+        "",
+        "```sh",
+        "tastemaker serve-reward FOLDER" + ("" if model["whole"] else " --base BASE"),
+        "```",
+        "",
+        "## How far it agrees with people",
+        "",
+        "On the test part alone, with 95% intervals from redrawing whole prompts.",
+        "",
+        *_markdown_table(head, _rows(card)),
+        "",
+        *(f"- {note}" for note in _notes(card)),
+        "",
+        "## What it was trained on",
+        "",
+        *_markdown_table(
+            ["part", "ratings", "scores in them", "votes", "raters", "prompts", "separate groups", "generators"],
+            [[part, *(f"{counts[key]:,}" for key in _COUNTS)] for part, counts in data["parts"].items()],
+        ),
+        "",
+        f"No two parts share a {' or a '.join([*data['apart'], 'picture'])}. Dimension: {data['dimension'] or 'none'}; task: "
+        f"{data['task'] or 'any'}.",
+        *(f"Left out: {count:,} rows, {why}." for why, count in data["left_out"].items()),
+        "",
+        "| file | SHA-256 |",
+        "|---|---|",
+        *(f"| {name} | `{digest}` |" for name, digest in data["files"].items()),
+        "",
+        "## What it is",
+        "",
+        "| | |",
+        "|---|---|",
+        f"| judge, as servers and caches know it | `{model['fingerprint']}` |",
+        f"| files of the model | `{model['sha256']}` |",
+        f"| rubric {rubric['label']} | `{rubric['sha256']}` |",
+        f"| precision of the measurement | {model['precision']} |",
+        f"| least probability on the scores | {card['read_out']['min_mass']:g} |",
+        f"| versions | {', '.join(f'{name} {version}' for name, version in card['versions'].items())} |",
+        "",
+        "Every number above is in `card.json`, with the map from its scores to people's and the settings of the training.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _rows(card: Mapping[str, Any]) -> list[list[str]]:
+    return [
+        [
+            HEADINGS[name],
+            _shown(one["value"]),
+            "none" if one["low"] is None else f"{_shown(one['low'])} to {_shown(one['high'])}",
+            f"{one['n']:,}",
+            f"{one['num_prompts']:,}",
+            f"{one['missing']:,}",
+        ]
+        for name, one in card["measured"].items()
+    ]
+
+
+def _notes(card: Mapping[str, Any]) -> list[str]:
+    """What a reader of the numbers has to know."""
+    measured, data = card["measured"], card["data"]
+    notes = [
+        "Each picture is judged alone, so exchanging the sides of a pair can change a verdict by rounding only. It was asked "
+        "twice even so.",
+        "α is how far raters agree with each other, 0 by chance and 1 in full. It is the ceiling to see the judge under, in "
+        "other units than ρ.",
+        "ECE is how far scores are from what people gave, on average; σ(difference) is the chance that the left is preferred. "
+        "Isotonic: after the map fitted on the calibration part. Chance alone makes it positive: compare equal n only.",
+        "Rated pairs are every two pictures of a prompt; the one with the higher mean is the preferred one.",
+    ]
+    if "generator" not in data["apart"]:
+        notes.append("Its generators may have been seen in training: no number speaks of generators that are new to it.")
+    few = [name for name, one in measured.items() if one["num_prompts"] < FEW_PROMPTS]
+    if few:
+        notes.append(f"Fewer than {FEW_PROMPTS} prompts are behind {len(few)} of the numbers: their intervals are too narrow.")
+    if "calibration.before" in measured and "calibration.after" not in measured:
+        notes.append("No calibration part: its scores were not recalibrated.")
+    flat = measured.get("within_prompts.spearman", {}).get("prompts_without_spread", 0)
+    if flat:
+        notes.append(f"{flat:,} more prompts have pictures that people scored alike; there is no order to find in them.")
+    notes += [f"{count:,} test pictures have no score: {reason}." for reason, count in card["missing"].items()]
+    return notes
+
+
+def _markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    return [f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows)]
+
+
+def _shown(value: float | None) -> str:
+    return "not measured" if value is None else f"{value:.3f}"
+
+
+def _plain(numbers: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: None if isinstance(value, float) and math.isnan(value) else value for name, value in numbers.items()}

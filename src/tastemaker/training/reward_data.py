@@ -1,0 +1,280 @@
+"""What people said as material for a judge: rows of several files, joined, dealt into parts, and made examples.
+
+    files -> one rating a picture, one row a vote -> train, calibration, test -> examples (train), questions (the rest)
+
+Pictures stay on disk and are opened when they are looked at, so any number of them fits into memory.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cache
+from itertools import combinations
+from pathlib import Path
+from typing import Literal, TypeVar, overload
+
+from PIL import Image
+
+from tastemaker.data.jsonl import shorten
+from tastemaker.data.pictures import open_picture
+from tastemaker.data.ratings import Rating, read_ratings
+from tastemaker.data.splits import Apart, content_key, split
+from tastemaker.data.votes import Vote, read_votes
+from tastemaker.errors import UserMistake
+from tastemaker.rewards.judge import Question
+from tastemaker.rewards.rubrics import Rubric
+from tastemaker.training.reward_model import MAX_MISTAKES, Compared, Example, Rated
+from tastemaker.types import Task
+
+Row = TypeVar("Row", Rating, Vote)
+PARTS = ("train", "calibration", "test")
+Kind = Literal["pointwise", "soft_label", "pairwise", "chain_of_thought"]
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some of what people said."""
+
+    ratings: tuple[Rating, ...] = ()
+    """One for each picture of a prompt."""
+    votes: tuple[Vote, ...] = ()
+
+    @property
+    def rows(self) -> tuple[Rating | Vote, ...]:
+        return (*self.ratings, *self.votes)
+
+    @property
+    def raters(self) -> set[str]:
+        return {rater for rating in self.ratings for rater in rating.scores} | {vote.rater for vote in self.votes}
+
+    @property
+    def generators(self) -> Counter[str]:
+        """Judged pictures by the model that drew them; "" is not known."""
+        named = {(picture, name) for row in self.rows for picture, name in zip(row.pictures, row.generators, strict=True)}
+        return Counter(name for _, name in named)
+
+
+@dataclass(frozen=True)
+class Said(Part):
+    """All that the files hold and the settings ask for; `left_out` counts the rows that are not in it, by reason."""
+
+    left_out: Mapping[str, int] = field(default_factory=dict)
+
+
+class StoredQuestion(Question):
+    """A question whose pictures are opened, anew each time, when they are looked at."""
+
+    def __init__(self, id: str, text: str, picture: str, sources: Sequence[str] = ()) -> None:
+        for name, value in {"id": id, "text": text, "_files": (picture, *sources)}.items():
+            object.__setattr__(self, name, value)
+
+    @property
+    def picture(self) -> Image.Image:  # type: ignore[override]
+        return open_picture(self._files[0])  # type: ignore[attr-defined]
+
+    @property
+    def sources(self) -> Sequence[Image.Image]:  # type: ignore[override]
+        return _Stored(self._files[1:])  # type: ignore[attr-defined]
+
+
+class _Stored(Sequence[Image.Image]):
+    """Pictures on disk; their number is known without opening one."""
+
+    def __init__(self, files: Sequence[str]) -> None:
+        self._files = files
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    @overload
+    def __getitem__(self, place: int) -> Image.Image: ...
+    @overload
+    def __getitem__(self, place: slice) -> _Stored: ...
+    def __getitem__(self, place: int | slice) -> Image.Image | _Stored:
+        return _Stored(self._files[place]) if isinstance(place, slice) else open_picture(self._files[place])
+
+
+# ---- reading -------------------------------------------------------------------------------------
+
+
+def read_said(
+    ratings: Mapping[str, Path],
+    votes: Mapping[str, Path],
+    *,
+    pictures: Path | None = None,
+    dimension: str | None = None,
+    task: Task | None = None,
+    skip_bad: int = 0,
+    told: Callable[[str], None] = lambda name: None,
+) -> Said:
+    """What the files hold; they are called by the names in messages and ids. Every picture is opened once, to find broken ones.
+
+    Rows of one picture, prompt and dimension become one rating with the scores of all their raters. Votes on a pair one side
+    of which was called invalid are left out. Raises UserMistake with the mistakes of all files.
+    """
+    mistakes: list[str] = []
+
+    def rows(files: Mapping[str, Path], read: Callable[..., list[Row]]) -> Iterator[Row]:
+        for name, path in files.items():
+            told(name)
+            try:
+                found = read(path, skip_bad=skip_bad, decode=True, root=pictures)
+            except UserMistake as error:
+                mistakes.append(str(error))
+            else:
+                yield from (replace(row, id=f"{name}:{row.id}") for row in found)
+
+    rated, voted = list(rows(ratings, read_ratings)), list(rows(votes, read_votes))
+    if mistakes:
+        raise UserMistake("\n".join(mistakes))
+    left_out: Counter[str] = Counter()
+    rated, voted = _of_task(rated, task, left_out), _of_task(voted, task, left_out)
+    rated = _of_dimension(rated, dimension, left_out)
+    valid = [vote for vote in voted if vote.left.valid is not False and vote.right.valid is not False]
+    left_out["a side of the pair was called invalid"] += len(voted) - len(valid)
+    if not (rated or valid):
+        raise UserMistake(f"data: no row is left of {sum(left_out.values())}; left out: {_counted(left_out)}")
+    return Said(tuple(_joined(rated)), tuple(valid), left_out={why: count for why, count in left_out.items() if count})
+
+
+def group_of(row: Rating | Vote) -> Hashable:
+    """What pictures have to share to be compared: the prompt and the source pictures."""
+    return row.prompt, row.sources
+
+
+def _of_task(rows: Sequence[Row], task: Task | None, left_out: Counter[str]) -> list[Row]:
+    kept = [row for row in rows if task in (None, row.task)]
+    left_out["of another task"] += len(rows) - len(kept)
+    return kept
+
+
+def _of_dimension(rated: Sequence[Rating], dimension: str | None, left_out: Counter[str]) -> list[Rating]:
+    found = Counter(rating.dimension for rating in rated)
+    if rated and dimension is None and len(found) > 1:
+        raise UserMistake(f"data.dimension: the ratings are on {_counted(found)}; say which one the judge is to learn")
+    if rated and dimension is not None and dimension not in found:
+        raise UserMistake(f"data.dimension: {dimension!r} is the dimension of no rating; there are {_counted(found)}")
+    kept = [rating for rating in rated if dimension in (None, rating.dimension)]
+    left_out["of another dimension"] += len(rated) - len(kept)
+    return kept
+
+
+def _joined(rated: Sequence[Rating]) -> list[Rating]:
+    """One rating a picture and prompt, under the id of its first row. A rater may give a picture one score only."""
+    joined: dict[Hashable, Rating] = {}
+    mistakes = []
+    for rating in rated:
+        key = (group_of(rating), rating.picture)
+        first = joined.setdefault(key, rating)
+        if first is rating:
+            continue
+        twice = sorted(first.scores.keys() & rating.scores.keys())
+        mistakes += [f"{rating.id}: {shorten(rater)} scored this picture already in {first.id}; keep one" for rater in twice]
+        scores = {**rating.scores, **first.scores}
+        joined[key] = replace(first, scores=scores, rationale=first.rationale.strip() or rating.rationale)
+    if mistakes:
+        raise UserMistake(listed(mistakes))
+    return list(joined.values())
+
+
+# ---- parts ---------------------------------------------------------------------------------------
+
+
+def deal(
+    said: Said, shares: tuple[float, float, float], apart: Collection[Apart], *, seed: int = 0
+) -> tuple[tuple[Part, Part, Part], tuple[int, int, int]]:
+    """Train, calibration and test of ratings and votes alike, and how many separate groups of rows each part holds.
+
+    Pictures are told apart by their bytes, so a copy under another name is the same picture. See `tastemaker.data.splits`.
+    """
+    rows: tuple[Rating | Vote, ...] = said.rows
+    try:
+        found = split(rows, shares, apart=apart, seed=seed, picture_key=cache(content_key))
+    except UserMistake as error:
+        raise UserMistake(f"splits.apart: {error}") from None
+    train, calibration, test = (
+        Part(
+            tuple(row for row in part if isinstance(row, Rating)),
+            tuple(row for row in part if isinstance(row, Vote)),
+        )
+        for part in (found.train, found.validation, found.test)
+    )
+    return (train, calibration, test), found.num_components
+
+
+# ---- examples ------------------------------------------------------------------------------------
+
+
+def examples_of(part: Part, kind: Kind, rubric: Rubric, *, stop: str = "</think>") -> list[Example]:
+    """What a judge is trained on. Raises UserMistake, a line for each row that cannot be used.
+
+    Pairs are the votes; without any, every two ratings of one prompt, of which the one with the higher mean is preferred.
+    """
+    mistakes = list(_unusable(part, kind, rubric, stop))
+    if mistakes:
+        raise UserMistake(listed(mistakes))
+    examples: list[Example]
+    if kind != "pairwise":
+        examples = [Rated.of(question_of(r, r.picture), [*r.scores.values()], r.rationale) for r in part.ratings]
+    elif part.votes:
+        examples = [
+            Compared(question_of(vote, vote.left.picture), question_of(vote, vote.right.picture), (1 + vote.preference) / 2)
+            for vote in part.votes
+        ]
+    else:
+        examples = [
+            Compared(question_of(a, a.picture), question_of(b, b.picture), (1 + (a.mean > b.mean) - (a.mean < b.mean)) / 2)
+            for a, b in rated_pairs(part.ratings)
+        ]
+    if not examples:
+        raise UserMistake(
+            f"data: the training part has nothing to learn {kind} from, only {len(part.ratings)} ratings and {len(part.votes)} "
+            "votes; give more rows, or another splits.seed"
+        )
+    return examples
+
+
+def question_of(row: Rating | Vote, picture: str) -> StoredQuestion:
+    return StoredQuestion(
+        row.id if isinstance(row, Rating) else f"{row.id}/{Path(picture).name}", row.prompt, picture, row.sources
+    )
+
+
+def rated_pairs(ratings: Iterable[Rating]) -> Iterator[tuple[Rating, Rating]]:
+    """Every two pictures of one prompt, in the order of the ratings."""
+    groups: dict[Hashable, list[Rating]] = {}
+    for rating in ratings:
+        groups.setdefault(group_of(rating), []).append(rating)
+    for group in groups.values():
+        yield from combinations(group, 2)
+
+
+def lacks_sources(rows: Iterable[Rating | Vote], rubric: Rubric) -> list[str]:
+    """A line for each row that the rubric cannot judge."""
+    return [
+        f"{row.id}: rubric {rubric.label} compares with source pictures, and this row has none; set data.task to edit, or take "
+        "another rubric"
+        for row in rows
+        if rubric.looks_at_sources and not row.sources
+    ]
+
+
+def listed(mistakes: Sequence[str]) -> str:
+    """A line each, the rest counted."""
+    more = [f"... and {len(mistakes) - MAX_MISTAKES} more"] if len(mistakes) > MAX_MISTAKES else []
+    return "\n".join([*mistakes[:MAX_MISTAKES], *more])
+
+
+def _unusable(part: Part, kind: Kind, rubric: Rubric, stop: str) -> Iterator[str]:
+    yield from lacks_sources(part.rows, rubric)
+    for rating in part.ratings if kind == "chain_of_thought" else ():
+        if not rating.rationale.strip():
+            yield f"{rating.id}: has no rationale; give one, or train with another objective.kind"
+        elif stop in rating.rationale:
+            yield f"{rating.id}: its rationale contains {stop!r}, which ends one; take it out"
+
+
+def _counted(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} ({count})" for name, count in counts.items() if count)
