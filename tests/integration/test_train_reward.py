@@ -185,7 +185,9 @@ def test_a_served_judge_answers_over_http_as_the_folder_does(trained):
     judge = VLMJudge.load(trained)
     with TestClient(create_app(judge)) as client:
         told = client.get("/v1/judge").json()
-        given = ScoreResponse.model_validate_json(client.post("/v1/score", content=sent).content)
+        given = ScoreResponse.model_validate_json(
+            client.post("/v1/score", content=sent, headers={"content-type": "application/json"}).content
+        )
     assert told["fingerprint"] == judge_card.read_card(trained)["model"]["fingerprint"]
     assert given.answers[0].score == pytest.approx(judge.answer([question])[0].score, abs=1e-6)
 

@@ -106,19 +106,19 @@ def measure(
     if test.ratings:
         numbers |= _ranks(shown, test.ratings, drawn)
         numbers["raters.ratings"] = krippendorff_alpha(
-            rater_table([rating.scores for rating in test.ratings]), _groups(test.ratings), **drawn
+            rater_table([rating.scores for rating in test.ratings]), _groups(test.ratings), resamples=resamples, seed=seed
         )
         pairs = [*rated_pairs(test.ratings)]
         keys = [(_key(a, a.picture), _key(b, b.picture)) for a, b in pairs]
         numbers |= _pairs("rated_pairs", shown, exchanged, keys, [a.mean - b.mean for a, b in pairs], pairs, drawn)
-        parts = [_rated(fitted, calibration.ratings), _rated(shown, test.ratings)]
-        _calibrate("calibration", *parts, (judge.low, judge.high), bins, drawn, numbers, maps)
+        fit, held_out = _rated(fitted, calibration.ratings), _rated(shown, test.ratings)
+        _calibrate("calibration", fit, held_out, (judge.low, judge.high), bins, drawn, numbers, maps)
     if test.votes:
         keys = [_sides(vote) for vote in test.votes]
         people = [float(vote.preference) for vote in test.votes]
         numbers |= _pairs("votes", shown, exchanged, keys, people, [(vote,) for vote in test.votes], drawn)
-        parts = [_voted(fitted, calibration.votes), _voted(shown, test.votes)]
-        _calibrate("vote_calibration", *parts, (0.0, 1.0), bins, drawn, numbers, maps)
+        fit, held_out = _voted(fitted, calibration.votes), _voted(shown, test.votes)
+        _calibrate("vote_calibration", fit, held_out, (0.0, 1.0), bins, drawn, numbers, maps)
         numbers["raters.votes"] = _agreement_of_votes(test.votes, drawn)
     return Measured({name: numbers[name] for name in HEADINGS if name in numbers}, maps, reasons)
 

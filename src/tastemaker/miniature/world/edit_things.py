@@ -182,7 +182,7 @@ def _move_beside(scene: Shapes, rng: np.random.Generator, index: int, thing: Thi
     target = replace(scene.description, relation=relation)
     goals = [
         layout
-        for centre in rng.integers(1, CANVAS / GRID, (100, 2)) * GRID
+        for centre in rng.integers(1, int(CANVAS / GRID), (100, 2)) * GRID
         if fits(target, layout := _with_centre(scene.layout, index, (float(centre[0]), float(centre[1]))))
     ]
     if other_name is None or not goals:

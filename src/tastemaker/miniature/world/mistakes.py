@@ -9,11 +9,11 @@ from dataclasses import fields, replace
 
 import numpy as np
 
-from tastemaker.miniature.world.description import Description, General, Thing
+from tastemaker.miniature.world.description import Description, General, Portrait, Thing
 from tastemaker.miniature.world.sampling import pick, sample_description
 from tastemaker.miniature.world.splits import split_of
 
-MISTAKEN = 0.3
+MISTAKEN = 0.15
 """Share of training captions that name something else."""
 _MAX_TRIES = 200
 
@@ -40,7 +40,7 @@ def _with_another_fact(description: Description, rng: np.random.Generator) -> De
             return _with_another_thing(description, other, rng)
         name = pick(rng, [field.name for field in fields(description) if field.name != "style"])
         changed = {name: getattr(other, name)}
-        if name in ("hair_style", "hair_colour"):  # a bald head has no colour of hair
+        if isinstance(other, Portrait) and name in ("hair_style", "hair_colour"):  # a bald head has no colour of hair
             changed = {"hair_style": other.hair_style, "hair_colour": other.hair_colour}
         return replace(description, **changed)
     except ValueError:

@@ -1,0 +1,237 @@
+"""Trains the miniature judge on simulated ratings: four dimensions and two read-outs in one model, by the house's own losses.
+
+    first part   it describes pictures of the world (captions, no scores): so a vision-language model first learns to see
+    the rest     soft labels of the raters' scores, with and without the reason before them, and some describing still
+
+A step takes examples of every dimension, each by one read-out in turn. What a step sees depends on seed and step alone, so a
+training that was interrupted goes on as if it had not been. No prompt's truth is read here: only pictures, texts and ratings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tastemaker.data.pictures import open_picture
+from tastemaker.data.ratings import Rating
+from tastemaker.errors import UserMistake
+from tastemaker.miniature.builder.optimiser import Optimiser, split
+from tastemaker.miniature.judge.language import DESCRIBE, DIRECT, RUBRICS, THINKING, as_picture
+from tastemaker.miniature.world.description import General
+from tastemaker.miniature.world.layout import GeneralLayout, sample_layout
+from tastemaker.miniature.world.prompts import write_prompt
+from tastemaker.miniature.world.renderer import render
+from tastemaker.miniature.world.splits import sample
+from tastemaker.rewards.judge import Question
+from tastemaker.rewards.readout import QuestionEncoder
+from tastemaker.rewards.vlm_folder import VLM
+from tastemaker.runtime import checkpoint, seeds
+from tastemaker.runtime import folder as disk
+from tastemaker.runtime.metrics import StepLog
+from tastemaker.training.reward_loss import IGNORED, rationale_loss
+from tastemaker.training.reward_model import Rated, RewardSetup, losses
+
+EMA_DECAY = 0.998
+_READ_OUTS = (DIRECT, THINKING)
+_BESIDE = ("model.language_model.embed_tokens", "lm_head", "model.visual.pos_embed")
+Examples = Mapping[str, Sequence[Rating]]
+"""Ratings by dimension."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How the judge is trained. Batches are examples of one step; a step that only describes takes `describing` of them."""
+
+    steps: int = 6000
+    seeing: float = 0.3
+    """Share of the steps that only describe."""
+    describing: int = 48
+    alignment: int = 20
+    aesthetic: int = 8
+    portrait: int = 8
+    instruction: int = 16
+    captions: int = 8
+    """Pictures described in a step that also rates."""
+    muon_lr: float = 0.01
+    adam_lr: float = 1.5e-3
+    seed: int = 0
+    save_every: int = 200
+    precision: str = "float32"
+    """bfloat16 pays where the processor has matrix units for it."""
+
+    def __post_init__(self) -> None:
+        if self.precision not in ("float32", "bfloat16") or not 0 <= self.seeing <= 1 or self.steps < 1:
+            raise UserMistake(f"judge plan: precision float32 or bfloat16, seeing from 0 to 1, at least one step; got {self}")
+
+
+class JudgeTrainer:
+    """The model behind one loss; `ema` holds the averaged weights that ship."""
+
+    def __init__(self, vlm: VLM, examples: Examples, plan: Plan):
+        missing = [name for name in RUBRICS if getattr(plan, name) and not examples.get(name)]
+        if missing:
+            raise UserMistake(f"no ratings of {', '.join(missing)}; rate some, or set their examples of a step to 0")
+        self.vlm, self.examples, self.plan = vlm, examples, plan
+        vlm.folders = ()
+        vlm.model.requires_grad_(True).train()
+        self.optimiser = Optimiser(*split(vlm.model, never=_BESIDE), muon_lr=plan.muon_lr, adam_lr=plan.adam_lr, decay_from=0.5)
+        self.ema = {name: value.detach().clone() for name, value in vlm.model.named_parameters()}
+        self._setups = {
+            (name, thinks): RewardSetup(
+                vlm,
+                RUBRICS[name],
+                _READ_OUTS[thinks],
+                [rated(examples[name][0])],
+                pointwise="soft_label",
+                precision=getattr(torch, plan.precision),
+            )
+            for name in RUBRICS
+            if examples.get(name)
+            for thinks in (False, True)
+        }
+        self._encoder = QuestionEncoder(vlm.processor, RUBRICS["alignment"], DIRECT)
+
+    def step(self, step: int) -> dict[str, float]:
+        """Gradients of step 1, 2, ... and the update; returns means over its examples."""
+        plan = self.plan
+        only_describes = step <= plan.seeing * plan.steps
+        metrics: dict[str, float] = {}
+        sizes = {} if only_describes else {name: getattr(plan, name) for name in RUBRICS if getattr(plan, name)}
+        captions = plan.describing if only_describes else plan.captions
+        total = sum(sizes.values()) + captions
+        for place, (name, size) in enumerate(sizes.items()):
+            setup = self._setups[name, bool((step + place) % 2)]
+            found = losses(setup, [rated(one) for one in self._drawn(name, size, step)])
+            (found["loss"].sum() / total).backward()
+            metrics |= {f"{name}_{key}": float(value.detach().mean()) for key, value in found.items()}
+        if captions:
+            loss = self.caption_loss(captions, step)
+            (loss.sum() / total).backward()
+            metrics["caption_loss"] = float(loss.detach().mean())
+        self.optimiser.step(step / plan.steps, step - 1, warmup=max(1, min(50, plan.steps // 20)))
+        decay = min(EMA_DECAY, (step + 1) / (step + 10))
+        with torch.no_grad():
+            for key, value in self.vlm.model.named_parameters():
+                self.ema[key].lerp_(value, 1 - decay)
+        return metrics
+
+    def caption_loss(self, count: int, step: int) -> Tensor:
+        """(count,) of new drawings of the training split and their captions."""
+        drawn = [captioned(seeds.random(self.plan.seed, "caption", step, n)) for n in range(count)]
+        rows, ends = [], []
+        for picture, text in drawn:
+            content = [{"type": "text", "text": f"{DESCRIBE}\n"}, {"type": "image", "image": as_picture(picture)}]
+            row = dict(self.vlm.processor.apply_chat_template([{"role": "user", "content": content}]))
+            ends.append(self._encoder.ids(f"{text}<|im_end|>"))
+            rows.append(_lengthened(row, ends[-1]))
+        keep = max(map(len, ends)) + 1
+        batch = self.vlm.placed(self._encoder.collate(rows))
+        precision = getattr(torch, self.plan.precision)
+        with torch.autocast(self.vlm.device.type, precision, enabled=precision != torch.float32):
+            logits_BKV = self.vlm.core(**batch, logits_to_keep=keep, use_cache=False).logits
+        labels_BK = torch.full((count, keep), IGNORED, device=logits_BKV.device)
+        for place, end in enumerate(ends):
+            labels_BK[place, keep - 1 - len(end) : keep - 1] = torch.tensor(end, device=logits_BKV.device)
+        return rationale_loss(logits_BKV, labels_BK)
+
+    def tensors(self) -> dict[str, dict[str, Tensor]]:
+        """Everything a checkpoint needs."""
+        live = {name: value.detach() for name, value in self.vlm.model.named_parameters()}
+        return {"live": live, "ema": self.ema, "optimiser": self.optimiser.state()}
+
+    @torch.no_grad()
+    def restore(self, tensors: dict[str, dict[str, Tensor]]) -> None:
+        for name, value in self.vlm.model.named_parameters():
+            value.copy_(tensors["live"][name])
+        self.ema = {name: tensors["ema"][name].clone() for name in self.ema}
+        self.optimiser.restore(tensors["optimiser"])
+
+    @torch.no_grad()
+    def finish(self) -> VLM:
+        """The model with its averaged weights, for judging."""
+        for name, value in self.vlm.model.named_parameters():
+            value.copy_(self.ema[name])
+        self.vlm.model.eval()
+        return self.vlm
+
+    def _drawn(self, dimension: str, size: int, step: int) -> list[Rating]:
+        rows = self.examples[dimension]
+        places = seeds.random(self.plan.seed, "ratings", dimension, step).integers(len(rows), size=size)
+        return [rows[place] for place in places]
+
+
+def train(trainer: JudgeTrainer, folder: Path, say: Callable[[str], None] = lambda text: None) -> None:
+    """All steps of the plan, from the last checkpoint of `folder` on; log.jsonl has a line a step."""
+    steps, plan = folder / "steps", trainer.plan
+    start = 0
+    if checkpoint.steps(steps):
+        saved = checkpoint.load(steps)
+        trainer.restore(saved.tensors)
+        start = saved.step
+    disk.make_folder(folder)
+    log = StepLog(folder / "log.jsonl", contiguous=True)
+    log.cut(start)
+    for step in range(start + 1, plan.steps + 1):
+        metrics = trainer.step(step)
+        log.append(step, metrics)
+        if step % 20 == 0:
+            shown = ", ".join(
+                f"{key} {value:.3f}" for key, value in metrics.items() if key.endswith(("abs_error", "caption_loss"))
+            )
+            say(f"judge step {step} of {plan.steps}: {shown}")
+        if step % plan.save_every == 0 or step == plan.steps:
+            checkpoint.save(steps, step, trainer.tensors(), {})
+            checkpoint.prune(steps, 1)
+
+
+def by_dimension(ratings: Sequence[Rating]) -> dict[str, list[Rating]]:
+    """The ratings of each dimension that the judge has a rubric for; sub-scores are in the reasons."""
+    return {name: [rating for rating in ratings if rating.dimension == name] for name in RUBRICS}
+
+
+def rated(rating: Rating) -> Rated:
+    return Rated.of(question_of(rating), [*rating.scores.values()], rating.rationale)
+
+
+def question_of(rating: Rating) -> Question:
+    sources = tuple(open_picture(source) for source in rating.sources) if RUBRICS[rating.dimension].looks_at_sources else ()
+    return Question(rating.id, rating.prompt, open_picture(rating.picture), sources)
+
+
+def captioned(rng: np.random.Generator) -> tuple[np.ndarray, str]:
+    """A picture of the training split and its caption, in one wording, things from left to right where no relation is said."""
+    description = sample("train", rng)
+    layout = sample_layout(description, rng)
+    picture = render(description, layout)
+    if isinstance(description, General) and isinstance(layout, GeneralLayout) and description.kind in ("pair", "three"):
+        order = np.argsort([x for x, _ in layout.centres])
+        description = replace(description, things=tuple(description.things[place] for place in order))
+    return picture, write_prompt(description, _FirstWording())
+
+
+class _FirstWording(np.random.Generator):
+    """Draws the first of all options, and no shuffle: a caption has to be one that can be foretold."""
+
+    def __init__(self) -> None:
+        super().__init__(np.random.PCG64(0))
+
+    def integers(self, *args, **kwargs):  # type: ignore[no-untyped-def,override]
+        return 0
+
+    def random(self, *args, **kwargs):  # type: ignore[no-untyped-def,override]
+        return 0.999
+
+    def permutation(self, x, axis=0):  # type: ignore[no-untyped-def,override]
+        return np.arange(x)
+
+
+def _lengthened(row: dict[str, Tensor], ids: Sequence[int]) -> dict[str, Tensor]:
+    """The row with text appended."""
+    new = torch.tensor([ids])
+    tails = {"input_ids": new, "attention_mask": torch.ones_like(new), "mm_token_type_ids": torch.zeros_like(new).int()}
+    return {name: torch.cat([value, tails[name]], 1) if name in tails else value for name, value in row.items()}

@@ -1,0 +1,140 @@
+"""The miniature judge: what it is told and says, its size, and that it learns, resumes and is opened like any judge."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tastemaker.data.ratings import Rating
+from tastemaker.errors import UserMistake
+from tastemaker.miniature.judge.language import DIRECT, RUBRICS, THINKING, QuickProcessor
+from tastemaker.miniature.judge.model import new_judge, open_judges
+from tastemaker.miniature.judge.train import JudgeTrainer, Plan, by_dimension, captioned, question_of, train
+from tastemaker.miniature.raters.rationale import WORDS
+from tastemaker.miniature.world.wording import unknown_pieces
+from tastemaker.rewards.judge import Question
+from tastemaker.rewards.readout import QuestionEncoder, ReadOut
+from tastemaker.rewards.vlm import VLMJudge
+from tastemaker.runtime.metrics import read_lines
+from tastemaker.training.reward_model import save_judge
+
+SMALL = Plan(steps=4, seeing=0.5, describing=3, alignment=2, aesthetic=1, portrait=0, instruction=1, captions=1, save_every=2)
+LOOSE = ReadOut(chain_of_thought=False, min_mass=1e-9)
+
+
+@pytest.fixture(scope="module")
+def vlm():
+    return new_judge()
+
+
+@pytest.fixture(scope="module")
+def examples(tmp_path_factory):
+    folder, rng = tmp_path_factory.mktemp("ratings"), np.random.default_rng(0)
+    for name in "abcs":
+        Image.fromarray(rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(folder / f"{name}.png")
+    told = [("alignment", "a", 4), ("alignment", "b", 1), ("aesthetic", "c", 2), ("instruction", "a", 5)]
+    return by_dimension(
+        [
+            Rating(
+                f"r{n}",
+                str(folder / f"{picture}.png"),
+                "make the star red",
+                dimension,
+                {"sim-00": score, "sim-01": score},
+                sources=(str(folder / "s.png"),) if dimension == "instruction" else (),
+                rationale="one of two facts hold",
+            )
+            for n, (dimension, picture, score) in enumerate(told)
+        ]
+    )
+
+
+def question(name: str) -> Question:
+    rng = np.random.default_rng(1)
+    one, two = (Image.fromarray(rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)) for _ in range(2))
+    return Question("q", 'a sign that says "HSOA" in red', one, (two,) if name == "instruction" else ())
+
+
+@pytest.mark.parametrize("name", ["alignment", "instruction"])
+@pytest.mark.parametrize("read_out", [DIRECT, THINKING])
+def test_the_quick_encoder_equals_the_processor(vlm, name, read_out):
+    encoder = QuestionEncoder(vlm.processor, RUBRICS[name], read_out)
+    encoder.reason("one of two facts hold")  # tokenises without control tokens, which must not last
+    quick = encoder.row(question(name))
+    slow = QuestionEncoder(vlm.processor.processor, RUBRICS[name], read_out).row(question(name))
+    assert quick.keys() == slow.keys() and all(torch.equal(quick[key], slow[key]) for key in slow)
+    assert quick["input_ids"].shape[1] < 80
+
+
+def test_other_sizes_go_to_the_processor(vlm):
+    picture = Image.new("RGB", (32, 48))
+    row = QuestionEncoder(vlm.processor, RUBRICS["alignment"], DIRECT).row(Question("q", "a star", picture))
+    assert row["image_grid_thw"].tolist() != [[1, 8, 8]]
+
+
+def test_words_and_sentences_are_one_token_each(vlm):
+    one_each = [DIRECT.instruction, THINKING.instruction, THINKING.stop, *WORDS, *(f" {word}" for word in WORDS)]
+    assert all(len(vlm.tokenizer(text).input_ids) == 1 for text in one_each)
+
+
+def test_four_dimensions_fit_into_twelve_mebibytes(vlm):
+    assert 2 * sum(value.numel() for value in vlm.model.parameters()) < 11.5 * 2**20
+    assert len({rubric.text for rubric in RUBRICS.values()}) == 4
+
+
+def test_captions_are_of_the_world_and_the_same_each_time():
+    (one, text), (two, again) = (captioned(np.random.default_rng(5)) for _ in range(2))
+    assert np.array_equal(one, two) and text == again and not unknown_pieces(text)
+
+
+def test_it_learns_and_resumes_to_the_same_weights(tmp_path, examples):
+    whole = JudgeTrainer(new_judge(), examples, SMALL)
+    train(whole, tmp_path / "whole")
+    lines = read_lines(tmp_path / "whole" / "log.jsonl")
+    assert [line["step"] for line in lines] == [1, 2, 3, 4]
+    assert {"alignment_loss", "aesthetic_loss", "instruction_loss", "alignment_rationale_loss"} <= {k for x in lines for k in x}
+    parts = JudgeTrainer(new_judge(), examples, SMALL)
+    stop = RuntimeError("pulled the plug")
+    with pytest.raises(RuntimeError, match="plug"):
+        parts.step = _failing(parts.step, 4, stop)
+        train(parts, tmp_path / "parts")
+    again = JudgeTrainer(new_judge(seed=9), examples, SMALL)
+    train(again, tmp_path / "parts")
+    for name, value in whole.ema.items():
+        assert torch.equal(value, again.ema[name]), name
+
+
+def test_the_loss_falls(examples):
+    trainer = JudgeTrainer(new_judge(), examples, replace(SMALL, steps=20, seeing=0.0, alignment=4, aesthetic=0, instruction=0))
+    losses = [trainer.step(step)["alignment_score_loss"] for step in range(1, 11)]
+    assert losses[-1] < 0.7 * losses[0]
+
+
+def _failing(step, at, error):
+    def one(number):
+        if number == at:
+            raise error
+        return step(number)
+
+    return one
+
+
+def test_what_is_saved_is_opened_by_anyone(tmp_path, vlm, examples):
+    folder = save_judge(tmp_path / "judge", vlm, RUBRICS["alignment"], LOOSE)
+    asked = [question_of(rating) for rating in examples["alignment"]]
+    judges = open_judges(folder, ("alignment", "aesthetic"), LOOSE)
+    assert judges["alignment"].vlm is judges["aesthetic"].vlm and judges["aesthetic"].name == "aesthetic"
+    assert isinstance(judges["alignment"].vlm.processor, QuickProcessor)
+    quick = [answer.score for answer in judges["alignment"].answer(asked)]
+    assert [a.score for a in VLMJudge.load(folder).answer(asked)] == pytest.approx(quick, abs=1e-5)
+    assert [a.score for a in judges["aesthetic"].answer(asked)] != pytest.approx(quick, abs=1e-6)
+    assert judges["alignment"].fingerprint != judges["aesthetic"].fingerprint
+
+
+def test_a_dimension_without_ratings_is_named(vlm, examples):
+    with pytest.raises(UserMistake, match="no ratings of portrait"):
+        JudgeTrainer(vlm, examples, Plan())
+    with pytest.raises(UserMistake, match="judge plan"):
+        Plan(precision="float64")
