@@ -16,6 +16,7 @@ from benchmarks.plain import without_shared_prefix
 from benchmarks.timing import Contest, Outcome, Way
 from benchmarks.workload import Workload
 from tastemaker.data.embeddings import EmbeddingCache
+from tastemaker.data.pictures import open_picture
 from tastemaker.miniature.builder.parts import SIDE
 from tastemaker.models.qwen_image21 import QwenImage21Adapter
 from tastemaker.rollout import Sampler, denoise
@@ -80,7 +81,7 @@ def drawn(workload: Workload, adapter: QwenImage21Adapter, embeddings: Embedding
 
 def pipeline_ways(workload: Workload) -> list[Way]:
     """The plain way: diffusers' pipeline, called for one prompt's pictures at a time, guidance in two passes."""
-    pictures = [[Image.open(source).convert("RGB") for source in prompt.sources] for prompt in workload.prompts]
+    pictures = [[open_picture(source) for source in prompt.sources] for prompt in workload.prompts]
     return [
         Way(f"diffusers pipeline, {words}", lambda kept=kept: drawn_by_pipeline(workload, pictures, use_kv_cache=kept))
         for words, kept in (("its own cache", True), ("no cache", False))

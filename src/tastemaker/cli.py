@@ -65,6 +65,11 @@ Overrides = Annotated[
     list[str] | None,
     typer.Option("--override", "-o", metavar="KEY=VALUE", show_default=False, help="Wins over the file; may be repeated."),
 ]
+RunFolder = Annotated[Path | None, typer.Option(show_default=False, help="The run's folder; runs/NAME if not given.")]
+Allowed = Annotated[
+    list[str] | None,
+    typer.Option(metavar="KEY", show_default=False, help="A setting that may differ on resuming; may be repeated."),
+]
 
 
 @app.callback()
@@ -98,11 +103,8 @@ def demo(
 def train(
     config: ConfigFile,
     override: Overrides = None,
-    folder: Annotated[Path | None, typer.Option(show_default=False, help="The run's folder; runs/NAME if not given.")] = None,
-    allow: Annotated[
-        list[str] | None,
-        typer.Option(metavar="KEY", show_default=False, help="A setting that may differ on resuming; may be repeated."),
-    ] = None,
+    folder: RunFolder = None,
+    allow: Allowed = None,
 ) -> None:
     """Train a model with reinforcement learning, as the config says.
 
@@ -188,11 +190,8 @@ def calibrate(
 def train_reward(
     config: ConfigFile,
     override: Overrides = None,
-    folder: Annotated[Path | None, typer.Option(show_default=False, help="The run's folder; runs/NAME if not given.")] = None,
-    allow: Annotated[
-        list[str] | None,
-        typer.Option(metavar="KEY", show_default=False, help="A setting that may differ on resuming; may be repeated."),
-    ] = None,
+    folder: RunFolder = None,
+    allow: Allowed = None,
     check: Annotated[
         bool, typer.Option("--check", help="Read everything, tell every mistake and the parts, and stop before the model.")
     ] = False,

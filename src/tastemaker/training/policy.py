@@ -28,7 +28,7 @@ from tastemaker.rollout import Noise, Sampler, denoise, negative_rows, stored_ve
 from tastemaker.runtime import seeds
 from tastemaker.runtime.guard import NanGuard
 from tastemaker.runtime.signals import StopRequest
-from tastemaker.training.state import Metrics, PolicyState, RunLike
+from tastemaker.training.state import Metrics, PolicyState, RunLike, steps
 from tastemaker.types import Condition, Prompt, Scores, Signal, Trajectory, group_index
 
 
@@ -87,23 +87,16 @@ def train(
 ) -> None:
     """Steps `state.step + 1` to `max_steps`. Ends early, saved and resumable, when a stop is requested or `deadline` past."""
     with pipeline(setup) as scoring:
-        for step in range(state.step + 1, max_steps + 1):
+        for step in steps(state, run, max_steps, checkpoint_every, guard, stop, deadline):
             began = time.perf_counter()
             batch = prepare(setup, step)
             trajectory, images, scores = draw_and_judge(setup, batch, step, scoring)
             signal = signal_of(setup, batch, scores)
             hidden = {"hidden_latency": scoring.hidden_latency()} if setup.chunks > 1 else {}
             metrics = update(setup, state, batch, trajectory, signal, guard)
-            state.step = step
             seconds = time.perf_counter() - began
             run.log(step, {**signal.metrics, **metrics, **hidden, "images": len(images), "seconds": seconds})
             after_step(step, images, batch)
-            last = step == max_steps or stop.requested or deadline()
-            if last or step % checkpoint_every == 0:
-                run.checkpoint(step, state.tensors(), {**state.plain(), "guard": guard.state()})
-            if last:
-                stop.leave(f"checkpoint of step {step} saved")
-                return
 
 
 def pipeline(setup: Setup) -> ScoringPipeline:

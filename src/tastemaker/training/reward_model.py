@@ -32,7 +32,7 @@ from tastemaker.runtime import seeds
 from tastemaker.runtime.guard import NanGuard
 from tastemaker.runtime.signals import StopRequest
 from tastemaker.training.reward_loss import IGNORED, bradley_terry, rationale_loss, soft_label_loss, squared_error
-from tastemaker.training.state import Metrics, PolicyState, RunLike
+from tastemaker.training.state import Metrics, PolicyState, RunLike, steps
 
 MAX_MISTAKES = 20
 
@@ -157,17 +157,10 @@ def train_reward(
 ) -> None:
     """Steps `state.step + 1` to `max_steps`. Ends early, saved and resumable, when a stop is requested or `deadline` past."""
     setup.vlm.model.train()
-    for step in range(state.step + 1, max_steps + 1):
+    for step in steps(state, run, max_steps, checkpoint_every, guard, stop, deadline):
         began = time.perf_counter()
         metrics = update(setup, state, step, guard)
-        state.step = step
         run.log(step, {**metrics, "seconds": time.perf_counter() - began})
-        last = step == max_steps or stop.requested or deadline()
-        if last or step % checkpoint_every == 0:
-            run.checkpoint(step, state.tensors(), {**state.plain(), "guard": guard.state()})
-        if last:
-            stop.leave(f"checkpoint of step {step} saved")
-            return
 
 
 def update(setup: RewardSetup, state: PolicyState, step: int, guard: NanGuard) -> Metrics:

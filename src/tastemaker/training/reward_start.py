@@ -70,14 +70,7 @@ def make_reward_state(config: RewardTrainConfig, vlm: VLM) -> PolicyState:
         )
     else:
         parameters = reward_parameters(vlm, "full", checkpointing=checkpointing)
-    adamw = torch.optim.AdamW(
-        parameters,
-        lr=optimiser.learning_rate,
-        betas=optimiser.betas,
-        eps=optimiser.epsilon,
-        weight_decay=optimiser.weight_decay,
-    )
-    return PolicyState(vlm.model, adamw, optimiser.ema_decay, optimiser.warmup_steps)
+    return PolicyState.fresh(vlm.model, parameters, optimiser)
 
 
 def num_steps(config: RewardTrainConfig, num_examples: int) -> int:

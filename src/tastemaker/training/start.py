@@ -124,14 +124,7 @@ def make_state(config: TrainConfig, adapter: Adapter) -> PolicyState:
         parameters = policy_parameters(adapter, "lora", rank=policy.rank, alpha=policy.alpha, targets=policy.targets)
     else:
         parameters = policy_parameters(adapter, "full")
-    adamw = torch.optim.AdamW(
-        parameters,
-        lr=optimiser.learning_rate,
-        betas=optimiser.betas,
-        eps=optimiser.epsilon,
-        weight_decay=optimiser.weight_decay,
-    )
-    return PolicyState(adapter.transformer, adamw, optimiser.ema_decay, optimiser.warmup_steps)
+    return PolicyState.fresh(adapter.transformer, parameters, optimiser)
 
 
 @dataclass(frozen=True)

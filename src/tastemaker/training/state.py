@@ -5,7 +5,7 @@ And what a loop wants of the run it saves to.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -14,7 +14,10 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from tastemaker.config import OptimiserConfig
 from tastemaker.runtime.checkpoint import load_matching
+from tastemaker.runtime.guard import NanGuard
+from tastemaker.runtime.signals import StopRequest
 from tastemaker.runtime.state import flatten, unflatten
 
 Metrics = dict[str, float]
@@ -46,6 +49,18 @@ class PolicyState:
         self.rates = [group["lr"] for group in self.optimiser.param_groups]
         if self.ema_decay is not None and not self.ema:
             self.ema = {name: value.detach().clone() for name, value in self.named()}
+
+    @classmethod
+    def fresh(cls, transformer: nn.Module, parameters: Iterable[nn.Parameter], settings: OptimiserConfig) -> PolicyState:
+        """Before the first update, with AdamW over the trained parameters."""
+        adamw = torch.optim.AdamW(
+            parameters,
+            lr=settings.learning_rate,
+            betas=settings.betas,
+            eps=settings.epsilon,
+            weight_decay=settings.weight_decay,
+        )
+        return cls(transformer, adamw, settings.ema_decay, settings.warmup_steps)
 
     def named(self) -> Iterator[tuple[str, nn.Parameter]]:
         return ((name, value) for name, value in self.transformer.named_parameters() if value.requires_grad)
@@ -117,6 +132,30 @@ class _Named(nn.Module):
     def load_state_dict(self, state: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
         for name, value in state.items():
             self._named[name].copy_(value)
+
+
+def steps(
+    state: PolicyState,
+    run: RunLike,
+    max_steps: int,
+    checkpoint_every: int,
+    guard: NanGuard,
+    stop: StopRequest,
+    deadline: Callable[[], bool] = lambda: False,
+) -> Iterator[int]:
+    """Counts `state.step + 1` to `max_steps`; the body of the `for` is the step, and what it did is saved when it is due.
+
+    Ends early, saved and resumable, when `deadline` is past; raises Stopped, after saving, when a stop was requested.
+    """
+    for step in range(state.step + 1, max_steps + 1):
+        yield step
+        state.step = step
+        last = step == max_steps or stop.requested or deadline()
+        if last or step % checkpoint_every == 0:
+            run.checkpoint(step, state.tensors(), {**state.plain(), "guard": guard.state()})
+        if last:
+            stop.leave(f"checkpoint of step {step} saved")
+            return
 
 
 def frozen_copy(transformer: nn.Module) -> nn.Module:

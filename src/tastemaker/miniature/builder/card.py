@@ -14,9 +14,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 
 from tastemaker.data.embeddings import EmbeddingCache
+from tastemaker.data.pictures import open_picture
 from tastemaker.data.prompts import read_prompts
 from tastemaker.evaluation.benchmark import Drawing, draw
 from tastemaker.evaluation.statistics import Estimate, paired_difference, proportion
@@ -136,7 +136,7 @@ def text_to_image(verdicts: dict[float, np.ndarray], prompts: Sequence[Prompt]) 
 
 
 def editing(outputs: np.ndarray, edits: Sequence[Prompt], pool: Executor | None) -> list[Measure]:
-    sources = np.stack([np.asarray(Image.open(edit.sources[0]).convert("RGB")) for edit in edits])
+    sources = np.stack([np.asarray(open_picture(edit.sources[0])) for edit in edits])
     readings = task.edit_readings(sources, outputs, edits, pool)
     success = np.array([reading.success for reading in readings])
     overall = proportion(success)
