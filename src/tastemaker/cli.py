@@ -115,7 +115,8 @@ def train(
     Relative paths in the config start at the config's own folder.
 
     Ctrl-C or SIGTERM saves and leaves with exit code 75. The same command resumes, also after a crash, and ends at the same
-    weights. With other settings, data or package versions it lists the differences and refuses, except for those you `--allow`.
+    weights. With other settings, data, judges or package versions it lists the differences and refuses, except for those you
+    `--allow`.
 
     Example: `tastemaker train run.yaml -o rollout.group_size=16 -o budget.max_steps=200`
     """

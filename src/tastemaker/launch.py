@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,16 @@ from rich.console import Console
 
 from tastemaker import config as settings
 from tastemaker.config import (
+    AnyJudgeConfig,
+    ArcFaceIdentityConfig,
     ChatJudgeConfig,
+    DlibIdentityConfig,
+    FaceIdentityConfig,
     FolderJudgeConfig,
     LoraPolicy,
     RewardConfig,
     ServerJudgeConfig,
+    TextRenderingConfig,
     TrainConfig,
 )
 from tastemaker.data.embeddings import EmbeddingCache, encoder_key
@@ -33,11 +39,16 @@ from tastemaker.models.lora import save_lora
 from tastemaker.rewards.batching import ServerLimits
 from tastemaker.rewards.chat import ChatJudge
 from tastemaker.rewards.endpoint import ServedJudge
+from tastemaker.rewards.extras import check_extra
+from tastemaker.rewards.faces_arcface import ArcFaceEmbedder
+from tastemaker.rewards.faces_dlib import DlibEmbedder, DlibFaces
+from tastemaker.rewards.identity import FaceEmbedder, FaceIdentityReward
 from tastemaker.rewards.judge import Judge, JudgeReward
 from tastemaker.rewards.readout import ReadOut
 from tastemaker.rewards.reward import Reward
 from tastemaker.rewards.rubrics import load_rubric, shipped
 from tastemaker.rewards.service import Address, Limits
+from tastemaker.rewards.text_rendering import RapidOcrReader, TextRenderingReward
 from tastemaker.rewards.vlm import VLMJudge
 from tastemaker.runtime.device import Precision, pick_device, pick_precision
 from tastemaker.runtime.progress import Progress
@@ -46,6 +57,12 @@ from tastemaker.types import Prompt
 
 MINIATURE = "miniature"
 MINIATURE_PROMPTS = 4000
+EXTRAS = {
+    DlibIdentityConfig: ("identity", "face identity with dlib"),
+    ArcFaceIdentityConfig: ("identity-onnx", "face identity with an ONNX file"),
+    TextRenderingConfig: ("ocr", "reading text"),
+}
+"""What the judges need that are no part of a plain installation, and what for."""
 
 
 def train(path: Path, *, overrides: Iterable[str] = (), folder: Path | None = None, allow: Iterable[str] = ()) -> Path:
@@ -97,7 +114,7 @@ def prompts_of(config: TrainConfig, beside: Path) -> list[Prompt]:
 
 
 def check_rewards(config: TrainConfig, beside: Path) -> None:
-    """All that can be told of rewards before a model is opened or a server asked: names, files, rubrics, tokens."""
+    """All that can be told of rewards before a model is opened or a server asked: names, files, rubrics, tokens, extras."""
     known = sorted(miniature.rewards())
     wrong = [
         f"{key}.name: {reward.name!r} is not built in (there are {', '.join(known)}); give it a judge"
@@ -106,16 +123,21 @@ def check_rewards(config: TrainConfig, beside: Path) -> None:
     ]
     wrong += _mistake_of(settings.check_judges, config.judges, beside)
     for key, judge in config.judges.items():
-        if isinstance(judge, ServerJudgeConfig | ChatJudgeConfig):
-            wrong += [f"{key}.judge: {line}" for line in _mistake_of(_address, judge)]
-        if (
-            isinstance(judge, FolderJudgeConfig | ChatJudgeConfig)
-            and judge.rubric
-            and (path := _rubric(judge.rubric, beside)).is_file()
-        ):
-            wrong += [f"{key}.judge.rubric: {line}" for line in _mistake_of(load_rubric, path)]
+        wrong += [f"{key}.judge{line}" for line in _mistakes_of_judge(judge, beside)]
     if wrong:
         raise UserMistake("\n".join(wrong))
+
+
+def _mistakes_of_judge(judge: AnyJudgeConfig | None, beside: Path) -> Iterator[str]:
+    """Each as what follows the judge's own key."""
+    if isinstance(judge, ServerJudgeConfig | ChatJudgeConfig):
+        yield from (f": {line}" for line in _mistake_of(_address, judge))
+    if isinstance(judge, FolderJudgeConfig | ChatJudgeConfig) and judge.rubric:
+        path = _rubric(judge.rubric, beside)
+        yield from (f".rubric: {line}" for line in (_mistake_of(load_rubric, path) if path.is_file() else ()))
+    for kind, (extra, purpose) in EXTRAS.items():
+        if isinstance(judge, kind):
+            yield from (f": {line}" for line in _mistake_of(partial(check_extra, extra, purpose=purpose)))
 
 
 def _mistake_of(check: Callable[..., Any], *arguments: Any) -> list[str]:
@@ -135,9 +157,14 @@ def opened_rewards(config: TrainConfig, beside: Path, device: torch.device) -> I
     built_in = [reward.name for reward in config.rewards if reward.judge is None]
     with miniature.reading_processes(torch.get_num_threads() if built_in else 1) as pool:
         known = miniature.rewards(pool)
-        # Servers first: they answer at once or not at all, a folder takes long to open.
-        order = sorted(config.rewards, key=lambda reward: isinstance(reward.judge, FolderJudgeConfig))
-        opened = {reward.name: _opened(reward, config, beside, device) or known[reward.name] for reward in order}
+        # Servers and scorers first: they open at once or not at all, a folder takes long.
+        order = sorted(enumerate(config.rewards), key=lambda numbered: isinstance(numbered[1].judge, FolderJudgeConfig))
+        opened: dict[str, Reward] = {}
+        for row, reward in order:
+            try:
+                opened[reward.name] = _opened(reward, config, beside, device) or known[reward.name]
+            except UserMistake as error:
+                raise UserMistake(f"rewards.{row}.judge: {error}") from None
         make_composite(config, opened)
         yield opened
 
@@ -149,6 +176,10 @@ def _opened(reward: RewardConfig, config: TrainConfig, beside: Path, device: tor
         return None
     if isinstance(judge, FolderJudgeConfig):
         return JudgeReward(folder_judge(judge, reward.name, beside, device), reward.floor)
+    if isinstance(judge, FaceIdentityConfig):
+        return FaceIdentityReward(face_embedder(judge, beside), judge.lost, reward.name, reward.floor)
+    if isinstance(judge, TextRenderingConfig):
+        return text_rendering(judge, reward)
     deadlines = config.deadlines
     limits = Limits(item=deadlines.item, batch=deadlines.batch, concurrency=judge.concurrency)
     return JudgeReward(remote_judge(judge, reward.name, beside, limits), reward.floor)
@@ -167,6 +198,21 @@ def folder_judge(judge: FolderJudgeConfig, name: str, beside: Path, device: torc
         label=name,
         max_pictures=judge.max_pictures,
     )
+
+
+def face_embedder(judge: FaceIdentityConfig, beside: Path) -> FaceEmbedder:
+    """Opens the network and the detector. Raises UserMistake for a missing extra and for a file that is no such network."""
+    faces = partial(DlibFaces, judge.detector_side, judge.detector_confidence)
+    if isinstance(judge, ArcFaceIdentityConfig):
+        options = judge.model_dump(include={"mean", "std", "bgr", "threads"})
+        return ArcFaceEmbedder(beside / judge.path, faces(extra="identity-onnx"), **options)
+    return DlibEmbedder(faces())
+
+
+def text_rendering(judge: TextRenderingConfig, reward: RewardConfig) -> TextRenderingReward:
+    """Opens the OCR. Raises UserMistake without its extra."""
+    options = judge.model_dump(include={"field", "ignore_case", "ignore_punctuation", "extra_counts"})
+    return TextRenderingReward(RapidOcrReader(judge.confidence, judge.threads), **options, name=reward.name, floor=reward.floor)
 
 
 def remote_judge(judge: ServerJudgeConfig | ChatJudgeConfig, name: str, beside: Path, limits: Limits) -> Judge:

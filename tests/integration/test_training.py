@@ -137,6 +137,17 @@ def test_stopping_and_resuming_gives_the_uninterrupted_weights(tmp_path):
     assert lines[0] == lines[1]
 
 
+def test_another_judge_behind_the_same_settings_is_refused_on_resumption(tmp_path):
+    judge = Brightness()
+    judge.fingerprint = "one"
+    go(settings(budget={"max_steps": 1}), tmp_path, reward=judge)
+    judge.fingerprint = "another"
+    with pytest.raises(UserMistake, match=r"judges\.brightness: one -> another"):
+        go(settings(budget={"max_steps": 2}), tmp_path, reward=judge)
+    go(settings(budget={"max_steps": 2}), tmp_path, reward=judge, allow_changes=["judges"])
+    assert [line["step"] for line in read_lines(tmp_path / "metrics.jsonl")] == [1, 2]
+
+
 def test_lora_policy_resumes_and_leaves_the_base_alone(tmp_path):
     values = settings().model_dump()
     values["policy"] = {"kind": "lora", "rank": 2, "alpha": 4}

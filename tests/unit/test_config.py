@@ -14,7 +14,9 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from tastemaker.config import (
+    ArcFaceIdentityConfig,
     ChatJudgeConfig,
+    DlibIdentityConfig,
     FolderJudgeConfig,
     GateConfig,
     GRPOConfig,
@@ -24,6 +26,7 @@ from tastemaker.config import (
     RolloutConfig,
     ServerJudgeConfig,
     Settings,
+    TextRenderingConfig,
     TrainConfig,
     check_judges,
     dump,
@@ -247,7 +250,7 @@ def test_judges_by_name() -> None:
     [
         (
             ["rewards.0.judge.kind=foldr"],
-            "rewards.0.judge.kind: foldr, must be one of 'folder', 'server', 'chat', did you mean folder?",
+            "rewards.0.judge.kind: foldr, must be one of 'folder', 'server', 'chat', 'face_identity', 'text_rendering'",
         ),
         (["rewards.0.judge={path: a}"], "rewards.0.judge.kind: missing, choose one of 'folder', 'server', 'chat'"),
         (["rewards.0.judge=alignment"], "must be a group of settings"),
@@ -280,6 +283,72 @@ def test_judges_by_name() -> None:
 def test_each_rule_of_judges(overrides: list[str], rule: str) -> None:
     found = mistakes(JUDGED, *overrides)
     assert len(found) == 1 and rule in found[0], found
+
+
+SCORED = """\
+name: first
+model: miniature
+data: {prompts: miniature}
+rewards:
+- {name: likeness, weight: 0.5, floor: 0.05, judge: {kind: face_identity, backend: dlib, lost: 0}}
+- {name: portrait, weight: 0.25, floor: 0.05, judge: {kind: face_identity, backend: arcface, path: face.onnx}}
+- {name: lettering, weight: 0.25, floor: 0.02, judge: {kind: text_rendering, ignore_case: false}}
+"""
+
+
+def test_scorers_by_name() -> None:
+    config = parse(SCORED, TrainConfig)
+    dlib, arcface, lettering = config.judges.values()
+    assert isinstance(dlib, DlibIdentityConfig) and dlib.lost == 0 and dlib.detector_side == 1024
+    assert isinstance(arcface, ArcFaceIdentityConfig) and arcface.path == "face.onnx" and arcface.lost is None
+    assert isinstance(lettering, TextRenderingConfig) and not lettering.ignore_case and lettering.field == "text"
+    assert parse(dump(config), TrainConfig) == config
+
+
+@pytest.mark.parametrize(
+    ("overrides", "rule"),
+    [
+        (["rewards.0.judge={kind: face_identity}"], "rewards.0.judge.backend: missing, choose one of 'dlib', 'arcface'"),
+        (
+            ["rewards.0.judge.backend=dlip"],
+            "rewards.0.judge.backend: dlip, must be one of 'dlib', 'arcface', did you mean dlib?",
+        ),
+        (["rewards.0.judge.path=face.onnx"], "rewards.0.judge.path: face.onnx, unknown key, known here: kind, lost"),
+        (["rewards.0.judge.bgr=true"], "rewards.0.judge.bgr: true, unknown key"),
+        (["rewards.0.judge.lost=1.5"], "rewards.0.judge.lost: 1.5, must be at most 1"),
+        (["rewards.0.judge.lost=.nan"], "rewards.0.judge.lost"),
+        (["rewards.0.judge.detector_side=0"], "must be at least 80"),
+        (["rewards.0.high=5"], "a judge of kind face_identity scores from 0 to 1, set low to 0 and high to 1"),
+        (
+            ["rewards.1.judge={kind: face_identity, backend: arcface}"],
+            "judge.path: missing, add it, for example `path: face.onnx`",
+        ),
+        (["rewards.1.judge.std=0"], "rewards.1.judge.std: 0, must be greater than 0"),
+        (["rewards.2.low=-1"], "a judge of kind text_rendering scores from 0 to 1"),
+        (["rewards.2.judge.field=''"], "rewards.2.judge.field: '', must not be empty"),
+        (["rewards.2.judge.ignore_cases=true"], "did you mean `ignore_case`?"),
+        (["rewards.2.judge.lost=0"], "rewards.2.judge.lost: 0, unknown key"),
+        (["rewards.2.judge.confidence=50"], "must be at most 1"),
+    ],
+)
+def test_each_rule_of_scorers(overrides: list[str], rule: str) -> None:
+    found = mistakes(SCORED, *overrides)
+    assert len(found) == 1 and rule in found[0], found
+
+
+def test_a_mistake_in_the_only_reward_is_one_line() -> None:
+    text = "name: a\nmodel: m\ndata: {prompts: p}\nrewards: [{name: a, judge: {kind: face_identity, backend: dlip}}]\n"
+    (line,) = mistakes(text)
+    assert "rewards.0.judge.backend: dlip" in line
+
+
+def test_the_network_of_a_scorer_is_looked_for(tmp_path: Path) -> None:
+    judges = parse(SCORED, TrainConfig).judges
+    with pytest.raises(UserMistake) as caught:
+        check_judges(judges, tmp_path)
+    assert str(caught.value).startswith(f"rewards.1.judge.path: there is no file {tmp_path}/face.onnx; give an ArcFace")
+    (tmp_path / "face.onnx").touch()
+    check_judges(judges, tmp_path)
 
 
 def test_the_judges_of_a_server_may_have_any_range() -> None:
@@ -353,6 +422,9 @@ def test_every_setting_says_what_it_is() -> None:
     check(FolderJudgeConfig)
     check(ServerJudgeConfig)
     check(ChatJudgeConfig)
+    check(DlibIdentityConfig)
+    check(ArcFaceIdentityConfig)
+    check(TextRenderingConfig)
     check(ReadOutConfig)
 
 

@@ -1,18 +1,38 @@
 """From the names in a config to what they stand for."""
 
+import inspect
 import re
+import sys
+import tomllib
 from dataclasses import fields
 from pathlib import Path
 
 import pytest
+import torch
 
-from tastemaker.config import ReadOutConfig, TrainConfig, check_judges, load, parse
+from tastemaker import launch
+from tastemaker.config import (
+    ArcFaceIdentityConfig,
+    FaceIdentityConfig,
+    ReadOutConfig,
+    TextRenderingConfig,
+    TrainConfig,
+    check_judges,
+    load,
+    parse,
+)
 from tastemaker.config.judges import shipped_rubrics
 from tastemaker.errors import UserMistake
-from tastemaker.launch import check_categories, check_rewards, remote_judge
+from tastemaker.launch import check_categories, check_rewards, opened_rewards, remote_judge
+from tastemaker.rewards import extras
+from tastemaker.rewards.faces_arcface import ArcFaceEmbedder
+from tastemaker.rewards.faces_dlib import DlibFaces
+from tastemaker.rewards.identity import FaceIdentityReward
 from tastemaker.rewards.readout import ReadOut
+from tastemaker.rewards.reward import fingerprints
 from tastemaker.rewards.rubrics import shipped
 from tastemaker.rewards.service import Limits
+from tastemaker.rewards.text_rendering import RapidOcrReader, TextRenderingReward
 from tastemaker.types import Prompt
 
 ROOT = Path(__file__).parents[2]
@@ -86,6 +106,101 @@ def test_a_chat_judge_is_what_its_settings_say(tmp_path, monkeypatch):
     assert "a-token-of-the-tests" not in repr(judge)
 
 
+SCORED = """\
+name: first
+model: miniature
+data: {prompts: miniature}
+rewards:
+- {name: likeness, weight: 0.5, floor: 0.05, judge: {kind: face_identity, backend: dlib, lost: 0, detector_side: 512}}
+- {name: portrait, weight: 0.25, floor: 0.06, judge: {kind: face_identity, backend: arcface, path: face.onnx, bgr: true}}
+- {name: lettering, weight: 0.25, floor: 0.02, judge: {kind: text_rendering, field: words, extra_counts: false, threads: 2}}
+"""
+
+
+def test_a_scorer_without_its_extra_is_a_line_that_says_what_to_install(tmp_path, monkeypatch):
+    for module in ("dlib", "onnxruntime", "rapidocr"):
+        monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(UserMistake) as caught:
+        check_rewards(parse(SCORED, TrainConfig), tmp_path)
+    path, *absent = str(caught.value).splitlines()
+    assert path.startswith("rewards.1.judge.path: there is no file")
+    for line, key, extra in zip(absent, range(3), ("identity", "identity-onnx", "ocr"), strict=True):
+        assert line.startswith(f"rewards.{key}.judge: ") and line.endswith(f"pip install 'tastemaker[{extra}]'")
+
+
+def test_an_extra_that_is_installed_but_broken_is_blamed_on_its_reward(tmp_path, monkeypatch):
+    def broken(*_, **__):
+        raise UserMistake("finding faces needs the package dlib (libX11.so.6: no such file)")
+
+    monkeypatch.setattr(launch, "DlibFaces", broken)
+    config = parse(SCORED, TrainConfig)
+    with (
+        pytest.raises(UserMistake, match=r"^rewards\.0\.judge: finding faces needs the package dlib"),
+        opened_rewards(config, tmp_path, torch.device("cpu")),
+    ):
+        pass
+
+
+class Recorded:
+    """Stands for a class that needs an extra; keeps what it is made with."""
+
+    def __init__(self, *arguments, **options):
+        self.arguments, self.options = arguments, options
+
+
+def test_scorers_are_what_their_settings_say(tmp_path, monkeypatch):
+    for name in ("DlibFaces", "DlibEmbedder", "ArcFaceEmbedder", "RapidOcrReader"):
+        monkeypatch.setattr(launch, name, type(name, (Recorded,), {}))
+    with opened_rewards(parse(SCORED, TrainConfig), tmp_path, torch.device("cpu")) as rewards:
+        likeness, portrait, lettering = rewards["likeness"], rewards["portrait"], rewards["lettering"]
+    assert isinstance(likeness, FaceIdentityReward) and (likeness.name, likeness.floor, likeness.lost) == ("likeness", 0.05, 0)
+    assert likeness.embedder.arguments[0].arguments == (512, 0.3)
+    assert (portrait.floor, portrait.lost) == (0.06, None)
+    assert portrait.embedder.arguments[0] == tmp_path / "face.onnx"
+    assert portrait.embedder.arguments[1].options == {"extra": "identity-onnx"}
+    assert portrait.embedder.options == {"mean": 127.5, "std": 127.5, "bgr": True, "threads": 1}
+    assert isinstance(lettering, TextRenderingReward) and (lettering.name, lettering.field) == ("lettering", "words")
+    assert not lettering.extra_counts and lettering.ignore_case and lettering.reader.arguments == (0.5, 2)
+
+
+def defaults(function):
+    return {name: one.default for name, one in inspect.signature(function).parameters.items() if one.default is not one.empty}
+
+
+def test_settings_of_scorers_have_their_defaults():
+    faces = FaceIdentityConfig()
+    assert {"side": faces.detector_side, "confidence": faces.detector_confidence, "extra": "identity"} == defaults(DlibFaces)
+    assert faces.lost == defaults(FaceIdentityReward)["lost"]
+    network = ArcFaceIdentityConfig(path="x").model_dump(include={"mean", "std", "bgr", "threads"})
+    assert {"detector": None, **network} == defaults(ArcFaceEmbedder)
+    text = TextRenderingConfig().model_dump(exclude={"kind"})
+    assert {name: text.pop(name) for name in ("confidence", "threads")} == defaults(RapidOcrReader)
+    assert text.items() <= defaults(TextRenderingReward).items()
+
+
+def test_extras_are_those_of_the_package():
+    with (ROOT / "pyproject.toml").open("rb") as file:
+        offered = tomllib.load(file)["project"]["optional-dependencies"]
+    assert extras.MODULES.keys() <= offered.keys() and {extra for extra, _ in launch.EXTRAS.values()} == extras.MODULES.keys()
+
+
+def test_another_rubric_or_read_out_shows_in_the_fingerprint(tmp_path, monkeypatch):
+    monkeypatch.setenv("TASTEMAKER_NO_SUCH_TOKEN", "a-token-of-the-tests")
+
+    def found(*overrides):
+        config = parse(CHAT, TrainConfig, ["rewards.0.name=facts", *overrides])
+        with opened_rewards(config, tmp_path, torch.device("cpu")) as rewards:
+            return fingerprints(list(rewards.values()))
+
+    rubric = tmp_path / "mine.v1.md"
+    rubric.write_text("[[picture]]\n[[request]]\n[[answer]]\n")
+    before = found()
+    assert before.keys() == {"taste"} and found("rewards.0.floor=0.2", "rewards.1.judge.concurrency=1") == before
+    assert found("rewards.1.judge.read_out={chain_of_thought: false}") != before
+    rubric.write_text("Be strict.\n[[picture]]\n[[request]]\n[[answer]]\n")
+    assert found() != before
+
+
 def test_settings_of_the_read_out_have_its_defaults():
     """And the settings, which do not import what they are for, know the same rubrics."""
     assert ReadOut(**ReadOutConfig().model_dump()) == ReadOut()
@@ -98,8 +213,8 @@ def test_the_configs_in_the_page_on_judges_are_accepted(tmp_path):
     configs = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs" / "judges.md").read_text(encoding="utf-8"), re.DOTALL)
     assert len(configs) >= 3
     (tmp_path / "judges" / "alignment").mkdir(parents=True)
-    for name in ("config.json", "judge.json"):
-        (tmp_path / "judges" / "alignment" / name).write_text("{}")
+    for name in ("judges/alignment/config.json", "judges/alignment/judge.json", "face.onnx"):
+        (tmp_path / name).write_text("{}")
     for text in configs:
         (tmp_path / "run.yaml").write_text(text)
         config = load(tmp_path / "run.yaml", TrainConfig)

@@ -3,14 +3,25 @@
 Its files:
 
     settings.py     what can be set, and the rules between settings
-    judges.py       judges by name: a folder, our server, a chat server
+    judges.py       judges by name: a folder, our server, a chat server, scorers of faces and lettering
     base.py         what all groups of settings share: unknown keys refused, frozen, rules that name their keys
     strict_yaml.py  YAML in which a key occurs once, `1e-5` is a number, and every value knows its line
     load.py         file + overrides -> settings, or one UserMistake that lists every mistake
 """
 
 from tastemaker.config.base import Broken, Settings
-from tastemaker.config.judges import ChatJudgeConfig, FolderJudgeConfig, ReadOutConfig, ServerJudgeConfig, check_judges
+from tastemaker.config.judges import (
+    AnyJudgeConfig,
+    ArcFaceIdentityConfig,
+    ChatJudgeConfig,
+    DlibIdentityConfig,
+    FaceIdentityConfig,
+    FolderJudgeConfig,
+    ReadOutConfig,
+    ServerJudgeConfig,
+    TextRenderingConfig,
+    check_judges,
+)
 from tastemaker.config.load import dump, load, parse
 from tastemaker.config.settings import (
     AlgorithmConfig,
@@ -32,13 +43,17 @@ from tastemaker.config.settings import (
 
 __all__ = [
     "AlgorithmConfig",
+    "AnyJudgeConfig",
+    "ArcFaceIdentityConfig",
     "Broken",
     "BudgetConfig",
     "ChatJudgeConfig",
     "CheckpointConfig",
     "DataConfig",
     "DeadlineConfig",
+    "DlibIdentityConfig",
     "EvaluationConfig",
+    "FaceIdentityConfig",
     "FolderJudgeConfig",
     "FullPolicy",
     "GRPOConfig",
@@ -51,6 +66,7 @@ __all__ = [
     "RolloutConfig",
     "ServerJudgeConfig",
     "Settings",
+    "TextRenderingConfig",
     "TrainConfig",
     "check_judges",
     "dump",

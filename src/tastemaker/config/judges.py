@@ -1,4 +1,4 @@
-"""Judges that a config names: a model's folder, our own server, or any chat server with log-probabilities.
+"""Judges that a config names: a model's folder, our own server, any chat server with log-probabilities, or a fixed scorer.
 
 A token is never written into a config: `token_variable` names the environment variable that holds it. Whether the paths are
 there is for `check_judges`, since they start at the config's own folder.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 from urllib.parse import urlsplit
 
 from pydantic import Field
@@ -23,6 +23,10 @@ Many = Annotated[int, Field(ge=1, le=10_000)]
 RUBRICS = Path(__file__).parents[1] / "rewards" / "rubrics"
 """The texts that come with the package; looked at without importing what reads them, which needs torch."""
 _RUBRIC_FILE = re.compile(r".+\.v[1-9]\d*(\.md)?")
+
+
+Range = tuple[float, float]
+"""Lowest and highest score."""
 
 
 class ReadOutConfig(Settings):
@@ -69,6 +73,7 @@ class FolderJudgeConfig(Settings):
     """As `precision` of the run, for the judge's device."""
     max_pictures: Many = 16
     """Pictures in one forward pass; limits memory."""
+    scores: ClassVar[Range] = (1, 5)
 
     def broken_rules(self) -> Iterator[Broken]:
         yield from _rubric_rules(self.rubric)
@@ -87,6 +92,8 @@ class ServerJudgeConfig(Settings):
     """Pictures in one request."""
     concurrency: Many = 32
     """Most requests at a time."""
+    scores: ClassVar[Range | None] = None
+    """Its own matter."""
 
     def broken_rules(self) -> Iterator[Broken]:
         yield from _url_rules(self.url)
@@ -115,6 +122,7 @@ class ChatJudgeConfig(Settings):
     read_out: ReadOutConfig = ReadOutConfig()
     concurrency: Many = 32
     """Most pictures that are asked about at a time."""
+    scores: ClassVar[Range] = (1, 5)
 
     def broken_rules(self) -> Iterator[Broken]:
         yield from _url_rules(self.url)
@@ -122,7 +130,72 @@ class ChatJudgeConfig(Settings):
         yield from _rubric_rules(self.rubric)
 
 
-JudgeConfig = Annotated[FolderJudgeConfig | ServerJudgeConfig | ChatJudgeConfig, Field(discriminator="kind")]
+class FaceIdentityConfig(Settings):
+    """Whether the people of the source pictures are still themselves in the output of an edit. Scores lie in [0, 1]."""
+
+    kind: Literal["face_identity"] = "face_identity"
+    """Chooses this judge."""
+    lost: Annotated[float, Field(ge=0, le=1)] | None = None
+    """What a face counts that is not found in the output; null makes the score missing, so that it is never learnt from."""
+    detector_side: Annotated[int, Field(ge=80, le=8192)] = 1024
+    """Pixels of the longer side at which faces are looked for; they are found from 80 pixels there."""
+    detector_confidence: Annotated[float, Field(ge=0)] = 0.3
+    """What the detector is less sure of counts as no face."""
+    scores: ClassVar[Range] = (0, 1)
+
+
+class DlibIdentityConfig(FaceIdentityConfig):
+    """With dlib's network, from a package."""
+
+    backend: Literal["dlib"] = "dlib"
+    """Chooses this network."""
+
+
+class ArcFaceIdentityConfig(FaceIdentityConfig):
+    """With any ArcFace-style network."""
+
+    backend: Literal["arcface"] = "arcface"
+    """Chooses this network."""
+    path: FilePath = Field(examples=["face.onnx"])
+    """An ONNX file that takes (1 or N, 3, S, S) and gives (1 or N, D)."""
+    mean: float = 127.5
+    """Is subtracted from the pixels, which are in 0 to 255."""
+    std: Annotated[float, Field(gt=0)] = 127.5
+    """Divides them; a mean of 0 and this at 1 suit a file that does so itself."""
+    bgr: bool = False
+    """Whether the file takes blue first."""
+    threads: Annotated[int, Field(ge=1, le=1024)] = 1
+    """CPU threads."""
+
+
+class TextRenderingConfig(Settings):
+    """Whether the picture shows the words that were asked for, as OCR reads it. Scores lie in [0, 1]."""
+
+    kind: Literal["text_rendering"] = "text_rendering"
+    """Chooses this judge."""
+    field: Annotated[str, Field(min_length=1)] = "text"
+    """The part of a prompt's truth that is to be read; without it, what the prompt has in quotation marks."""
+    ignore_case: bool = True
+    """Whether capitals may be small letters."""
+    ignore_punctuation: bool = False
+    """Whether punctuation may be left out."""
+    extra_counts: bool = True
+    """Whether text that nobody asked for costs."""
+    confidence: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """Lines that the OCR is less sure of count as not there."""
+    threads: Annotated[int, Field(ge=1, le=1024)] = 1
+    """CPU threads."""
+    scores: ClassVar[Range] = (0, 1)
+
+
+AnyJudgeConfig = (
+    FolderJudgeConfig
+    | ServerJudgeConfig
+    | ChatJudgeConfig
+    | Annotated[DlibIdentityConfig | ArcFaceIdentityConfig, Field(discriminator="backend")]
+    | TextRenderingConfig
+)
+JudgeConfig = Annotated[AnyJudgeConfig, Field(discriminator="kind")]
 
 
 def shipped_rubrics() -> list[str]:
@@ -130,7 +203,7 @@ def shipped_rubrics() -> list[str]:
     return sorted(path.name.removesuffix(".md") for path in RUBRICS.glob("*.v*.md"))
 
 
-def check_judges(judges: Mapping[str, FolderJudgeConfig | ServerJudgeConfig | ChatJudgeConfig | None], beside: Path) -> None:
+def check_judges(judges: Mapping[str, AnyJudgeConfig | None], beside: Path) -> None:
     """Looks whether all files that judges name are there; relative paths start at `beside`. Opens no model and asks no server.
 
     `judges` are by the key of their reward, such as rewards.0. Raises UserMistake with a line for each mistake.
@@ -140,8 +213,10 @@ def check_judges(judges: Mapping[str, FolderJudgeConfig | ServerJudgeConfig | Ch
         raise UserMistake("\n".join(wrong))
 
 
-def _absent(judge: FolderJudgeConfig | ServerJudgeConfig | ChatJudgeConfig, beside: Path) -> Iterator[str]:
-    if isinstance(judge, ServerJudgeConfig):
+def _absent(judge: AnyJudgeConfig, beside: Path) -> Iterator[str]:
+    if isinstance(judge, ArcFaceIdentityConfig) and not (beside / judge.path).is_file():
+        yield f"path: there is no file {beside / judge.path}; give an ArcFace-style network in ONNX format"
+    if not isinstance(judge, FolderJudgeConfig | ChatJudgeConfig):
         return
     if judge.rubric is not None and judge.rubric not in shipped_rubrics() and not (beside / judge.rubric).is_file():
         yield f"rubric: there is no file {beside / judge.rubric}; give one, or one of {', '.join(shipped_rubrics())}"

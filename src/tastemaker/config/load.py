@@ -159,13 +159,15 @@ def _mistakes(error: Any, data: Any, model_class: type[BaseModel]) -> Iterator[M
     path = _path(error["loc"], data)
     kind = error["type"]
     context = error.get("ctx") or {}
+    if kind in ("broken_rules", "union_tag_invalid", "union_tag_not_found") and _walk(data, path) is None:
+        path = path[:-1]  # the name of a union's variant
     if kind == "broken_rules":
-        if _walk(data, path) is None:
-            path = path[:-1]  # the name of a union's variant
         for broken in map(Broken._make, context["broken"]):
             keys = tuple((*path, *_dotted(key)) for key in broken.keys)
             yield Mistake(keys[0], f"{broken.rule}, {broken.remedy}", keys[1:])
         return
+    if kind == "too_short" and len(_walk(data, path) or ()) >= context["min_length"]:
+        return  # pydantic counts the valid entries; what is wrong with the others is said there
     fields = _fields(data, path[:-1], model_class)
     if kind == "extra_forbidden":
         yield Mistake(path, f"unknown key, {nearest(str(path[-1]), fields)}")
@@ -204,6 +206,7 @@ _RULES = {
     "model_type": "must be a group of settings, write its keys indented below it",
     "model_attributes_type": "must be a group of settings, write its keys indented below it",
     "string_pattern_mismatch": "must match {pattern}, use letters, digits, dots, dashes and underscores",
+    "string_too_short": "must not be empty, write something",
     "too_short": "must have at least {min_length} entries, add one",
 }
 
@@ -252,7 +255,8 @@ def _models(annotation: Any) -> Iterator[type[BaseModel]]:
 def _tags(field: Any, key: str) -> list[str]:
     if field is None:
         return []
-    return [get_args(m.model_fields[key].annotation)[0] for m in _models(field.annotation) if key in m.model_fields]
+    tags = (get_args(m.model_fields[key].annotation)[0] for m in _models(field.annotation) if key in m.model_fields)
+    return list(dict.fromkeys(tags))
 
 
 # ---- wording -------------------------------------------------------------------------------------

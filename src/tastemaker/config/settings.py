@@ -16,7 +16,7 @@ from pydantic import Field
 from pydantic.config import JsonDict
 
 from tastemaker.config.base import Broken, Settings, nearest
-from tastemaker.config.judges import ChatJudgeConfig, FolderJudgeConfig, JudgeConfig, ServerJudgeConfig
+from tastemaker.config.judges import AnyJudgeConfig, JudgeConfig
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
 Positive = Annotated[int, Field(ge=1)]
@@ -186,8 +186,10 @@ class RewardConfig(Settings):
         elif self.floor >= self.high - self.low:
             rule = f"must be below the range of the score, {self.high - self.low:g}"
             yield Broken(("floor", "low", "high"), rule, "give the standard deviation of repeated scores of one picture")
-        if self.judge is not None and not isinstance(self.judge, ServerJudgeConfig) and (self.low, self.high) != (1, 5):
-            yield Broken(("low", "high"), f"a judge of kind {self.judge.kind} scores from 1 to 5", "set low to 1 and high to 5")
+        if self.judge is not None and self.judge.scores is not None and (self.low, self.high) != self.judge.scores:
+            low, high = self.judge.scores
+            rule = f"a judge of kind {self.judge.kind} scores from {low:g} to {high:g}"
+            yield Broken(("low", "high"), rule, f"set low to {low:g} and high to {high:g}")
 
 
 class DataConfig(Settings):
@@ -282,7 +284,7 @@ class TrainConfig(Settings):
     budget: BudgetConfig = Field(default=BudgetConfig(), json_schema_extra=FREE)
 
     @property
-    def judges(self) -> dict[str, FolderJudgeConfig | ServerJudgeConfig | ChatJudgeConfig | None]:
+    def judges(self) -> dict[str, AnyJudgeConfig | None]:
         """Who gives each reward, by the key of the reward, such as rewards.0."""
         return {f"rewards.{row}": reward.judge for row, reward in enumerate(self.rewards)}
 

@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from tastemaker.errors import ServiceFailed, UserMistake
+from tastemaker.rewards.background import BackgroundThread
 from tastemaker.rewards.judge import Answer, Judge, Question
-from tastemaker.rewards.pipeline import BackgroundThread
 from tastemaker.rewards.reward import Missing
 from tastemaker.rewards.schema import given, in_order
 

@@ -62,6 +62,10 @@ class CachedJudge:
     def fingerprint(self) -> str:
         return self._judge.fingerprint
 
+    @property
+    def remote(self) -> bool:
+        return getattr(self._judge, "remote", False)
+
     def answer(self, questions: Sequence[Question]) -> list[Answer]:
         """One answer for each question, in order. Questions that differ in their ids alone are asked once."""
         keys = [self._key(question) for question in questions]

@@ -8,12 +8,11 @@ a server that does not answer at all is a `ServiceFailed`, inside the deadline.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import torch
 from PIL import Image
@@ -21,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tastemaker.rewards.judge import Answer, Question
 from tastemaker.rewards.readout import SCORES, Reading, ReadOut, ScoreTokens, average, read
-from tastemaker.rewards.reward import Missing
+from tastemaker.rewards.reward import Missing, fingerprint_of
 from tastemaker.rewards.rubrics import Rubric
 from tastemaker.rewards.schema import check_ids, first_mistake, png_base64
 from tastemaker.rewards.service import Address, Limits, Line
@@ -57,12 +56,12 @@ class ChatJudge:
     """Which weights the server has under that name; part of the fingerprint, and nothing else tells it."""
     low: float = float(SCORES[0])
     high: float = float(SCORES[-1])
+    remote: ClassVar[bool] = True
 
     @property
     def fingerprint(self) -> str:
         words = [self.rubric.label, self.rubric.sha256, asdict(self.read_out), self.template_opens]
-        told = ["chat", self.model, self.revision, words]
-        return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+        return fingerprint_of(["chat", self.model, self.revision, words])
 
     def answer(self, questions: Sequence[Question]) -> list[Answer]:
         """One answer for each question, in order. Raises ServiceFailed when the server does not answer, inside `limits`."""

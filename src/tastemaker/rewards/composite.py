@@ -13,11 +13,13 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from concurrent.futures import wait
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
+from tastemaker.rewards.background import in_thread
 from tastemaker.rewards.reward import Reward, score_all
 from tastemaker.types import Prompt, Scores
 
@@ -87,19 +89,39 @@ class Composite:
     def score(self, images: Tensor, prompts: Sequence[Prompt]) -> Scores:
         """What the judges say, before gates: as `score_all`, but each reward sees only the pictures it is asked about.
 
-        `missing` has a reason for every score that was asked for and is not there; NaN without a reason was not asked.
+        `missing` has a reason for every score that was asked for and is not there; NaN without a reason was not asked. Remote
+        rewards are asked at the same time.
         """
         if len(images) != len(prompts):
             raise ValueError(f"{len(images)} pictures but {len(prompts)} prompts; give one prompt for each picture")
         values_BR = torch.full((len(prompts), len(self.rewards)), math.nan)
         missing: dict[tuple[int, str], str] = {}
         asked_BR = self.asked_BR(prompts)
-        for column, reward in enumerate(self.rewards):
-            rows = asked_BR[:, column].nonzero().flatten().tolist()
-            found = score_all([reward], images[rows], [prompts[row] for row in rows])
+        rows_R = [asked_B.nonzero().flatten().tolist() for asked_B in asked_BR.T]
+        for column, (rows, found) in enumerate(zip(rows_R, self._found(images, prompts, rows_R), strict=True)):
             values_BR[rows, column] = found.values_BR[:, 0]
             missing |= {(rows[row], name): reason for (row, name), reason in found.missing.items()}
         return Scores(self.names, values_BR, missing)
+
+    def _found(self, images: Tensor, prompts: Sequence[Prompt], rows_R: Sequence[Sequence[int]]) -> list[Scores]:
+        """What each reward says of its rows: remote ones in a thread each, the others meanwhile here, one after the other.
+
+        An error is raised when all threads have ended, which they do by the deadlines of their judges. Ctrl-C waits for none.
+        """
+
+        def ask(column: int) -> Scores:
+            rows = rows_R[column]
+            return score_all([self.rewards[column]], images[rows], [prompts[row] for row in rows])
+
+        remote = [column for column, one in enumerate(self.rewards) if rows_R[column] and getattr(one, "remote", False)]
+        threads = {column: in_thread(f"asking {self.names[column]}", ask, column) for column in remote}
+        try:
+            here = {column: ask(column) for column in range(len(self.rewards)) if column not in threads}
+        except Exception:
+            wait(threads.values())
+            raise
+        wait(threads.values())
+        return [threads[column].result() if column in threads else here[column] for column in range(len(self.rewards))]
 
     def gated(self, scores: Scores, prompts: Sequence[Prompt]) -> Scores:
         """The scores (B, R) under their gates. Every gate reads the judge's own score, so neither order nor rings matter.

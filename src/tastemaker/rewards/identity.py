@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +21,7 @@ from torch import Tensor
 
 from tastemaker.data.pictures import open_picture
 from tastemaker.errors import UserMistake
-from tastemaker.rewards.reward import Missing, to_uint8
+from tastemaker.rewards.reward import Missing, as_pictures, fingerprint_of
 from tastemaker.types import Prompt
 
 Floats = NDArray[np.float64]
@@ -40,6 +40,11 @@ class Face:
 
 
 class FaceDetector(Protocol):
+    @property
+    def fingerprint(self) -> str:
+        """Changes whenever other faces could be found."""
+        ...
+
     def find(self, picture: Image.Image) -> list[Face]:
         """The faces of an RGB picture, in no particular order."""
         ...
@@ -47,6 +52,11 @@ class FaceDetector(Protocol):
 
 class FaceEmbedder(Protocol):
     """A network that places a face so that pictures of one person lie close together."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes whenever an embedding could be another (weights, detector, options)."""
+        ...
 
     def embed(self, picture: Image.Image) -> Floats:
         """(faces, dimensions): one row for each face found in an RGB picture; (0, dimensions) or (0, 0) without any."""
@@ -70,26 +80,23 @@ class FaceIdentityReward:
     lost: float | None = None
     name: str = "face_identity"
     floor: float = 0.05
-
-    @property
-    def low(self) -> float:
-        return 0.0
-
-    @property
-    def high(self) -> float:
-        return 1.0
+    low: ClassVar[float] = 0.0
+    high: ClassVar[float] = 1.0
 
     def __post_init__(self) -> None:
         if self.lost is not None and not 0 <= self.lost <= 1:
             raise UserMistake(f"{self.name}: lost is {self.lost}; a score in [0, 1], or none to call such a score missing")
 
+    @property
+    def fingerprint(self) -> str:
+        return fingerprint_of([self.embedder.fingerprint, self.lost])
+
     def score(self, images: Tensor, prompts: Sequence[Prompt]) -> list[float | Missing]:
         """See `Reward`. Missing: no source, a broken one, no face in it; faces lost, unless `lost` says otherwise."""
         known = {path: self._source(path) for path in {path for prompt in prompts for path in prompt.sources}}
-        pictures = to_uint8(images).numpy()
         return [
-            self._score(pixels, [known[path] for path in prompt.sources])
-            for pixels, prompt in zip(pictures, prompts, strict=True)
+            self._score(picture, [known[path] for path in prompt.sources])
+            for picture, prompt in zip(as_pictures(images), prompts, strict=True)
         ]
 
     def _source(self, path: str) -> Floats | Missing:
@@ -98,7 +105,7 @@ class FaceIdentityReward:
         except UserMistake as error:
             return Missing(f"source picture {error}")
 
-    def _score(self, pixels: NDArray[np.uint8], sources: Sequence[Floats | Missing]) -> float | Missing:
+    def _score(self, picture: Image.Image, sources: Sequence[Floats | Missing]) -> float | Missing:
         if not sources:
             return Missing("the prompt has no source picture whose faces could be kept")
         if broken := [source for source in sources if isinstance(source, Missing)]:
@@ -106,7 +113,7 @@ class FaceIdentityReward:
         faces = [source for source in sources if not isinstance(source, Missing) and len(source)]
         if not faces:
             return Missing("no face found in the source picture")
-        wanted, found = np.concatenate(faces), self.embedder.embed(Image.fromarray(pixels))
+        wanted, found = np.concatenate(faces), self.embedder.embed(picture)
         num_lost = max(0, len(wanted) - len(found))
         if num_lost and self.lost is None:
             return Missing(f"{len(wanted)} face(s) found in the source but {len(found)} in the output")

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from tastemaker.data.pictures import open_picture
 from tastemaker.errors import ServiceFailed, UserMistake
-from tastemaker.rewards.reward import Missing, to_uint8
+from tastemaker.rewards.reward import Missing, as_pictures
 from tastemaker.types import Prompt
 
 
@@ -46,7 +46,10 @@ class Answer:
 
 
 class Judge(Protocol):
-    """Scores lie in [low, high]. `fingerprint` changes whenever a question could get another score (weights, rubric ...)."""
+    """Scores lie in [low, high]. `fingerprint` changes whenever a question could get another score (weights, rubric ...).
+
+    `remote`, which is optional, is true for a judge that works elsewhere; see `Reward`.
+    """
 
     @property
     def name(self) -> str: ...
@@ -84,12 +87,20 @@ class JudgeReward:
     def high(self) -> float:
         return self.judge.high
 
+    @property
+    def fingerprint(self) -> str:
+        return self.judge.fingerprint
+
+    @property
+    def remote(self) -> bool:
+        return getattr(self.judge, "remote", False)
+
     def score(self, images: Tensor, prompts: Sequence[Prompt]) -> list[float | Missing]:
         """See `Reward`. With a source that cannot be opened a score is missing.
 
         Raises ServiceFailed when the judge answers other questions than it was asked.
         """
-        pictures = [Image.fromarray(pixels) for pixels in to_uint8(images).numpy()]
+        pictures = as_pictures(images)
         ids = [f"{prompt.id}#{row}" for row, prompt in enumerate(prompts)]
         opened = {path: _open(path) for path in {path for prompt in prompts for path in prompt.sources}}
         scores: dict[str, float | Missing] = {}

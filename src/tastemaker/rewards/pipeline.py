@@ -7,25 +7,24 @@
         scores = joined([scoring.collect(handle) for handle in handles])
 
 Batches are judged one at a time, in the order in which they were submitted, so a score never depends on timing. Rewards that
-ask a server, or spread over processes, do so within a batch.
+ask a server, or spread over processes, do so within a batch; see `Composite.score`.
 """
 
 from __future__ import annotations
 
 import math
-import queue
 import threading
 import time
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import CancelledError, Future
-from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Self
 
 import torch
 from torch import Tensor
 
 from tastemaker.errors import ServiceFailed, Stopped
+from tastemaker.rewards.background import BackgroundThread
 from tastemaker.types import Prompt, Scores
 
 Score = Callable[[Tensor, Sequence[Prompt]], Scores]
@@ -137,44 +136,3 @@ def joined(parts: Sequence[Scores]) -> Scores:
         missing |= {(rows + row, name): reason for (row, name), reason in part.missing.items()}
         rows += len(part.values_BR)
     return Scores(parts[0].names, torch.cat([part.values_BR for part in parts]), missing)
-
-
-class BackgroundThread:
-    """Runs functions one after the other in one daemon thread: one that hangs does not hold up the end of the process.
-
-    (The threads of `concurrent.futures` are waited for. One lasting thread, since arithmetic libraries keep a pool for each.)
-    """
-
-    def __init__(self, name: str):
-        self._work: queue.SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = queue.SimpleQueue()
-        self._closed = False
-        threading.Thread(target=self._run, name=name, daemon=True).start()
-
-    def submit(self, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
-        """The future of `function(*arguments)`. Raises RuntimeError after `close`."""
-        if self._closed:
-            raise RuntimeError("the background thread is closed; make another one")
-        future: Future[Any] = Future()
-        self._work.put((future, lambda: function(*arguments)))
-        return future
-
-    def close(self) -> None:
-        """Cancels what has not begun. What runs is not interrupted and not waited for."""
-        self._closed = True
-        with suppress(queue.Empty):
-            while item := self._work.get_nowait():
-                item[0].cancel()
-        self._work.put(None)
-
-    def _run(self) -> None:
-        while (item := self._work.get()) is not None:
-            future, call = item
-            if self._closed:
-                future.cancel()
-            if not future.set_running_or_notify_cancel():
-                continue
-            try:
-                future.set_result(call())
-            except BaseException as error:  # belongs to whoever waits for the result
-                future.set_exception(error)
-            del item, future, call  # a batch of pictures, kept alive until the next one otherwise

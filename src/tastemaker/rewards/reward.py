@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
@@ -9,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from tastemaker.types import Prompt, Scores
@@ -22,7 +25,11 @@ class Missing:
 
 
 class Reward(Protocol):
-    """One judge. `low` and `high` bound its scores; `floor` is its noise, the least spread that counts as a difference."""
+    """One judge. `low` and `high` bound its scores; `floor` is its noise, the least spread that counts as a difference.
+
+    Two attributes are optional: `fingerprint`, a text that changes whenever a picture could get another score, and which a
+    resumed run compares; and `remote`, true where the work is done elsewhere, so that several may be asked at the same time.
+    """
 
     @property
     def name(self) -> str: ...
@@ -36,6 +43,18 @@ class Reward(Protocol):
     def score(self, images: Tensor, prompts: Sequence[Prompt]) -> Sequence[float | Missing]:
         """One score for each picture of (B, 3, H, W) in [0, 1], in order; `prompts[i]` is what picture i answers."""
         ...
+
+
+def fingerprints(rewards: Sequence[Reward]) -> dict[str, str]:
+    """By name, of those that have one."""
+    found = {reward.name: getattr(reward, "fingerprint", None) for reward in rewards}
+    return {name: fingerprint for name, fingerprint in found.items() if fingerprint is not None}
+
+
+def fingerprint_of(parts: Any) -> str:
+    """Hex, of what decides a score: JSON values, and paths, which stand for the bytes of their files."""
+    text = json.dumps(parts, sort_keys=True, default=lambda path: hashlib.sha256(path.read_bytes()).hexdigest())
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def score_all(rewards: Sequence[Reward], images: Tensor, prompts: Sequence[Prompt]) -> Scores:
@@ -102,6 +121,11 @@ class FunctionReward:
         for row, score in zip(told, side_by_side or map(self.read, pictures, truths), strict=True):
             scores[row] = float(score)
         return scores
+
+
+def as_pictures(images: Tensor) -> list[Image.Image]:
+    """(B, 3, H, W) in [0, 1] as RGB pictures, without loss beyond that of `to_uint8`."""
+    return [Image.fromarray(pixels) for pixels in to_uint8(images).numpy()]
 
 
 def to_uint8(images: Tensor) -> Tensor:

@@ -14,7 +14,8 @@ import re
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from importlib import metadata
+from typing import ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +23,7 @@ from PIL import Image
 from torch import Tensor
 
 from tastemaker.rewards.extras import require
-from tastemaker.rewards.reward import Missing, to_uint8
+from tastemaker.rewards.reward import Missing, as_pictures, fingerprint_of
 from tastemaker.types import Prompt
 
 MAX_ORDERED = 6
@@ -36,6 +37,11 @@ _TYPOGRAPHIC = str.maketrans({"‘": "'", "’": "'", "“": '"', "”": '"', "�
 
 
 class TextReader(Protocol):
+    @property
+    def fingerprint(self) -> str:
+        """Changes whenever a picture could be read in another way."""
+        ...
+
     def read(self, picture: Image.Image) -> list[str]:
         """The lines of text in an RGB picture, in reading order as far as it can be told; [] without any."""
         ...
@@ -49,6 +55,7 @@ class RapidOcrReader:
 
     def __init__(self, confidence: float = 0.5, threads: int = 1) -> None:
         require("onnxruntime", extra="ocr", purpose="reading text")
+        self._confidence = confidence
         self._engine = require("rapidocr", extra="ocr", purpose="reading text").RapidOCR(
             params={
                 "Global.text_score": confidence,
@@ -58,6 +65,10 @@ class RapidOcrReader:
                 "EngineConfig.onnxruntime.inter_op_num_threads": threads,
             }
         )
+
+    @property
+    def fingerprint(self) -> str:
+        return fingerprint_of([metadata.version("rapidocr"), self._confidence])
 
     def read(self, picture: Image.Image) -> list[str]:
         return list(getattr(self._engine(picture.convert("RGB")), "txts", None) or ())
@@ -79,28 +90,26 @@ class TextRenderingReward:
     field: str = "text"
     name: str = "text_rendering"
     floor: float = 0.02
+    low: ClassVar[float] = 0.0
+    high: ClassVar[float] = 1.0
 
     @property
-    def low(self) -> float:
-        return 0.0
-
-    @property
-    def high(self) -> float:
-        return 1.0
+    def fingerprint(self) -> str:
+        options = [self.ignore_case, self.ignore_punctuation, self.extra_counts, self.field]
+        return fingerprint_of([self.reader.fingerprint, options])
 
     def score(self, images: Tensor, prompts: Sequence[Prompt]) -> list[float | Missing]:
         """See `Reward`. Missing where the prompt asks for no text."""
-        pictures = to_uint8(images).numpy()
-        return [self._score(pixels, prompt) for pixels, prompt in zip(pictures, prompts, strict=True)]
+        return [self._score(picture, prompt) for picture, prompt in zip(as_pictures(images), prompts, strict=True)]
 
-    def _score(self, pixels: NDArray[np.uint8], prompt: Prompt) -> float | Missing:
+    def _score(self, picture: Image.Image, prompt: Prompt) -> float | Missing:
         asked = asked_text(prompt, self.field)
         if isinstance(asked, Missing):
             return asked
         parts = self._normalised(asked)
         if not parts:
             return Missing(f"the text asked for, {asked!r}, has no character that counts")
-        lines = self._normalised(self.reader.read(Image.fromarray(pixels)))
+        lines = self._normalised(self.reader.read(picture))
         return text_score(parts, lines, extra_counts=self.extra_counts)
 
     def _normalised(self, texts: Sequence[str]) -> list[str]:

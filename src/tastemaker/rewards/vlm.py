@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from tastemaker.errors import ServiceFailed, UserMistake
 from tastemaker.rewards.judge import Answer, Question
 from tastemaker.rewards.readout import SCORES, QuestionEncoder, Reading, ReadOut, Row, average, read
-from tastemaker.rewards.reward import Missing
+from tastemaker.rewards.reward import Missing, fingerprint_of
 from tastemaker.rewards.rubrics import Rubric, load_rubric
 from tastemaker.rewards.vlm_folder import JUDGE_FILE, VLM, load_vlm, read_json
 
@@ -87,7 +87,7 @@ class VLMJudge:
     def fingerprint(self) -> str:
         """Hex. Of the model's files, the rubric's text, the read-out and the precision."""
         parts = [self.vlm.sha256, self.rubric.sha256, asdict(self.read_out), str(self.vlm.dtype)]
-        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+        return fingerprint_of(parts)
 
     def answer(self, questions: Sequence[Question]) -> list[Answer]:
         """See `Judge`. Raises ValueError for ids that are not unique, ServiceFailed when the device has not enough memory."""

@@ -1,4 +1,4 @@
-"""What differs between a run and its resumption: settings, package versions, data files, number of processes."""
+"""What differs between a run and its resumption: settings, package versions, data files, judges, number of processes."""
 
 from __future__ import annotations
 
@@ -32,13 +32,14 @@ class Change(NamedTuple):
         return f"{self.key}: {self.before} -> {self.after}"
 
 
-def environment(data_files: Mapping[str, Path | str]) -> dict[str, Any]:
-    """What besides the settings decides a result. "machine" is written down but not compared."""
+def environment(data_files: Mapping[str, Path | str], judges: Mapping[str, str]) -> dict[str, Any]:
+    """What besides the settings decides a result; `judges` are fingerprints. "machine" is written down but not compared."""
     ours = {"python": platform.python_version(), "tastemaker": __version__}
     return {
         "packages": ours | {name: _version(name) for name in PACKAGES},
         "processes": int(os.environ.get("WORLD_SIZE", "1")),
         "data_files": {name: fingerprint(path) for name, path in data_files.items()},
+        "judges": dict(judges),
         "machine": {"host": platform.node(), "system": platform.platform(), "processors": os.cpu_count()},
     }
 

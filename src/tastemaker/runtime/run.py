@@ -1,7 +1,7 @@
 """The folder of one run: settings, versions, lock, metrics, incidents, checkpoints. Killed anywhere, it resumes exactly.
 
     run/config.yaml        every setting, defaults written out
-        environment.json   versions, data fingerprints, number of processes
+        environment.json   versions, fingerprints of data and judges, number of processes
         changes.jsonl      what was knowingly changed on a resumption
         metrics.jsonl      one line a step
         incidents.jsonl    NaN, fallbacks, whatever a person should look at; never cut
@@ -63,16 +63,18 @@ class Run:
         resume: Resume = "auto",
         allow_changes: Iterable[str] = (),
         data_files: Mapping[str, Path | str] | None = None,
+        judges: Mapping[str, str] | None = None,
         keep: int = 3,
         trackers: Iterable[Tracker] = (),
     ) -> Run:
-        """Creates the folder, or opens it again when settings, versions, data and processes are the same.
+        """Creates the folder, or opens it again when settings, versions, data, judges and processes are the same.
 
-        `allow_changes` names what may differ ("optimiser.learning_rate", "packages", "data_files.prompts", "processes").
+        `judges` are fingerprints by the name of the reward. `allow_changes` names what may differ ("optimiser.learning_rate",
+        "packages", "data_files.prompts", "judges.alignment", "processes").
         Raises UserMistake for a folder in use, unwritable, or with other settings.
         """
         folder = Path(folder)
-        now = changes.environment(data_files or {})
+        now = changes.environment(data_files or {}, judges or {})
         try:
             disk.make_folder(folder)
             lock = Lock(folder / "lock")
@@ -236,14 +238,15 @@ def _write_settings(folder: Path, config: BaseModel, now: dict[str, Any]) -> Non
 def _compare(folder: Path, config: BaseModel, now: dict[str, Any], allow: tuple[str, ...]) -> None:
     was_config, was = _stored(folder)
     found = changes.differences(_with_defaults(folder, was_config, type(config)), config.model_dump(mode="json"))
-    for group in ("packages", "processes", "data_files"):
-        found += changes.differences({group: was.get(group)}, {group: now[group]})
-    if not found:
-        return
-    changes.refuse(folder, found, (*allow, *changes.free_groups(config)))
-    time = datetime.now().astimezone().isoformat(timespec="seconds")
-    append_line(folder / "changes.jsonl", {"time": time, "pid": os.getpid(), "changes": [c._asdict() for c in found]})
-    _write_settings(folder, config, now)
+    for group in ("packages", "processes", "data_files", "judges"):
+        # What was not written down yet when the run began is taken to be as it is now.
+        found += changes.differences({group: was.get(group, now[group])}, {group: now[group]})
+    if found:
+        changes.refuse(folder, found, (*allow, *changes.free_groups(config)))
+        time = datetime.now().astimezone().isoformat(timespec="seconds")
+        append_line(folder / "changes.jsonl", {"time": time, "pid": os.getpid(), "changes": [c._asdict() for c in found]})
+    if found or now.keys() - was.keys():
+        _write_settings(folder, config, now)
 
 
 def _with_defaults(folder: Path, was: dict[str, Any], model: type[BaseModel]) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from tastemaker.flow.schedule import high_noise_window
 from tastemaker.models.adapter import Adapter
 from tastemaker.models.lora import policy_parameters
 from tastemaker.rewards.composite import Composite, Gate
-from tastemaker.rewards.reward import Reward
+from tastemaker.rewards.reward import Reward, fingerprints
 from tastemaker.rollout import Sampler
 from tastemaker.runtime import device as hardware
 from tastemaker.runtime.guard import NanGuard
@@ -155,7 +155,8 @@ def run_training(
     state = make_state(config, adapter)
     limit = config.budget.max_minutes
     ends = time.monotonic() + 60 * limit if limit else float("inf")
-    with Run.open(folder, config, allow_changes=allow_changes, keep=config.checkpoint.keep) as run:
+    judges = fingerprints(setup.composite.rewards)
+    with Run.open(folder, config, allow_changes=allow_changes, judges=judges, keep=config.checkpoint.keep) as run:
         saved = run.restore()
         if saved is not None:
             state.restore(saved.tensors, saved.state)

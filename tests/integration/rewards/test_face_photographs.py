@@ -78,8 +78,16 @@ def test_as_a_reward(embedder, astronaut):
     assert FaceIdentityReward(embedder, lost=0.0).score(images, prompts) == [1, 0]
 
 
+def test_the_detector_is_part_of_the_fingerprint(embedder):
+    from tastemaker.rewards.faces_dlib import DlibEmbedder, DlibFaces
+
+    assert DlibEmbedder().fingerprint == embedder.fingerprint != DlibEmbedder(DlibFaces(512)).fingerprint
+
+
 class Centred:
     """A detector that finds one upright face in the middle, with its eyes 60 pixels apart."""
+
+    fingerprint = "centred"
 
     def find(self, picture):
         x, y = picture.width / 2, picture.height / 2
@@ -112,6 +120,17 @@ def test_an_onnx_network_gets_aligned_normalised_faces(tmp_path, bgr):
     squares = chip[..., :: -1 if bgr else 1].transpose(2, 0, 1).reshape(3, 4, 28, 4, 28).mean((2, 4)).reshape(1, 48)
     np.testing.assert_allclose(found, squares / np.linalg.norm(squares), atol=1e-5)
     assert embedder.similarity(found, found) == pytest.approx(1) and embedder.similarity(found, -found) == 0
+
+
+def test_another_network_in_the_file_is_another_fingerprint(tmp_path):
+    pytest.importorskip("onnxruntime", reason=ONNX, exc_type=ImportError)
+    from tastemaker.rewards.faces_arcface import ArcFaceEmbedder
+
+    path = network(tmp_path / "squares.onnx")
+    before = ArcFaceEmbedder(path, Centred()).fingerprint
+    assert ArcFaceEmbedder(path, Centred()).fingerprint == before != ArcFaceEmbedder(path, Centred(), bgr=True).fingerprint
+    network(path, kernel=56)
+    assert ArcFaceEmbedder(path, Centred()).fingerprint != before
 
 
 def test_a_file_that_is_no_such_network_is_refused(tmp_path):

@@ -44,6 +44,10 @@ def test_order_of_lines_does_not_count(reward):
     assert score(reward, "Grand Opening Sunday", drawn("Sunday", "Grand Opening")) == 1
 
 
+def test_the_fingerprint_is_that_of_the_package_and_the_confidence(reward):
+    assert RapidOcrReader().fingerprint == reward.reader.fingerprint != RapidOcrReader(0.6).fingerprint
+
+
 def test_small_pictures_are_read(reward):
     assert score(reward, "HELLO", drawn("HELLO", height=14, side=64)) == 1
 

@@ -11,7 +11,7 @@ from tastemaker.data.ratings import Rating
 from tastemaker.errors import UserMistake
 from tastemaker.miniature.judge.language import DIRECT, RUBRICS, THINKING, QuickProcessor
 from tastemaker.miniature.judge.model import new_judge, open_judges
-from tastemaker.miniature.judge.train import JudgeTrainer, Plan, by_dimension, captioned, question_of, train
+from tastemaker.miniature.judge.train import JudgeTrainer, Plan, by_dimension, captioned, train
 from tastemaker.miniature.raters.rationale import WORDS
 from tastemaker.miniature.world.wording import unknown_pieces
 from tastemaker.rewards.judge import Question
@@ -123,7 +123,7 @@ def _failing(step, at, error):
 
 def test_what_is_saved_is_opened_by_anyone(tmp_path, vlm, examples):
     folder = save_judge(tmp_path / "judge", vlm, RUBRICS["alignment"], LOOSE)
-    asked = [question_of(rating) for rating in examples["alignment"]]
+    asked = [one.question for one in examples["alignment"]]
     judges = open_judges(folder, ("alignment", "aesthetic"), LOOSE)
     assert judges["alignment"].vlm is judges["aesthetic"].vlm and judges["aesthetic"].name == "aesthetic"
     assert isinstance(judges["alignment"].vlm.processor, QuickProcessor)

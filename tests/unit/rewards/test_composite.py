@@ -1,11 +1,17 @@
-"""Who is asked, what a gate does, and that not asked, missing and a number stay three different things."""
+"""Who is asked, when, what a gate does, and that not asked, missing and a number stay three different things."""
 
 import math
+import subprocess
+import sys
+import threading
+import time
 
 import pytest
 import torch
 
+from tastemaker.errors import ServiceFailed
 from tastemaker.flow.advantage import group_advantages
+from tastemaker.rewards import composite
 from tastemaker.rewards.composite import Composite, Gate, commonest_reasons, missing_share
 from tastemaker.rewards.reward import Missing
 from tastemaker.types import Prompt, Scores
@@ -184,3 +190,134 @@ def test_wrong_composites_are_refused(change, words):
 def test_one_prompt_for_each_picture():
     with pytest.raises(ValueError, match="3 pictures but 2 prompts"):
         panel().score(IMAGES, PROMPTS[:2])
+
+
+class Remote(Told):
+    """Works elsewhere; does `meanwhile` when it is asked, and keeps the thread it was asked in."""
+
+    remote = True
+
+    def __init__(self, name, meanwhile=lambda: None, **answers):
+        super().__init__(name, **answers)
+        self.meanwhile, self.thread = meanwhile, None
+
+    def score(self, images, prompts):
+        self.thread = threading.current_thread()
+        self.meanwhile()
+        return super().score(images, prompts)
+
+
+class Local(Remote):
+    remote = False
+
+
+def weighed(*rewards):
+    return Composite(rewards, weights=(1 / len(rewards),) * len(rewards))
+
+
+def asking():
+    """Threads that still ask, after a moment for those that have given their answer to end."""
+    ends = time.monotonic() + 10
+    while (left := [one for one in threading.enumerate() if one.name.startswith("asking")]) and time.monotonic() < ends:
+        time.sleep(0.01)
+    return left
+
+
+def test_remote_rewards_are_asked_at_the_same_time_as_each_other_and_as_the_others():
+    meeting = threading.Barrier(3, timeout=60)
+    first, here, last = Remote("first", meeting.wait), Local("here", meeting.wait), Remote("last", meeting.wait)
+    weighed(first, here, last).score(IMAGES, PROMPTS)
+    assert len({first.thread, here.thread, last.thread}) == 3 and not asking()
+
+
+def test_rewards_that_work_here_are_asked_one_after_the_other_in_the_calling_thread():
+    busy = threading.Lock()
+
+    def alone():
+        assert busy.acquire(blocking=False)
+        time.sleep(0.01)
+        busy.release()
+
+    rewards = [Local("a", alone), Remote("b"), Local("c", alone)]
+    weighed(*rewards).score(IMAGES, PROMPTS)
+    assert rewards[0].thread is rewards[2].thread is threading.current_thread()
+
+
+@pytest.mark.parametrize("order", ["abc", "cab", "bca"])
+def test_whoever_answers_first_scores_and_reasons_are_those_of_asking_in_turn(order):
+    """`order` is that in which the answers come."""
+    came = {name: threading.Event() for name in order}
+
+    def after(name):
+        before = order[: order.index(name)]
+
+        def meanwhile():
+            assert all(came[other].wait(60) for other in before)
+            came[name].set()
+
+        return meanwhile
+
+    def panel_of(kind, turn):
+        answers = {"a": {"a": 1.5, "b": Missing("late")}, "b": {"a": math.inf, "c": 2.0}, "c": {"b": 9.0}}
+        rewards = tuple(kind(name, turn(name), **answers[name]) for name in "abc")
+        return Composite(rewards, weights=(0.5, 0.5, 0.0), categories={"portrait": (0.2, 0.3, 0.5)})
+
+    expected = panel_of(Local, lambda name: lambda: None).score(IMAGES, PROMPTS)
+    found = panel_of(Remote, after).score(IMAGES, PROMPTS)
+    assert found.names == expected.names and list(found.missing.items()) == list(expected.missing.items())
+    torch.testing.assert_close(found.values_BR, expected.values_BR, equal_nan=True, rtol=0, atol=0)
+
+
+def test_a_remote_reward_that_nobody_needs_starts_no_thread(monkeypatch):
+    monkeypatch.setattr(composite, "in_thread", failing("a thread was started"))
+    panel(portrait=Remote("portrait")).score(IMAGES[1:], PROMPTS[1:])
+
+
+def failing(message):
+    def fail(*_):
+        raise ServiceFailed(message)
+
+    return fail
+
+
+def test_an_error_surfaces_when_the_others_have_ended():
+    done = threading.Event()
+
+    def slow():
+        time.sleep(0.2)
+        done.set()
+
+    for broken in (Remote("broken", failing("server lost")), Local("broken", failing("server lost"))):
+        done.clear()
+        with pytest.raises(ServiceFailed, match="server lost"):
+            weighed(Remote("slow", slow), broken).score(IMAGES, PROMPTS)
+        assert done.is_set() and not asking()
+
+
+def test_of_several_errors_the_first_reward_has_its_say():
+    with pytest.raises(ServiceFailed, match="one"):
+        weighed(Remote("a", failing("one")), Remote("b", failing("two"))).score(IMAGES, PROMPTS)
+
+
+CTRL_C = """
+import os, signal, threading, torch
+from tastemaker.rewards import composite
+from tastemaker.rewards.composite import Composite
+from tastemaker.types import Prompt
+
+class Hung:
+    name, low, high, floor, remote = "hung", 0.0, 1.0, 0.1, True
+    def score(self, images, prompts):
+        threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
+        threading.Event().wait()
+
+try:
+    Composite((Hung(),), weights=(1.0,)).score(torch.zeros(1, 3, 4, 4), [Prompt("1", "x")])
+except KeyboardInterrupt:
+    print("stopped")
+"""
+
+
+def test_ctrl_c_does_not_wait_for_a_server_that_hangs():
+    ended = subprocess.run([sys.executable, "-c", CTRL_C], capture_output=True, text=True, timeout=250)
+    assert (ended.returncode, ended.stdout) == (0, "stopped\n"), ended.stderr

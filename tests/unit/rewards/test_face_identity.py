@@ -88,6 +88,14 @@ def test_what_cannot_be_told_is_missing_with_its_reason(tmp_path):
         assert word in reason
 
 
+def test_the_fingerprint_is_that_of_the_network_and_of_lost():
+    embedder, other = ByRedness({}), ByRedness({})
+    embedder.fingerprint, other.fingerprint = "a", "b"
+    rewards = (FaceIdentityReward(embedder), FaceIdentityReward(other), FaceIdentityReward(embedder, lost=0.0))
+    assert len({reward.fingerprint for reward in rewards}) == 3
+    assert FaceIdentityReward(embedder, name="likeness", floor=0.1).fingerprint == rewards[0].fingerprint
+
+
 @pytest.mark.parametrize("lost", [-0.1, 1.1, float("nan")])
 def test_lost_is_a_score(lost):
     with pytest.raises(UserMistake, match="lost"):

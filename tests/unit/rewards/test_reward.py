@@ -2,8 +2,10 @@ import math
 
 import pytest
 import torch
+from judge_fakes import BrightnessJudge
 
-from tastemaker.rewards.reward import FunctionReward, Missing, score_all, to_uint8
+from tastemaker.rewards.judge import JudgeReward
+from tastemaker.rewards.reward import FunctionReward, Missing, fingerprint_of, fingerprints, score_all, to_uint8
 from tastemaker.types import Prompt
 
 
@@ -60,6 +62,22 @@ def test_a_verifiable_reward_needs_a_truth():
     reward = FunctionReward("facts", lambda picture, truth: truth["value"])
     scores = score_all([reward], pictures(2), [*prompts(1), *prompts(1, {"value": 0.5})])
     assert scores.values_BR[0, 0].isnan() and scores.values_BR[1, 0] == 0.5
+
+
+def test_judges_have_fingerprints_and_functions_have_none():
+    plain = FunctionReward("facts", lambda picture, truth: 1.0)
+    assert fingerprints([JudgeReward(BrightnessJudge()), plain, Given()]) == {"brightness": "brightness-1"}
+
+
+def test_a_fingerprint_holds_the_bytes_of_files(tmp_path):
+    path = tmp_path / "weights"
+    path.write_bytes(b"one")
+    before = fingerprint_of([path, 1])
+    assert fingerprint_of([path, 2]) != before
+    path.write_bytes(b"two")
+    assert fingerprint_of([path, 1]) != before
+    path.rename(tmp_path / "moved").write_bytes(b"one")
+    assert fingerprint_of([tmp_path / "moved", 1]) == before
 
 
 def test_pixels_are_rounded_not_cut():

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from tastemaker.errors import ServiceFailed, Stopped
-from tastemaker.rewards.pipeline import BackgroundThread, ScoringPipeline, joined
+from tastemaker.rewards.background import BackgroundThread
+from tastemaker.rewards.pipeline import ScoringPipeline, joined
 from tastemaker.rewards.reward import FunctionReward, score_all
 from tastemaker.types import Prompt, Scores
 

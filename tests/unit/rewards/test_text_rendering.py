@@ -72,6 +72,17 @@ def test_a_field_of_the_truth_comes_first():
         assert f"truth.{field}" in asked_text(prompt, field).reason
 
 
+def test_the_fingerprint_is_that_of_the_reader_and_the_options():
+    reader = Given("OPEN")
+    reader.fingerprint = "a"
+    before = TextRenderingReward(reader).fingerprint
+    assert TextRenderingReward(reader, name="lettering", floor=0.1).fingerprint == before
+    for options in ({"ignore_case": False}, {"ignore_punctuation": True}, {"extra_counts": False}, {"field": "label"}):
+        assert TextRenderingReward(reader, **options).fingerprint != before
+    reader.fingerprint = "b"
+    assert TextRenderingReward(reader).fingerprint != before
+
+
 def test_missing_in_training():
     reward = TextRenderingReward(Given("OPEN"))
     scores = score_all(

@@ -131,6 +131,33 @@ def test_other_data_versions_and_processes_are_refused(tmp_path: Path, monkeypat
         Run.open(folder, config(), data_files={"prompts": tmp_path / "nowhere.jsonl"})
 
 
+def test_another_judge_behind_a_reward_is_refused(tmp_path: Path) -> None:
+    Run.open(tmp_path, config(), judges={"taste": "a1", "v1.5": "b1"}).close()
+    Run.open(tmp_path, config(), judges={"taste": "a1", "v1.5": "b1"}).close()
+    with pytest.raises(UserMistake) as caught:
+        Run.open(tmp_path, config(), judges={"taste": "a2", "v1.5": "b1", "new": "c1"})
+    text = str(caught.value)
+    assert "judges.taste: a1 -> a2" in text and "judges.new: (absent) -> c1" in text and "v1.5" not in text
+    with pytest.raises(UserMistake, match=r"judges.taste: a1 -> a2"):
+        Run.open(tmp_path, config(), judges={"taste": "a2", "v1.5": "b2"}, allow_changes=["judges.v1.5"])
+    Run.open(tmp_path, config(), judges={"taste": "a2", "v1.5": "b1"}, allow_changes=["judges.taste"]).close()
+    assert [c["key"] for c in records(tmp_path / "changes.jsonl")[0]["changes"]] == ["judges.taste"]
+    with pytest.raises(UserMistake, match=r"judges.taste: a2 -> a1"):
+        Run.open(tmp_path, config(), judges={"taste": "a1", "v1.5": "b1"})
+
+
+def test_a_run_from_before_judges_were_written_down_takes_those_of_its_resumption(tmp_path: Path) -> None:
+    Run.open(tmp_path, config()).close()
+    path = tmp_path / "environment.json"
+    environment = json.loads(path.read_text())
+    assert environment.pop("judges") == {}
+    path.write_text(json.dumps(environment))
+    Run.open(tmp_path, config(), judges={"taste": "a1"}).close()
+    assert not (tmp_path / "changes.jsonl").exists()
+    with pytest.raises(UserMistake, match=r"judges.taste: a1 -> a2"):
+        Run.open(tmp_path, config(), judges={"taste": "a2"})
+
+
 def test_resume_never_and_must(tmp_path: Path) -> None:
     with pytest.raises(UserMistake, match="holds no run to resume"):
         Run.open(tmp_path / "a", config(), resume="must")

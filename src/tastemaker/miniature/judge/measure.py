@@ -7,14 +7,17 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from tastemaker.data.pictures import open_picture
 from tastemaker.data.ratings import Rating, read_ratings
 from tastemaker.evaluation.agreement import Agreement, krippendorff_alpha, rater_table, within_prompts
+from tastemaker.evaluation.statistics import Estimate
 from tastemaker.miniature.judge.language import DIRECT, RUBRICS, THINKING
-from tastemaker.miniature.judge.train import question_of
 from tastemaker.miniature.raters.collect import RATINGS, TRUTH
+from tastemaker.rewards.judge import Question
 from tastemaker.rewards.reward import Missing
 from tastemaker.rewards.vlm import VLMJudge
 
@@ -39,7 +42,7 @@ class Measure:
 
 def measure(judges: Mapping[str, VLMJudge], folder: Path) -> list[Measure]:
     """Of each judge on the held-out `folder`, which `raters.collect` wrote. A missing score stays missing, and is counted."""
-    ratings, truths = read_ratings(folder / RATINGS), _truths(folder)
+    ratings, truths = read_ratings(folder / RATINGS), read_truths(folder)
     return [_measured(name, judge, [r for r in ratings if r.dimension == name], truths) for name, judge in judges.items()]
 
 
@@ -54,23 +57,22 @@ def render_measures(measures: Sequence[Measure]) -> str:
         met = "met" if one.judge.value >= BARS[one.dimension] else "not met"
         lines.append(
             f"| {one.dimension} | {'yes' if one.thinks else 'no'} | {one.judge.n} | {one.judge.num_prompts} "
-            f"| {_told(one.judge)} | {BARS[one.dimension]:g}, {met} | {_told(one.raters)} | {_told(one.alpha)} "
+            f"| {told(one.judge)} | {BARS[one.dimension]:g}, {met} | {told(one.raters)} | {told(one.alpha)} "
             f"| {one.judge.missing} | "
             f"{one.scores_per_second:.0f} |"
         )
     return "\n".join(lines) + "\n"
 
 
-def _measured(
-    name: str, judge: VLMJudge, ratings: Sequence[Rating], truths: Mapping[tuple[str, str], tuple[str, float]]
-) -> Measure:
+def _measured(name: str, judge: VLMJudge, ratings: Sequence[Rating], truths: Mapping[str, Mapping[str, Any]]) -> Measure:
     questions = [question_of(rating) for rating in ratings]
     judge.answer(questions[:1])  # what is set up once is no part of the speed
     began = time.perf_counter()
     answers = judge.answer(questions)
     seconds = time.perf_counter() - began
     scores = [np.nan if isinstance(answer.score, Missing) else answer.score for answer in answers]
-    prompts, truth = zip(*(truths[Path(rating.picture).name, name] for rating in ratings), strict=True)
+    found = [truths[Path(rating.picture).name] for rating in ratings]
+    prompts, truth = [row["prompt"] for row in found], [row[name] for row in found]
     return Measure(
         name,
         judge.read_out.chain_of_thought,
@@ -81,16 +83,18 @@ def _measured(
     )
 
 
-def _truths(folder: Path) -> dict[tuple[str, str], tuple[str, float]]:
-    """(picture, dimension) to (prompt id, truth)."""
-    found = {}
-    for line in (folder / TRUTH).read_text(encoding="utf-8").splitlines():
-        row = json.loads(line)
-        for dimension in RUBRICS:
-            if dimension in row:
-                found[Path(row["picture"]).name, dimension] = row["prompt"], float(row[dimension])
-    return found
+def question_of(rating: Rating) -> Question:
+    """With its pictures open already: reading files is no part of a judge's speed."""
+    sources = tuple(open_picture(source) for source in rating.sources) if RUBRICS[rating.dimension].looks_at_sources else ()
+    return Question(rating.id, rating.prompt, open_picture(rating.picture), sources)
 
 
-def _told(found: Agreement) -> str:
+def read_truths(folder: Path) -> dict[str, dict[str, Any]]:
+    """The rows of truth.jsonl by the picture's file name; `prompt` is an id, and each dimension is its truth."""
+    rows = map(json.loads, (folder / TRUTH).read_text(encoding="utf-8").splitlines())
+    return {Path(row["picture"]).name: row for row in rows}
+
+
+def told(found: Estimate) -> str:
+    """Value and 95% interval."""
     return f"{found.value:.3f} ({found.low:.3f} to {found.high:.3f})"

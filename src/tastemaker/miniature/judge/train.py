@@ -12,12 +12,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from tastemaker.data.pictures import open_picture
 from tastemaker.data.ratings import Rating
 from tastemaker.errors import UserMistake
 from tastemaker.miniature.builder.optimiser import Optimiser, split
@@ -27,20 +27,20 @@ from tastemaker.miniature.world.layout import GeneralLayout, sample_layout
 from tastemaker.miniature.world.prompts import write_prompt
 from tastemaker.miniature.world.renderer import render
 from tastemaker.miniature.world.splits import sample
-from tastemaker.rewards.judge import Question
-from tastemaker.rewards.readout import QuestionEncoder
+from tastemaker.rewards.readout import QuestionEncoder, ReadOut
 from tastemaker.rewards.vlm_folder import VLM
 from tastemaker.runtime import checkpoint, seeds
 from tastemaker.runtime import folder as disk
 from tastemaker.runtime.metrics import StepLog
+from tastemaker.training.reward_data import question_of
 from tastemaker.training.reward_loss import IGNORED, rationale_loss
-from tastemaker.training.reward_model import Rated, RewardSetup, losses
+from tastemaker.training.reward_model import Example, Rated, RewardSetup, examples_of_step, losses
 
 EMA_DECAY = 0.998
-_READ_OUTS = (DIRECT, THINKING)
+_SHOWN = ("abs_error", "pairs_right", "caption_loss")
 _BESIDE = ("model.language_model.embed_tokens", "lm_head", "model.visual.pos_embed")
-Examples = Mapping[str, Sequence[Rating]]
-"""Ratings by dimension."""
+Examples = Mapping[str, Sequence[Example]]
+"""By dimension; either ratings or pairs in each."""
 
 
 @dataclass(frozen=True)
@@ -70,9 +70,20 @@ class Plan:
 
 
 class JudgeTrainer:
-    """The model behind one loss; `ema` holds the averaged weights that ship."""
+    """The model behind one loss; `ema` holds the averaged weights that ship.
 
-    def __init__(self, vlm: VLM, examples: Examples, plan: Plan):
+    Steps go through `read_outs` in turn. `pointwise` is the loss of ratings, as in `RewardSetup`.
+    """
+
+    def __init__(
+        self,
+        vlm: VLM,
+        examples: Examples,
+        plan: Plan,
+        *,
+        read_outs: Sequence[ReadOut] = (DIRECT, THINKING),
+        pointwise: Literal["regression", "soft_label"] = "soft_label",
+    ):
         missing = [name for name in RUBRICS if getattr(plan, name) and not examples.get(name)]
         if missing:
             raise UserMistake(f"no ratings of {', '.join(missing)}; rate some, or set their examples of a step to 0")
@@ -82,17 +93,19 @@ class JudgeTrainer:
         self.optimiser = Optimiser(*split(vlm.model, never=_BESIDE), muon_lr=plan.muon_lr, adam_lr=plan.adam_lr, decay_from=0.5)
         self.ema = {name: value.detach().clone() for name, value in vlm.model.named_parameters()}
         self._setups = {
-            (name, thinks): RewardSetup(
-                vlm,
-                RUBRICS[name],
-                _READ_OUTS[thinks],
-                [rated(examples[name][0])],
-                pointwise="soft_label",
-                precision=getattr(torch, plan.precision),
-            )
+            name: [
+                RewardSetup(
+                    vlm,
+                    RUBRICS[name],
+                    read_out,
+                    examples[name][:1],
+                    pointwise=pointwise,
+                    precision=getattr(torch, plan.precision),
+                )
+                for read_out in read_outs
+            ]
             for name in RUBRICS
             if examples.get(name)
-            for thinks in (False, True)
         }
         self._encoder = QuestionEncoder(vlm.processor, RUBRICS["alignment"], DIRECT)
 
@@ -105,8 +118,11 @@ class JudgeTrainer:
         captions = plan.describing if only_describes else plan.captions
         total = sum(sizes.values()) + captions
         for place, (name, size) in enumerate(sizes.items()):
-            setup = self._setups[name, bool((step + place) % 2)]
-            found = losses(setup, [rated(one) for one in self._drawn(name, size, step)])
+            setups = self._setups[name]
+            rating_step = step - int(plan.seeing * plan.steps)
+            found = losses(
+                setups[(step + place) % len(setups)], examples_of_step(self.examples[name], rating_step, size, plan.seed)
+            )
             (found["loss"].sum() / total).backward()
             metrics |= {f"{name}_{key}": float(value.detach().mean()) for key, value in found.items()}
         if captions:
@@ -159,11 +175,6 @@ class JudgeTrainer:
         self.vlm.model.eval()
         return self.vlm
 
-    def _drawn(self, dimension: str, size: int, step: int) -> list[Rating]:
-        rows = self.examples[dimension]
-        places = seeds.random(self.plan.seed, "ratings", dimension, step).integers(len(rows), size=size)
-        return [rows[place] for place in places]
-
 
 def train(trainer: JudgeTrainer, folder: Path, say: Callable[[str], None] = lambda text: None) -> None:
     """All steps of the plan, from the last checkpoint of `folder` on; log.jsonl has a line a step."""
@@ -180,27 +191,21 @@ def train(trainer: JudgeTrainer, folder: Path, say: Callable[[str], None] = lamb
         metrics = trainer.step(step)
         log.append(step, metrics)
         if step % 20 == 0:
-            shown = ", ".join(
-                f"{key} {value:.3f}" for key, value in metrics.items() if key.endswith(("abs_error", "caption_loss"))
-            )
+            shown = ", ".join(f"{key} {value:.3f}" for key, value in metrics.items() if key.endswith(_SHOWN))
             say(f"judge step {step} of {plan.steps}: {shown}")
         if step % plan.save_every == 0 or step == plan.steps:
             checkpoint.save(steps, step, trainer.tensors(), {})
             checkpoint.prune(steps, 1)
 
 
-def by_dimension(ratings: Sequence[Rating]) -> dict[str, list[Rating]]:
+def by_dimension(ratings: Sequence[Rating]) -> dict[str, list[Rated]]:
     """The ratings of each dimension that the judge has a rubric for; sub-scores are in the reasons."""
-    return {name: [rating for rating in ratings if rating.dimension == name] for name in RUBRICS}
+    return {name: [rated(rating) for rating in ratings if rating.dimension == name] for name in RUBRICS}
 
 
 def rated(rating: Rating) -> Rated:
-    return Rated.of(question_of(rating), [*rating.scores.values()], rating.rationale)
-
-
-def question_of(rating: Rating) -> Question:
-    sources = tuple(open_picture(source) for source in rating.sources) if RUBRICS[rating.dimension].looks_at_sources else ()
-    return Question(rating.id, rating.prompt, open_picture(rating.picture), sources)
+    """Its pictures are opened when a step looks at them."""
+    return Rated.of(question_of(rating, rating.picture), [*rating.scores.values()], rating.rationale)
 
 
 def captioned(rng: np.random.Generator) -> tuple[np.ndarray, str]:
