@@ -147,11 +147,13 @@ def check(
         typer.echo(dump(settings), nl=False)
         return
     rollout, budget = settings.rollout, settings.budget
-    last = rollout.window_start + rollout.window_size - 1
+    trained = f"steps {rollout.window_start} to {rollout.window_start + rollout.window_size - 1} of which are trained"
+    if settings.algorithm.name == "nft":
+        trained = f"trained on {settings.algorithm.points} points of the forward process"
     typer.echo(
         f"{config}: no mistakes. {settings.algorithm.name} on {settings.model}, at most {budget.max_steps} steps of "
         f"{rollout.prompts} prompts x {rollout.group_size} pictures; {rollout.steps} sampling steps, "
-        f"of which {rollout.window_start} to {last} are trained; guidance {rollout.guidance:g}."
+        f"{trained}; guidance {rollout.guidance:g}."
     )
 
 

@@ -21,6 +21,7 @@ from tastemaker.training.policy import (
     accumulate,
     chunks_of,
     draw_and_judge,
+    forward_process,
     pipeline,
     prepare,
     rollout,
@@ -111,6 +112,46 @@ def test_reward_rises_in_every_guided_mode(tmp_path, mode):
     assert sum(rewards[-3:]) > sum(rewards[:3])
     assert [line["step"] for line in lines] == list(range(1, 13))
     assert all(line["log_ratio_floor"] < 1e-6 for line in lines)
+
+
+def nft(**changes):
+    rollout = {"prompts": 4, "group_size": 4, "steps": 4, "window_size": 3, **changes.pop("rollout", {})}
+    values = {"rollout": rollout, "algorithm": {"name": "nft", "points": 2}, **changes}
+    return TrainConfig(**{**settings().model_dump(), **values})
+
+
+def test_reward_rises_with_nft_also_where_some_steps_are_unguided(tmp_path):
+    config = nft(rollout={"guidance": 2.0, "unguided_every": 2}, budget={"max_steps": 16}, optimiser={"learning_rate": 2e-3})
+    go(config, tmp_path)
+    rewards = [line["reward/brightness"] for line in read_lines(tmp_path / "metrics.jsonl")]
+    assert sum(rewards[-4:]) > sum(rewards[:4])
+
+
+def test_nft_evaluates_the_old_policy_before_the_first_update_and_shares_noise_in_a_group():
+    config = nft(algorithm={"name": "nft", "points": 2, "updates_per_rollout": 2})
+    setup, state = made(config)
+    batch = prepare(setup, 1)
+    trajectory, _, scores = drawn(setup, batch)
+    signal = signal_of(setup, batch, scores)
+    points = forward_process(setup, setup.algorithm, batch, trajectory, signal, torch.arange(4), 1)
+    sigma_S = points.sigmas[:2].view(1, 2, 1, 1)
+    noise = (points.states_BSX - (1 - sigma_S) * trajectory.final_BX[:, None]) / sigma_S
+    groups = noise.unflatten(0, (4, 4))
+    assert torch.allclose(groups, groups[:, :1].expand_as(groups), atol=1e-4)
+    assert not torch.allclose(groups[0], groups[1], atol=0.1)
+    assert points.velocities_BSX.isfinite().all()
+    metrics = accumulate(setup, batch, points, signal, torch.arange(4))
+    assert float(metrics["kl_old"]) < 1e-10
+    assert any(value.abs().max() > 0 for value in gradients(state).values())
+
+
+def test_nft_resumes_bit_for_bit(tmp_path):
+    config = nft(rollout={"unguided_every": 2}, algorithm={"name": "nft", "updates_per_rollout": 2})
+    whole = go(config, tmp_path / "whole")
+    with pytest.raises(Stopped):
+        stop = StopRequest()
+        go(config, tmp_path / "part", stop=stop, after_step=lambda step, *_: setattr(stop, "requested", step == 2))
+    assert_same(weights(whole), weights(go(config, tmp_path / "part")))
 
 
 def test_stopping_and_resuming_gives_the_uninterrupted_weights(tmp_path):

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator
-from typing import Annotated, Literal
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 from pydantic.config import JsonDict
 
 from tastemaker.config.base import Broken, Settings, nearest
@@ -38,6 +38,9 @@ class RolloutConfig(Settings):
     """Sampling steps N from noise to picture."""
     guidance: Guidance = 3.0
     """Scale of classifier-free guidance; 1 is none."""
+    unguided_every: Positive | None = None
+    """Sample each so many-th training step without guidance, so that the model gets better in both ways of use; null samples
+    all steps with it. Such a step costs half the forwards."""
     guidance_rescale: bool = False
     """Rescale the guided velocity to the norm of the conditional one, as some pipelines do."""
     negative_prompt: str = ""
@@ -76,7 +79,20 @@ class RolloutConfig(Settings):
             yield Broken(("max_batch", "group_size", "prompts"), rule, f"set it to {below}")
 
 
-class GRPOConfig(Settings):
+class GroupConfig(Settings):
+    """What the algorithms share that compare the samples of a prompt with each other."""
+
+    updates_per_rollout: Positive = 1
+    """Optimiser steps on one rollout: its groups are dealt out into so many mini-batches, each used once."""
+    velocity_kl: Annotated[float, Field(ge=0)] = 1e-3
+    """Weight of the squared distance to the reference's velocity; 0 is off, and keeps no reference."""
+    advantage_clip: Annotated[float, Field(gt=0)] = 5.0
+    """Advantages are cut to +- this."""
+    min_range: Annotated[float, Field(ge=0)] = 0.0
+    """A group whose best and worst composite differ by no more than this gives no signal."""
+
+
+class GRPOConfig(GroupConfig):
     """Group-relative policy optimisation: the clipped surrogate on the log-probabilities of the stochastic steps."""
 
     name: Literal["grpo"] = "grpo"
@@ -86,20 +102,35 @@ class GRPOConfig(Settings):
     old and new; none samples without guidance; conditional ignores guidance in the ratio (biased, for comparison)."""
     clip_range: Annotated[float, Field(gt=0, lt=1)] = 1e-4
     """The ratio counts within 1 +- this; log-probabilities are per latent element, hence so small."""
-    updates_per_rollout: Positive = 1
-    """Optimiser steps on one rollout: its groups are dealt out into so many mini-batches, each used once."""
-    velocity_kl: Annotated[float, Field(ge=0)] = 1e-3
-    """Weight of the squared distance to the reference's velocity; 0 is off, and keeps no reference."""
     ratio_norm: bool = False
     """Normalise the log ratio of each step by its standard deviation."""
-    advantage_clip: Annotated[float, Field(gt=0)] = 5.0
-    """Advantages are cut to +- this."""
-    min_range: Annotated[float, Field(ge=0)] = 0.0
-    """A group whose best and worst composite differ by no more than this gives no signal."""
 
 
-AlgorithmConfig = GRPOConfig
-"""With a second variant: `Annotated[GRPOConfig | NFTConfig, Field(discriminator="name")]`. pydantic refuses a union of one."""
+class NFTConfig(GroupConfig):
+    """DiffusionNFT: good samples pull the velocity on the forward process, bad ones push it. The rollout is a plain ODE."""
+
+    name: Literal["nft"] = "nft"
+    """Chooses this algorithm."""
+    strength: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """How far the positive and the negative policy are from the old one, beta of Eq. 5."""
+    points: Positive = 3
+    """States of the forward process on which a sample is learnt from."""
+    sigma_low: Annotated[float, Field(gt=0, lt=1)] = 0.3
+    """Least noise of such a state."""
+    sigma_high: Annotated[float, Field(gt=0, le=1)] = 0.98
+    """Most noise of such a state."""
+
+    def broken_rules(self) -> Iterator[Broken]:
+        if self.sigma_low >= self.sigma_high:
+            rule = f"must be below sigma_high = {self.sigma_high:g}"
+            yield Broken(("sigma_low", "sigma_high"), rule, "lower it or raise sigma_high")
+
+
+def _grpo_unless_named(algorithm: Any) -> Any:
+    return {"name": "grpo", **algorithm} if isinstance(algorithm, Mapping) and "name" not in algorithm else algorithm
+
+
+AlgorithmConfig = Annotated[GRPOConfig | NFTConfig, Field(discriminator="name"), BeforeValidator(_grpo_unless_named)]
 
 
 class FullPolicy(Settings):
@@ -296,7 +327,12 @@ class TrainConfig(Settings):
 
     def _rollout_rules(self) -> Iterator[Broken]:
         rollout, micro = self.rollout, self.optimiser.micro_batch
-        if self.algorithm.guidance_mode == "none" and rollout.guidance != 1:
+        if isinstance(self.algorithm, NFTConfig):
+            for name in ("transition", "eta", "window_start", "window_size"):
+                if getattr(rollout, name) != type(rollout).model_fields[name].default:
+                    rule = "has no effect with nft, whose rollout is deterministic"
+                    yield Broken((f"rollout.{name}", "algorithm.name"), rule, "remove it, or use grpo")
+        elif self.algorithm.guidance_mode == "none" and rollout.guidance != 1:
             keys = ("algorithm.guidance_mode", "rollout.guidance")
             rule = f"none samples without guidance, but rollout.guidance is {rollout.guidance:g}"
             yield Broken(keys, rule, "set rollout.guidance to 1 or the mode to hybrid")

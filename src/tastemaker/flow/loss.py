@@ -83,6 +83,24 @@ def velocity_kl(v: Tensor, v_ref: Tensor) -> Tensor:
     return mean_over_elements((widened(v) - widened(v_ref).detach()).square())
 
 
+def negative_aware(v: Tensor, v_old: Tensor, target: Tensor, r_B: Tensor, strength: float) -> Tensor:
+    """(B,) r |v+ - target|^2 + (1 - r) |v- - target|^2, mean over elements  (Eq. 5, DiffusionNFT).
+
+        v+ = b v + (1 - b) v_old        v- = (1 + b) v_old - b v,        b = strength
+
+    `v`, `v_old` and `target` (noise - data of a sample) are (B, *X); r in [0, 1] says how good the sample is, 1/2 is neutral.
+    At v = v_old the gradient to v is 2 b (2 r - 1) (v_old - target) / D; at r = 1/2 the loss is |v_old - target|^2 +
+    b^2 |v - v_old|^2 and holds v where it is. No gradient to `v_old`.
+    """
+    require_same_shape(v=v, v_old=v_old, target=target)
+    if not 0 < strength <= 1:
+        raise ValueError(f"strength is {strength}; it must be above 0 and at most 1")
+    v, v_old, target = widened(v), widened(v_old).detach(), widened(target).detach()
+    positive_B = mean_over_elements((v_old + strength * (v - v_old) - target).square())
+    negative_B = mean_over_elements((v_old - strength * (v - v_old) - target).square())
+    return r_B * positive_B + (1 - r_B) * negative_B
+
+
 def flow_matching_loss(v_pred: Tensor, x0: Tensor, noise: Tensor) -> Tensor:
     """Scalar mean of (v_pred - (noise - x0))^2: what a velocity model is pre-trained on."""
     require_same_shape(v_pred=v_pred, x0=x0, noise=noise)

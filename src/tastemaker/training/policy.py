@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from tastemaker.algorithms.grpo import GRPO
+from tastemaker.algorithms.nft import NFT
 from tastemaker.data.embeddings import EmbeddingCache
 from tastemaker.data.groups import prompts_of_step
 from tastemaker.errors import ServiceFailed, UserMistake
@@ -38,7 +39,7 @@ class Setup:
 
     adapter: Adapter
     sampler: Sampler
-    algorithm: GRPO
+    algorithm: GRPO | NFT
     composite: Composite
     prompts: Sequence[Prompt]
     embeddings: EmbeddingCache
@@ -56,6 +57,8 @@ class Setup:
     """The frozen transformer for the velocity KL; None switches that term off."""
     missing_budget: float = 0.05
     """Share of the scores asked for that may be missing in a step before the run stops."""
+    unguided_every: int | None = None
+    """Each so many-th step samples without guidance; None guides them all."""
     chunks: int = 1
     """Parts, of whole groups, in which the pictures of a step are drawn and judged."""
     scoring_deadline: float = 1800.0
@@ -89,11 +92,12 @@ def train(
     with pipeline(setup) as scoring:
         for step in steps(state, run, max_steps, checkpoint_every, guard, stop, deadline):
             began = time.perf_counter()
-            batch = prepare(setup, step)
-            trajectory, images, scores = draw_and_judge(setup, batch, step, scoring)
-            signal = signal_of(setup, batch, scores)
+            now = at_step(setup, step)
+            batch = prepare(now, step)
+            trajectory, images, scores = draw_and_judge(now, batch, step, scoring)
+            signal = signal_of(now, batch, scores)
             hidden = {"hidden_latency": scoring.hidden_latency()} if setup.chunks > 1 else {}
-            metrics = update(setup, state, batch, trajectory, signal, guard)
+            metrics = update(now, state, batch, trajectory, signal, guard)
             seconds = time.perf_counter() - began
             run.log(step, {**signal.metrics, **metrics, **hidden, "images": len(images), "seconds": seconds})
             after_step(step, images, batch)
@@ -102,6 +106,13 @@ def train(
 def pipeline(setup: Setup) -> ScoringPipeline:
     """One for the whole run: a thread of its own, with room for all chunks of a step."""
     return ScoringPipeline(setup.composite.score, deadline=setup.scoring_deadline, depth=setup.chunks)
+
+
+def at_step(setup: Setup, step: int) -> Setup:
+    """Every `unguided_every`-th step samples, and so learns, without guidance."""
+    if setup.unguided_every is None or step % setup.unguided_every:
+        return setup
+    return replace(setup, sampler=replace(setup.sampler, guidance=1.0))
 
 
 def prepare(setup: Setup, step: int) -> Batch:
@@ -220,14 +231,16 @@ def update(setup: Setup, state: PolicyState, batch: Batch, trajectory: Trajector
         return {"updates": 0.0, "updates_skipped": 1.0}
     kept_PG = signal.kept_B.view(len(batch.prompts), setup.group_size)
     groups = kept_PG.any(1).nonzero().flatten()
+    if isinstance(setup.algorithm, NFT):
+        trajectory = forward_process(setup, setup.algorithm, batch, trajectory, signal, groups, state.step + 1)
     collected: list[dict[str, Tensor]] = []
     skipped = 0
     for mini in groups.tensor_split(min(setup.updates_per_rollout, max(len(groups), 1))):
         if len(mini) == 0:
             continue
         metrics = accumulate(setup, batch, trajectory, signal, mini)
-        if not collected:
-            check_floor(setup, metrics)
+        if not collected and isinstance(setup.algorithm, GRPO):
+            check_floor(setup.algorithm, metrics)
         norm = torch.nn.utils.clip_grad_norm_([parameter for _, parameter in state.named()], setup.max_grad_norm)
         state.attempts += 1
         finite = guard.check(state.attempts, {"loss": metrics["loss"], "grad_norm": norm}, ids)
@@ -245,8 +258,7 @@ def accumulate(setup: Setup, batch: Batch, trajectory: Trajectory, signal: Signa
 
     A backward takes whole groups, so that one prefix pass serves all samples of a prompt.
     """
-    per_pass = len(groups) if setup.micro_batch is None else max(1, setup.micro_batch // setup.group_size)
-    passes = [(some, _kept_rows(signal, some, setup.group_size)) for some in groups.split(per_pass)]
+    passes = _passes(setup, signal, groups)
     num_samples = sum(len(rows) for _, rows in passes)
     totals: dict[str, Tensor] = {}
     for some, rows in passes:
@@ -256,6 +268,38 @@ def accumulate(setup: Setup, batch: Batch, trajectory: Trajectory, signal: Signa
         for name, value in {"loss": loss.detach(), **metrics}.items():
             totals[name] = totals.get(name, torch.zeros_like(value)) + share * value
     return totals
+
+
+@torch.no_grad()
+def forward_process(
+    setup: Setup, algorithm: NFT, batch: Batch, trajectory: Trajectory, signal: Signal, groups: Tensor, step: int
+) -> Trajectory:
+    """The points that NFT trains on, with the velocities of the rollout's weights, which the update has not moved yet.
+
+    The samples of a prompt share the noise: what it does to a gradient cancels, because their advantages sum to 0. That doubled
+    the cosine of two independent gradients (docs/decisions.md).
+    """
+    one_a_prompt = keyed_noise(setup, batch.prompts, 1, "forward", step)
+
+    def noise(where: int | str) -> Tensor:
+        return one_a_prompt(where).repeat_interleave(setup.group_size, dim=0)
+
+    points = algorithm.forward_points(trajectory, noise, shift=float(seeds.random(setup.seed, "sigmas", step).random()))
+    for some, rows in _passes(setup, signal, groups):
+        prefix = setup.adapter.prefix(batch.condition.select(some)).select(_group_of(some, rows, setup.group_size))
+        points.velocities_BSX[rows] = stored_velocities(setup.adapter, prefix, take(points, rows)).to(points.velocities_BSX)
+    return points
+
+
+def _passes(setup: Setup, signal: Signal, groups: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """Groups of one forward, and the rows of their samples with a signal."""
+    per_pass = len(groups) if setup.micro_batch is None else max(1, setup.micro_batch // setup.group_size)
+    return [(some, _kept_rows(signal, some, setup.group_size)) for some in groups.split(max(per_pass, 1))]
+
+
+def _group_of(groups: Tensor, rows: Tensor, group_size: int) -> Tensor:
+    """Which of `groups`, in rising order, each row is a sample of."""
+    return torch.searchsorted(groups, rows // group_size)
 
 
 def _kept_rows(signal: Signal, groups: Tensor, group_size: int) -> Tensor:
@@ -268,7 +312,7 @@ def loss_of(
     setup: Setup, batch: Batch, trajectory: Trajectory, signal: Signal, groups: Tensor, rows: Tensor
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The loss of samples `rows` of `groups`: one differentiable prefix pass of the prompts, one forward of rows x steps."""
-    local_B = torch.searchsorted(groups, rows // setup.group_size)
+    local_B = _group_of(groups, rows, setup.group_size)
     some = take(trajectory, rows)
     condition = batch.condition.select(groups)
     reference = None
@@ -285,12 +329,12 @@ def loss_of(
     return setup.algorithm.loss(some, advantages, setup.sampler, velocities, unconditional, reference)
 
 
-def check_floor(setup: Setup, metrics: dict[str, Tensor]) -> None:
+def check_floor(algorithm: GRPO, metrics: dict[str, Tensor]) -> None:
     """The log ratio before the first update of a rollout is rounding alone; a clip range below it would clip noise."""
     floor = metrics["floor"] = metrics["mean_abs_log_ratio"].clone()
-    if math.isfinite(float(floor)) and float(floor) >= setup.algorithm.clip_range:
+    if math.isfinite(float(floor)) and float(floor) >= algorithm.clip_range:
         raise UserMistake(
-            f"algorithm.clip_range {setup.algorithm.clip_range:g} is not above the rounding of the log ratio at the old "
+            f"algorithm.clip_range {algorithm.clip_range:g} is not above the rounding of the log ratio at the old "
             f"weights, {float(floor):.1e} nats per element at this precision: raise it, or set precision to fp32"
         )
 

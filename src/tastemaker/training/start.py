@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from tastemaker.algorithms.grpo import GRPO
-from tastemaker.config import LoraPolicy, TrainConfig
+from tastemaker.algorithms.nft import NFT
+from tastemaker.config import LoraPolicy, NFTConfig, TrainConfig
 from tastemaker.data.embeddings import EmbeddingCache
 from tastemaker.errors import UserMistake
 from tastemaker.flow.schedule import high_noise_window
@@ -43,30 +44,12 @@ def make_setup(
 ) -> Setup:
     """The loop's view of the settings. `rewards` maps the names of the configuration to judges."""
     rollout, algorithm, optimiser = config.rollout, config.algorithm, config.optimiser
-    sampler = Sampler(
-        sigmas=adapter.sigmas(rollout.steps, height, width),
-        kind=rollout.transition,
-        eta=rollout.eta,
-        steps=high_noise_window(rollout.steps, rollout.window_size, rollout.window_start),
-        guidance=rollout.guidance,
-        rescale=rollout.guidance_rescale,
-        mode=algorithm.guidance_mode,
-    )
-    grpo = GRPO(
-        clip_range=algorithm.clip_range,
-        velocity_kl=algorithm.velocity_kl,
-        ratio_norm=algorithm.ratio_norm,
-        advantage_clip=algorithm.advantage_clip,
-        min_range=algorithm.min_range,
-        weights=tuple(reward.weight for reward in config.rewards),
-        floors=tuple(reward.floor for reward in config.rewards),
-        ranges=tuple((reward.low, reward.high) for reward in config.rewards),
-    )
+    sampler = make_sampler(config, adapter.sigmas(rollout.steps, height, width))
     needs_reference = algorithm.velocity_kl > 0
     return Setup(
         adapter=adapter,
         sampler=sampler,
-        algorithm=grpo,
+        algorithm=make_algorithm(config),
         composite=make_composite(config, rewards),
         prompts=prompts,
         embeddings=embeddings,
@@ -81,9 +64,36 @@ def make_setup(
         max_grad_norm=optimiser.max_grad_norm,
         negative_prompt=rollout.negative_prompt,
         reference=frozen_copy(adapter.transformer) if needs_reference else None,
+        unguided_every=rollout.unguided_every,
         chunks=rollout.chunks,
         scoring_deadline=config.deadlines.step,
     )
+
+
+def make_sampler(config: TrainConfig, sigmas: Tensor) -> Sampler:
+    """GRPO's steps in the window are stochastic and kept; NFT keeps the finished pictures alone."""
+    rollout, algorithm = config.rollout, config.algorithm
+    plain = Sampler(sigmas=sigmas, guidance=rollout.guidance, rescale=rollout.guidance_rescale)
+    if isinstance(algorithm, NFTConfig):
+        return plain
+    steps = high_noise_window(rollout.steps, rollout.window_size, rollout.window_start)
+    return replace(plain, kind=rollout.transition, eta=rollout.eta, steps=steps, mode=algorithm.guidance_mode)
+
+
+def make_algorithm(config: TrainConfig) -> GRPO | NFT:
+    algorithm, rewards = config.algorithm, config.rewards
+    shared: dict[str, Any] = {
+        "velocity_kl": algorithm.velocity_kl,
+        "advantage_clip": algorithm.advantage_clip,
+        "min_range": algorithm.min_range,
+        "weights": tuple(reward.weight for reward in rewards),
+        "floors": tuple(reward.floor for reward in rewards),
+        "ranges": tuple((reward.low, reward.high) for reward in rewards),
+    }
+    if isinstance(algorithm, NFTConfig):
+        sigmas = {"sigma_low": algorithm.sigma_low, "sigma_high": algorithm.sigma_high}
+        return NFT(strength=algorithm.strength, points=algorithm.points, **sigmas, **shared)
+    return GRPO(clip_range=algorithm.clip_range, ratio_norm=algorithm.ratio_norm, **shared)
 
 
 def make_composite(config: TrainConfig, rewards: Mapping[str, Reward]) -> Composite:

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tastemaker.flow.loss import clipped_surrogate, flow_matching_loss, normalised_log_ratio, velocity_kl
+from tastemaker.flow.loss import clipped_surrogate, flow_matching_loss, negative_aware, normalised_log_ratio, velocity_kl
 from tastemaker.flow.transition import kl, log_ratio, transition, velocity_gain
 
 
@@ -191,3 +191,48 @@ def test_velocity_kl_and_flow_matching_gradients():
     assert float(flow_matching_loss(noise - x0 + 2, x0, noise)) == pytest.approx(4)
     with pytest.raises(ValueError, match="shapes differ"):
         flow_matching_loss(v, x0[:1], noise)
+
+
+@pytest.mark.parametrize("strength", [0.3, 1.0])
+def test_negative_aware_gradient_at_the_old_policy_and_at_its_minimum(strength):
+    old, target = draw(4, 5, dtype=torch.float64), draw(4, 5, seed=1, dtype=torch.float64)
+    r_B = torch.tensor([0.0, 0.3, 0.5, 1.0], dtype=torch.float64)
+    v = old.clone().requires_grad_()
+    negative_aware(v, old, target, r_B, strength).sum().backward()
+    expected = 2 * strength * (2 * r_B - 1)[:, None] * (old - target) / 5
+    assert torch.allclose(v.grad, expected, atol=1e-12)
+    assert torch.equal(v.grad[2], torch.zeros(5, dtype=torch.float64))
+    best = (old + ((2 * r_B - 1) / strength)[:, None] * (target - old)).requires_grad_()
+    negative_aware(best, old, target, r_B, strength).sum().backward()
+    assert torch.allclose(best.grad, torch.zeros_like(best), atol=1e-12)
+
+
+def test_negative_aware_against_finite_differences_and_no_gradient_to_the_old_policy():
+    v, old, target = (draw(3, 4, seed=n, dtype=torch.float64).requires_grad_() for n in range(3))
+    r_B = torch.tensor([0.1, 0.5, 0.9], dtype=torch.float64)
+    assert torch.autograd.gradcheck(lambda v: negative_aware(v, old.detach(), target.detach(), r_B, 0.7), (v,))
+    negative_aware(v, old, target, r_B, 0.7).sum().backward()
+    assert old.grad is None and target.grad is None
+    with pytest.raises(ValueError, match="strength"):
+        negative_aware(v, old, target, r_B, 0.0)
+
+
+def test_negative_aware_tilts_a_distribution_towards_its_good_samples():
+    """Two points, one good: the optimum over all noise is the velocity of a distribution with more weight on the good one."""
+    generator = torch.Generator().manual_seed(0)
+    good_B = torch.rand(200_000, generator=generator) < 0.5
+    x0_B1 = torch.where(good_B, 1.0, -1.0)[:, None]
+    noise_B1, sigma = torch.randn(200_000, 1, generator=generator), 0.8
+    x_B1 = (1 - sigma) * x0_B1 + sigma * noise_B1
+    near = (x_B1[:, 0] - 0.1).abs() < 0.05  # what is learnt at one x
+    share = float(good_B[near].double().mean())
+    # E[noise - x0 | x] of the even mixture: noise = (x - (1 - sigma) x0) / sigma
+    target = (noise_B1 - x0_B1)[near].double()
+    old = target.mean().expand_as(target)
+    v = torch.zeros((), dtype=torch.float64, requires_grad=True)
+    loss = negative_aware(v.expand_as(target), old, target, torch.where(good_B[near], 1.0, 0.0).double(), 1.0).mean()
+    (gradient,) = torch.autograd.grad(loss, v)
+    best = -float(gradient) / 2  # a parabola of curvature 2
+    towards_good = float(target[good_B[near]].mean() - old[0])
+    assert math.copysign(1, best - float(old[0])) == math.copysign(1, towards_good)
+    assert best - float(old[0]) == pytest.approx(2 * share * towards_good, rel=1e-6)
