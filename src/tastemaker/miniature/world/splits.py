@@ -175,11 +175,11 @@ def _check_split(split: str) -> None:
 
 
 def rl_prompts(n: int, seed: int, task: str = "t2i") -> list[Item]:
-    """Prompts for reinforcement learning, with the world's own frequencies; repeats are possible."""
+    """Prompts for reinforcement learning, balanced over categories, or over edit kinds, as `held_out` is; repeats are possible."""
     _check_task(task)
     rng = np.random.default_rng(seed)
-    make = _t2i_item if task == "t2i" else _edit_item
-    return [make(f"rl-{task}-{seed}-{i:05d}", "rl", rng) for i in range(n)]
+    turns, make = (CATEGORIES, _t2i_item) if task == "t2i" else (EDIT_KINDS, _edit_item)
+    return [make(f"rl-{task}-{seed}-{i:05d}", "rl", rng, turns[i % len(turns)]) for i in range(n)]
 
 
 def held_out(task: str = "t2i", n: int | None = None) -> list[Item]:
