@@ -421,6 +421,157 @@ def test_every_setting_says_what_it_is() -> None:
     check(GRPOConfig)
     check(NFTConfig)
     check(RewardConfig)
+    check(GateConfig)
+    check(FolderJudgeConfig)
+    check(ServerJudgeConfig)
+    check(ChatJudgeConfig)
+    check(DlibIdentityConfig)
+    check(ArcFaceIdentityConfig)
+    check(TextRenderingConfig)
+    check(ReadOutConfig)
+
+
+def test_whole_check_takes_under_two_seconds_and_no_torch(tmp_path: Path) -> None:
+    (tmp_path / "run.yaml").write_text(GOOD)
+    code = (
+        "import sys, time; from tastemaker.config import *; "
+        f"load({str(tmp_path / 'run.yaml')!r}, TrainConfig); assert 'torch' not in sys.modules; "
+        "print(time.process_time())"
+    )
+    began = time.monotonic()
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert float(result.stdout) < 2.0, "seconds of processor time"
+    assert time.monotonic() - began < 60
+
+
+# ---- the YAML reader ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("1e-5", 1e-5), ("1E5", 1e5), ("-.5", -0.5), ("1_000", 1000), ("0x1f", 31), ("+3", 3), ("010", 10),
+        ("no", "no"), ("yes", "yes"), ("on", "on"), ("true", True), ("False", False), ("~", None), ("null", None),
+        ("1:30", "1:30"), ("2026-01-01", "2026-01-01"), ("1.2.3", "1.2.3"), ("e5", "e5"), ("1e", "1e"), ("-", "-"),
+    ],
+)  # fmt: skip
+def test_scalars_mean_what_they_look_like(text: str, value: object) -> None:
+    assert scalar(text) == value and type(scalar(text)) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "says"),
+    [
+        ("a: 1\nb: &x [1]\nc: *x\n", 2, "anchors and aliases"),
+        ("a: [1\nb: {", 2, "not YAML"),
+        ("a:\n\tb: 3\n", 2, "spaces instead of tabs"),
+        ("[" * 5000, 1, "nested deeper"),
+        ("a: 1\na: 2\n", 2, "set twice (first on line 1)"),
+        ("a: {b: 1, b: 2}\n", 1, "a.b is set twice"),
+        ("x: 1\na: !!python/object/apply:os.system [ls]\n", 2, "tag"),
+        ("a: !foo x\n", 1, "tag"),
+        ("a: 1\n---\nb: 2\n", 2, "single document"),
+        ("? [a]\n: 1\n", 1, "a key must be a single word"),
+        ("a: 'x\x01y'\n", 1, "not YAML"),
+        ("a: x" + " " * 2_000_000, 1, "longer than"),
+    ],
+)
+def test_bad_yaml_names_its_line(text: str, line: int, says: str) -> None:
+    faults = read(text).faults
+    assert [fault.line for fault in faults[:1]] == [line] and says in faults[0].text, faults
+
+
+def test_billion_laughs_costs_nothing() -> None:
+    bomb = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
+        f"{b}: &{b} [{','.join(['*' + a] * 9)}]\n" for a, b in zip("abcdefg", "bcdefgh", strict=True)
+    )
+    began = time.process_time()
+    assert read(bomb).faults
+    assert time.process_time() - began < 1
+
+
+def test_files_that_are_not_settings(tmp_path: Path) -> None:
+    for name, content, says in (
+        ("list.yaml", b"- a\n", "keys and values"),
+        ("word.yaml", b"hello", "keys and values"),
+        ("bytes.yaml", b"\xff\xfe\x00", "not UTF-8"),
+    ):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(UserMistake, match=says):
+            load(tmp_path / name, TrainConfig)
+    with pytest.raises(UserMistake, match="No such file"):
+        load(tmp_path / "nowhere.yaml", TrainConfig)
+    with pytest.raises(UserMistake, match="directory"):
+        load(tmp_path, TrainConfig)
+    (tmp_path / "bom.yaml").write_bytes(b"\xef\xbb\xbf" + GOOD.replace("\n", "\r\n").encode())
+    assert load(tmp_path / "bom.yaml", TrainConfig) == parse(GOOD, TrainConfig)
+
+
+def test_empty_file_lists_what_is_required() -> None:
+    assert [line.split()[1] for line in mistakes("")] == ["name:", "model:", "rewards:", "data:"]
+
+
+leaf = st.none() | st.booleans() | st.integers(-(10**6), 10**6) | st.floats(allow_nan=False) | st.text(max_size=8)
+quick = {"deadline": None, "phases": (Phase.explicit, Phase.generate)}
+tree = st.recursive(leaf, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner, max_size=3))
+known = st.sampled_from([*TrainConfig.model_fields, *RolloutConfig.model_fields, "kind", "rank", "0"])
+
+
+@settings(max_examples=30, **quick)
+@given(st.dictionaries(known, tree | st.dictionaries(known, tree, max_size=3), max_size=5))
+def test_any_data_is_either_settings_or_a_user_mistake(data: dict[str, object]) -> None:
+    try:
+        config = parse(write(data), TrainConfig)
+    except UserMistake as mistake:
+        assert str(mistake)
+    else:
+        assert parse(dump(config), TrainConfig) == config
+
+
+@settings(max_examples=25, **quick)
+@given(st.text(max_size=200))
+def test_any_text_is_either_settings_or_a_user_mistake(text: str) -> None:
+    with pytest.raises(UserMistake):
+        parse(text, TrainConfig)
+
+
+@settings(max_examples=25, **quick)
+@given(st.text())
+def test_any_text_written_is_read_back(text: str) -> None:
+    for value in (
+        text,
+        "1e-5",
+        "~",
+        "",
+        "no",
+        "0x1f",
+        "1_0",
+        "a: b",
+        "# x",
+        "2026-01-01",
+        "'",
+        '"',
+        "\n",
+        " ",
+        "\x85",
+        "\ufeff",
+    ):
+        assert read(write({"key": value})).data == {"key": value}
+
+
+@settings(max_examples=25, **quick)
+@given(
+    st.floats(1e-8, 1e-2), st.text(max_size=20), st.integers(0, 2**63 - 1), st.sampled_from(["no", "1e-5", "null", "0x1f", "~"])
+)
+def test_what_is_dumped_reads_back_the_same(rate: float, negative: str, seed: int, word: str) -> None:
+    config = TrainConfig.model_validate(
+        {
+            "name": "r", "model": word, "seed": seed, "data": {"prompts": word}, "rewards": ({"name": "a"},),
+            "optimiser": {"learning_rate": rate}, "rollout": {"negative_prompt": negative},
+        }
+    )  # fmt: skip
+    assert parse(dump(config), TrainConfig) == config
 
 
 def test_grpo_is_meant_where_no_algorithm_is_named_and_each_has_its_own_settings() -> None:
