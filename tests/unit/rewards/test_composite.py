@@ -305,6 +305,8 @@ from tastemaker.rewards import composite
 from tastemaker.rewards.composite import Composite
 from tastemaker.types import Prompt
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job inherits one that is ignored
+
 class Hung:
     name, low, high, floor, remote = "hung", 0.0, 1.0, 0.1, True
     def score(self, images, prompts):
