@@ -12,6 +12,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -281,7 +282,7 @@ def forward_process(
     """
     one_a_prompt = keyed_noise(setup, batch.prompts, 1, "forward", step)
 
-    def noise(where: int | str) -> Tensor:
+    def noise(where: int | Literal["init"]) -> Tensor:
         return one_a_prompt(where).repeat_interleave(setup.group_size, dim=0)
 
     points = algorithm.forward_points(trajectory, noise, shift=float(seeds.random(setup.seed, "sigmas", step).random()))

@@ -91,8 +91,13 @@ def make_algorithm(config: TrainConfig) -> GRPO | NFT:
         "ranges": tuple((reward.low, reward.high) for reward in rewards),
     }
     if isinstance(algorithm, NFTConfig):
-        sigmas = {"sigma_low": algorithm.sigma_low, "sigma_high": algorithm.sigma_high}
-        return NFT(strength=algorithm.strength, points=algorithm.points, **sigmas, **shared)
+        return NFT(
+            strength=algorithm.strength,
+            points=algorithm.points,
+            sigma_low=algorithm.sigma_low,
+            sigma_high=algorithm.sigma_high,
+            **shared,
+        )
     return GRPO(clip_range=algorithm.clip_range, ratio_norm=algorithm.ratio_norm, **shared)
 
 
