@@ -15,6 +15,7 @@ from tastemaker.runtime.metrics import read_lines
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.slow
 def test_it_runs_and_resumes(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT))
     from experiments.pointwise_vs_pairwise.__main__ import main, run
