@@ -38,7 +38,7 @@ class Sampler:
     guidance: float = 1.0
     rescale: bool = False
     mode: Mode = "hybrid"
-    """How guidance enters the trained policy; without stochastic steps nothing is trained on it and it has no effect."""
+    """How guidance enters the trained policy."""
 
     def __post_init__(self) -> None:
         num_steps = len(self.sigmas) - 1
@@ -126,9 +126,7 @@ def stored_velocities(adapter: Adapter, prefix: Any, trajectory: Trajectory) -> 
 
 def policy(trajectory: Trajectory, sampler: Sampler, velocities_BSX: Tensor, v_uncond_BSX: Tensor | None = None) -> Gaussian:
     """The B * S transitions (rows b * S + s) of the policy whose conditional velocities these are, at the stored states."""
-    offsets = None if trajectory.offsets_BSX is None else trajectory.offsets_BSX.flatten(0, 1)
-    v_uncond = None if v_uncond_BSX is None else v_uncond_BSX.flatten(0, 1)
-    v = _policy_velocity(sampler, velocities_BSX.flatten(0, 1), v_uncond, offsets)
+    v = policy_velocities(trajectory, sampler, velocities_BSX, v_uncond_BSX).flatten(0, 1)
     sigma_S, sigma_next_S = (sigma.repeat(len(velocities_BSX)) for sigma in _stored_sigmas(trajectory))
     return transition(sampler.kind, v, trajectory.states_BSX.flatten(0, 1), sigma_S, sigma_next_S, sampler.eta)
 
@@ -138,6 +136,21 @@ def old_policy(trajectory: Trajectory, sampler: Sampler) -> Gaussian:
     mode: Mode = "none" if trajectory.offsets_BSX is None else "hybrid"
     return policy(
         trajectory, replace(sampler, guidance=1.0 if mode == "none" else sampler.guidance, mode=mode), trajectory.velocities_BSX
+    )
+
+
+def policy_velocities(
+    trajectory: Trajectory, sampler: Sampler, velocities_BSX: Tensor, v_uncond_BSX: Tensor | None = None
+) -> Tensor:
+    """(B, S, *X) velocities that define the trained policy at the stored states, from its conditional (and unconditional) ones."""
+    return _policy_velocity(sampler, velocities_BSX, v_uncond_BSX, trajectory.offsets_BSX)
+
+
+def old_velocities(trajectory: Trajectory) -> Tensor:
+    """(B, S, *X) the same of the rollout's weights, in every mode."""
+    offsets = trajectory.offsets_BSX
+    return (
+        trajectory.velocities_BSX if offsets is None else policy_velocity("hybrid", trajectory.velocities_BSX, offset=offsets)
     )
 
 

@@ -120,8 +120,11 @@ def nft(**changes):
     return TrainConfig(**{**settings().model_dump(), **values})
 
 
-def test_reward_rises_with_nft_also_where_some_steps_are_unguided(tmp_path):
-    config = nft(rollout={"guidance": 2.0, "unguided_every": 2}, budget={"max_steps": 16}, optimiser={"learning_rate": 2e-3})
+@pytest.mark.parametrize("mode", ["hybrid", "both", "conditional"])
+def test_reward_rises_with_nft_also_where_some_steps_are_unguided(tmp_path, mode):
+    algorithm = {"name": "nft", "points": 2, "guidance_mode": mode}
+    rollout = {"guidance": 2.0, "unguided_every": 2}
+    config = nft(algorithm=algorithm, rollout=rollout, budget={"max_steps": 16}, optimiser={"learning_rate": 2e-3})
     go(config, tmp_path)
     rewards = [line["reward/brightness"] for line in read_lines(tmp_path / "metrics.jsonl")]
     assert sum(rewards[-4:]) > sum(rewards[:4])
@@ -143,6 +146,41 @@ def test_nft_evaluates_the_old_policy_before_the_first_update_and_shares_noise_i
     metrics = accumulate(setup, batch, points, signal, torch.arange(4))
     assert float(metrics["kl_old"]) < 1e-10
     assert any(value.abs().max() > 0 for value in gradients(state).values())
+
+
+@pytest.mark.parametrize(("guidance", "mode"), [(2.0, "hybrid"), (2.0, "both"), (2.0, "conditional"), (1.0, "hybrid")])
+def test_gradient_of_nft_at_the_old_policy_is_that_of_its_definition(guidance, mode):
+    config = nft(
+        algorithm={"name": "nft", "points": 2, "guidance_mode": mode, "velocity_kl": 0.0}, rollout={"guidance": guidance}
+    )
+    setup, state = made(config)
+    batch = prepare(setup, 1)
+    trajectory, _, scores = drawn(setup, batch)
+    signal = signal_of(setup, batch, scores)
+    groups = torch.arange(4)
+    points = forward_process(setup, setup.algorithm, batch, trajectory, signal, groups, 1)
+    accumulate(setup, batch, points, signal, groups)
+    found = gradients(state)
+    state.optimiser.zero_grad()
+    total = torch.zeros(())
+    for row in range(16):
+        for s in range(2):
+            x, sigma = points.states_BSX[row, s][None], points.sigmas[s]
+            target = (x - (1 - sigma) * trajectory.final_BX[row]) / sigma - trajectory.final_BX[row]
+            v = setup.adapter.velocity(x, sigma[None], setup.adapter.prefix(batch.condition.select(torch.tensor([row // 4]))))
+            policy, differentiated = v, v
+            if guidance != 1 and mode != "conditional":
+                v_u = setup.adapter.velocity(x, sigma[None], setup.adapter.prefix(batch.negative))
+                policy = v_u + guidance * (v - v_u)
+                differentiated = policy if mode == "both" else v
+            towards = float(signal.advantages_B[row]) / setup.algorithm.advantage_clip
+            total = total + 2 * towards * ((policy - target).detach() * differentiated).mean() / 32
+    total.backward()
+    expected = gradients(state)
+    largest = max(float(value.abs().max()) for value in expected.values())
+    assert largest > 0
+    for name, value in expected.items():
+        assert torch.allclose(found[name], value, atol=1e-4 * largest), name
 
 
 def test_nft_resumes_bit_for_bit(tmp_path):

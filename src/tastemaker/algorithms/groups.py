@@ -10,14 +10,16 @@ import torch
 from torch import Tensor
 
 from tastemaker.flow.advantage import group_advantages
+from tastemaker.flow.loss import velocity_kl
 from tastemaker.rewards.composite import missing_share
 from tastemaker.types import Scores, Signal
 
 
 @dataclass(frozen=True, kw_only=True)
 class GroupRelative:
-    """The rewards' weights, floors and ranges in order, and what bounds an advantage."""
+    """The rewards' weights, floors and ranges in order, what bounds an advantage, and how strongly the reference holds."""
 
+    velocity_kl: float
     advantage_clip: float
     min_range: float
     weights: tuple[float, ...]
@@ -42,6 +44,15 @@ class GroupRelative:
             **_per_reward("std", scores.names, found.stds_PR.nanmean(0)),
         }
         return Signal(found.advantages_B, found.kept_B, metrics)
+
+    def near_reference(
+        self, loss: Tensor, metrics: dict[str, Tensor], velocities_BSX: Tensor, reference_BSX: Tensor | None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Adds the penalty for leaving the reference, on conditional velocities; without a reference nothing changes."""
+        if reference_BSX is None:
+            return loss, metrics
+        distance = velocity_kl(velocities_BSX.flatten(0, 1), reference_BSX.flatten(0, 1)).mean()
+        return loss + self.velocity_kl * distance, {**metrics, "kl_reference": distance.detach()}
 
 
 def _per_reward(prefix: str, names: Sequence[str], values_R: Tensor) -> dict[str, float]:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from tastemaker.algorithms.groups import GroupRelative
-from tastemaker.flow.loss import clipped_surrogate, normalised_log_ratio, velocity_kl
+from tastemaker.flow.loss import clipped_surrogate, normalised_log_ratio
 from tastemaker.flow.transition import kl as gaussian_kl
 from tastemaker.flow.transition import log_ratio, velocity_gain
 from tastemaker.rollout import Sampler, old_policy, policy
@@ -25,7 +25,6 @@ class GRPO(GroupRelative):
     """The settings of `config.GRPOConfig` that the mathematics needs."""
 
     clip_range: float
-    velocity_kl: float
     ratio_norm: bool
 
     def loss(
@@ -55,8 +54,4 @@ class GRPO(GroupRelative):
             ratio = normalised_log_ratio(ratio, divergence, old.std.flatten(), gain_S.flatten().repeat(shape_BS[0]))
         loss, metrics = clipped_surrogate(ratio.unflatten(0, shape_BS), advantages_B, self.clip_range)
         metrics["kl_old"] = divergence.mean().detach()
-        if reference_BSX is not None:
-            kl_reference = velocity_kl(velocities_BSX.flatten(0, 1), reference_BSX.flatten(0, 1)).mean()
-            loss = loss + self.velocity_kl * kl_reference
-            metrics["kl_reference"] = kl_reference.detach()
-        return loss, metrics
+        return self.near_reference(loss, metrics, velocities_BSX, reference_BSX)

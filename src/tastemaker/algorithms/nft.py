@@ -3,9 +3,11 @@
     rollout -> x0 of each sample -> x_t = (1 - sigma) x0 + sigma noise at a few sigmas -> velocities -> loss
 
 Good samples pull the velocity towards themselves and bad ones push it away, by how far their advantage is from the group's
-mean. What it is here: the old policy is the rollout's own weights; guidance is in the rollout alone, all three velocities are
-conditional, and r is centred on 1/2 in each group, so that guidance itself is not distilled into the weights: samples that are
-all equally good move nothing. Left out: an old policy that lags behind, the self-normalised weighting of the reference code.
+mean. What it is here: the old policy is the rollout's own weights; guidance enters as `flow.guidance` says, by default frozen
+(hybrid), so that the velocity of a state is compared with pictures of the policy that drew them: their mean is that velocity, and
+what the loss adds to it is the reward's. r is centred on 1/2 in each group: samples that are all equally good move nothing, and
+guidance itself is not distilled into the weights. Left out: an old policy that lags behind, the self-normalised weighting of the
+reference code.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from torch import Tensor
 
 from tastemaker.algorithms.groups import GroupRelative
 from tastemaker.flow.loss import negative_aware, velocity_kl
-from tastemaker.rollout import Noise, Sampler
+from tastemaker.rollout import Noise, Sampler, old_velocities, policy_velocities
 from tastemaker.types import Trajectory
 
 
@@ -29,7 +31,6 @@ class NFT(GroupRelative):
     points: int
     sigma_low: float
     sigma_high: float
-    velocity_kl: float
 
     def forward_points(self, trajectory: Trajectory, noise: Noise, shift: float) -> Trajectory:
         """`points` states of the forward process for each sample, as the stored steps of a trajectory; no velocities yet.
@@ -49,7 +50,7 @@ class NFT(GroupRelative):
             states_BSX=states_BSX,
             next_states_BSX=states_BSX,
             log_probs_BS=states_BSX.new_full(states_BSX.shape[:2], float("nan")),
-            offsets_BSX=None,
+            offsets_BSX=None,  # like the velocities, these belong to the new states
             velocities_BSX=torch.full_like(states_BSX, float("nan")),
         )
 
@@ -62,15 +63,16 @@ class NFT(GroupRelative):
         uncond_BSX: Tensor | None = None,
         reference_BSX: Tensor | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Loss of B samples at their S points; `trajectory` is that of `forward_points`, with the old policy's velocities."""
+        """Loss of B samples at their S points; `trajectory` is that of `forward_points`, with the old policy's velocities.
+
+        `velocities_BSX` carries the gradient; `uncond_BSX` is for guidance mode "both" alone, and carries gradient too.
+        """
         sigma_S = trajectory.sigmas[: len(trajectory.steps)].view(1, -1, *[1] * (trajectory.final_BX.ndim - 1))
         target_BSX = (trajectory.states_BSX - trajectory.final_BX[:, None]) / sigma_S  # noise - data
+        new_BSX = policy_velocities(trajectory, sampler, velocities_BSX, uncond_BSX)
+        old_BSX = old_velocities(trajectory)
         r_B = advantages_B.clamp(-self.advantage_clip, self.advantage_clip) / (2 * self.advantage_clip) + 0.5
-        loss = negative_aware(velocities_BSX, trajectory.velocities_BSX, target_BSX, r_B, self.strength).mean()
-        moved = velocity_kl(velocities_BSX.detach().flatten(0, 1), trajectory.velocities_BSX.flatten(0, 1)).mean()
+        loss = negative_aware(new_BSX, old_BSX, target_BSX, r_B, self.strength).mean()
+        moved = velocity_kl(new_BSX.detach().flatten(0, 1), old_BSX.flatten(0, 1)).mean()
         metrics = {"kl_old": moved}
-        if reference_BSX is not None:
-            kl_reference = velocity_kl(velocities_BSX.flatten(0, 1), reference_BSX.flatten(0, 1)).mean()
-            loss = loss + self.velocity_kl * kl_reference
-            metrics["kl_reference"] = kl_reference.detach()
-        return loss, metrics
+        return self.near_reference(loss, metrics, velocities_BSX, reference_BSX)

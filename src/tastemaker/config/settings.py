@@ -84,6 +84,9 @@ class GroupConfig(Settings):
 
     updates_per_rollout: Positive = 1
     """Optimiser steps on one rollout: its groups are dealt out into so many mini-batches, each used once."""
+    guidance_mode: Literal["hybrid", "both", "none", "conditional"] = "hybrid"
+    """Which policy is trained when sampling is guided: hybrid keeps the guidance offset of the rollout's weights fixed; both
+    guides old and new; none samples without guidance; conditional leaves guidance out (biased, for comparison)."""
     velocity_kl: Annotated[float, Field(ge=0)] = 1e-3
     """Weight of the squared distance to the reference's velocity; 0 is off, and keeps no reference."""
     advantage_clip: Annotated[float, Field(gt=0)] = 5.0
@@ -97,9 +100,6 @@ class GRPOConfig(GroupConfig):
 
     name: Literal["grpo"] = "grpo"
     """Chooses this algorithm."""
-    guidance_mode: Literal["hybrid", "both", "none", "conditional"] = "hybrid"
-    """Which policy is trained when sampling is guided: hybrid keeps the guidance offset of the rollout fixed; both guides
-    old and new; none samples without guidance; conditional ignores guidance in the ratio (biased, for comparison)."""
     clip_range: Annotated[float, Field(gt=0, lt=1)] = 1e-4
     """The ratio counts within 1 +- this; log-probabilities are per latent element, hence so small."""
     ratio_norm: bool = False
@@ -332,7 +332,7 @@ class TrainConfig(Settings):
                 if getattr(rollout, name) != type(rollout).model_fields[name].default:
                     rule = "has no effect with nft, whose rollout is deterministic"
                     yield Broken((f"rollout.{name}", "algorithm.name"), rule, "remove it, or use grpo")
-        elif self.algorithm.guidance_mode == "none" and rollout.guidance != 1:
+        if self.algorithm.guidance_mode == "none" and rollout.guidance != 1:
             keys = ("algorithm.guidance_mode", "rollout.guidance")
             rule = f"none samples without guidance, but rollout.guidance is {rollout.guidance:g}"
             yield Broken(keys, rule, "set rollout.guidance to 1 or the mode to hybrid")

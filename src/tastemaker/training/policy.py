@@ -12,7 +12,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,7 @@ from tastemaker.algorithms.nft import NFT
 from tastemaker.data.embeddings import EmbeddingCache
 from tastemaker.data.groups import prompts_of_step
 from tastemaker.errors import ServiceFailed, UserMistake
+from tastemaker.flow.guidance import guided, offset
 from tastemaker.models.adapter import Adapter
 from tastemaker.models.lora import with_transformer
 from tastemaker.rewards.composite import Composite, commonest_reasons, missing_share
@@ -286,9 +287,18 @@ def forward_process(
         return one_a_prompt(where).repeat_interleave(setup.group_size, dim=0)
 
     points = algorithm.forward_points(trajectory, noise, shift=float(seeds.random(setup.seed, "sigmas", step).random()))
+    if setup.sampler.policy_mode in ("hybrid", "both"):
+        points = replace(points, offsets_BSX=torch.full_like(points.states_BSX, float("nan")))
+    offsets_BSX = points.offsets_BSX
     for some, rows in _passes(setup, signal, groups):
         prefix = setup.adapter.prefix(batch.condition.select(some)).select(_group_of(some, rows, setup.group_size))
-        points.velocities_BSX[rows] = stored_velocities(setup.adapter, prefix, take(points, rows)).to(points.velocities_BSX)
+        here = take(points, rows)
+        v_cond = stored_velocities(setup.adapter, prefix, here)
+        points.velocities_BSX[rows] = v_cond.to(points.velocities_BSX)
+        if offsets_BSX is not None:
+            v_uncond = stored_velocities(setup.adapter, negative_prefix(setup, batch, rows), here)
+            v_guided = guided(v_cond, v_uncond, setup.sampler.guidance, setup.sampler.rescale)
+            offsets_BSX[rows] = offset(v_guided, v_cond).to(offsets_BSX)
     return points
 
 
@@ -324,10 +334,16 @@ def loss_of(
     velocities = stored_velocities(setup.adapter, setup.adapter.prefix(condition).select(local_B), some)
     unconditional = None
     if setup.sampler.policy_mode == "both" and batch.negative is not None:
-        prefix = setup.adapter.prefix(batch.negative).select(negative_rows(batch.negative, groups[local_B]))
-        unconditional = stored_velocities(setup.adapter, prefix, some)
+        unconditional = stored_velocities(setup.adapter, negative_prefix(setup, batch, rows), some)
     advantages = signal.advantages_B[rows].to(velocities.device)
     return setup.algorithm.loss(some, advantages, setup.sampler, velocities, unconditional, reference)
+
+
+def negative_prefix(setup: Setup, batch: Batch, rows: Tensor) -> Any:
+    """The adapter's prefix of the negative prompt for samples `rows` of a guided batch."""
+    if batch.negative is None:
+        raise ValueError("the batch has no negative condition; prepare it with the sampler that is guided")
+    return setup.adapter.prefix(batch.negative).select(negative_rows(batch.negative, rows // setup.group_size))
 
 
 def check_floor(algorithm: GRPO, metrics: dict[str, Tensor]) -> None:

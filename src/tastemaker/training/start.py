@@ -73,11 +73,11 @@ def make_setup(
 def make_sampler(config: TrainConfig, sigmas: Tensor) -> Sampler:
     """GRPO's steps in the window are stochastic and kept; NFT keeps the finished pictures alone."""
     rollout, algorithm = config.rollout, config.algorithm
-    plain = Sampler(sigmas=sigmas, guidance=rollout.guidance, rescale=rollout.guidance_rescale)
+    plain = Sampler(sigmas=sigmas, guidance=rollout.guidance, rescale=rollout.guidance_rescale, mode=algorithm.guidance_mode)
     if isinstance(algorithm, NFTConfig):
         return plain
     steps = high_noise_window(rollout.steps, rollout.window_size, rollout.window_start)
-    return replace(plain, kind=rollout.transition, eta=rollout.eta, steps=steps, mode=algorithm.guidance_mode)
+    return replace(plain, kind=rollout.transition, eta=rollout.eta, steps=steps)
 
 
 def make_algorithm(config: TrainConfig) -> GRPO | NFT:
