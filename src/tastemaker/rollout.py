@@ -142,7 +142,7 @@ def old_policy(trajectory: Trajectory, sampler: Sampler) -> Gaussian:
 def policy_velocities(
     trajectory: Trajectory, sampler: Sampler, velocities_BSX: Tensor, v_uncond_BSX: Tensor | None = None
 ) -> Tensor:
-    """(B, S, *X) velocities that define the trained policy at the stored states, from its conditional (and unconditional) ones."""
+    """(B, S, *X) velocities that define the trained policy at the stored states, from those of its branches."""
     return _policy_velocity(sampler, velocities_BSX, v_uncond_BSX, trajectory.offsets_BSX)
 
 
