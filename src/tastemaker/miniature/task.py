@@ -6,11 +6,13 @@ the evaluation read a prompt's `truth`; the model sees its text.
 
 from __future__ import annotations
 
+import os
 import signal
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor
 from contextlib import contextmanager
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +49,7 @@ def reading_processes(count: int) -> Iterator[Executor | None]:
     if count < 2:
         yield None
         return
-    with ProcessPoolExecutor(count, mp_context=get_context("spawn"), initializer=_leave_signals_to_the_parent) as pool:
+    with ProcessPoolExecutor(count, mp_context=get_context("spawn"), initializer=_follow_the_parent) as pool:
         yield pool
 
 
@@ -86,9 +88,17 @@ def _over(function: Callable, pictures: np.ndarray, prompts: Sequence[Prompt], p
     return list(map(function, pictures, truths) if pool is None else pool.map(function, pictures, truths, chunksize=16))
 
 
-def _leave_signals_to_the_parent() -> None:
-    """Ctrl-C reaches every process of a terminal; the parent decides when to stop."""
+def _follow_the_parent() -> None:
+    """Ctrl-C reaches every process of a terminal, but the parent decides when to stop. One that was killed cannot say so."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_the_parent, daemon=True).start()
+
+
+def _end_with_the_parent() -> None:
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _read(picture: Any, truth: Mapping[str, Any]) -> Reading:

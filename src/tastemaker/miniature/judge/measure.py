@@ -65,7 +65,7 @@ def render_measures(measures: Sequence[Measure]) -> str:
 
 
 def _measured(name: str, judge: VLMJudge, ratings: Sequence[Rating], truths: Mapping[str, Mapping[str, Any]]) -> Measure:
-    questions = [question_of(rating) for rating in ratings]
+    questions = [opened_question(rating) for rating in ratings]
     judge.answer(questions[:1])  # what is set up once is no part of the speed
     began = time.perf_counter()
     answers = judge.answer(questions)
@@ -83,7 +83,7 @@ def _measured(name: str, judge: VLMJudge, ratings: Sequence[Rating], truths: Map
     )
 
 
-def question_of(rating: Rating) -> Question:
+def opened_question(rating: Rating) -> Question:
     """With its pictures open already: reading files is no part of a judge's speed."""
     sources = tuple(open_picture(source) for source in rating.sources) if RUBRICS[rating.dimension].looks_at_sources else ()
     return Question(rating.id, rating.prompt, open_picture(rating.picture), sources)
