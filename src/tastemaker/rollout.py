@@ -126,17 +126,12 @@ def stored_velocities(adapter: Adapter, prefix: Any, trajectory: Trajectory) -> 
 
 def policy(trajectory: Trajectory, sampler: Sampler, velocities_BSX: Tensor, v_uncond_BSX: Tensor | None = None) -> Gaussian:
     """The B * S transitions (rows b * S + s) of the policy whose conditional velocities these are, at the stored states."""
-    v = policy_velocities(trajectory, sampler, velocities_BSX, v_uncond_BSX).flatten(0, 1)
-    sigma_S, sigma_next_S = (sigma.repeat(len(velocities_BSX)) for sigma in _stored_sigmas(trajectory))
-    return transition(sampler.kind, v, trajectory.states_BSX.flatten(0, 1), sigma_S, sigma_next_S, sampler.eta)
+    return _transitions(trajectory, sampler, policy_velocities(trajectory, sampler, velocities_BSX, v_uncond_BSX))
 
 
 def old_policy(trajectory: Trajectory, sampler: Sampler) -> Gaussian:
     """The B * S transitions of the policy that the rollout itself followed (in mode "conditional": is compared with)."""
-    mode: Mode = "none" if trajectory.offsets_BSX is None else "hybrid"
-    return policy(
-        trajectory, replace(sampler, guidance=1.0 if mode == "none" else sampler.guidance, mode=mode), trajectory.velocities_BSX
-    )
+    return _transitions(trajectory, sampler, old_velocities(trajectory))
 
 
 def policy_velocities(
@@ -148,9 +143,15 @@ def policy_velocities(
 
 def old_velocities(trajectory: Trajectory) -> Tensor:
     """(B, S, *X) the same of the rollout's weights, in every mode."""
-    offsets = trajectory.offsets_BSX
-    return (
-        trajectory.velocities_BSX if offsets is None else policy_velocity("hybrid", trajectory.velocities_BSX, offset=offsets)
+    if trajectory.offsets_BSX is None:
+        return trajectory.velocities_BSX
+    return policy_velocity("hybrid", trajectory.velocities_BSX, offset=trajectory.offsets_BSX)
+
+
+def _transitions(trajectory: Trajectory, sampler: Sampler, v_BSX: Tensor) -> Gaussian:
+    sigma_B, sigma_next_B = (sigma_S.repeat(len(v_BSX)) for sigma_S in _stored_sigmas(trajectory))
+    return transition(
+        sampler.kind, v_BSX.flatten(0, 1), trajectory.states_BSX.flatten(0, 1), sigma_B, sigma_next_B, sampler.eta
     )
 
 

@@ -4,9 +4,9 @@
 
 Good samples pull the velocity towards themselves and bad ones push it away, by how far their advantage is from the group's
 mean. What it is here: the old policy is the rollout's own weights; guidance enters as `flow.guidance` says, by default frozen
-(hybrid), so that a state's velocity is compared with pictures of the very policy that drew them: what the loss adds to their
-mean is the reward's. r is centred on 1/2 in each group: samples that are all equally good move nothing, and guidance itself is
-not distilled into the weights. Left out: an old policy that lags behind, the self-normalised weighting of the reference code.
+(hybrid), so that pictures are compared with the velocity that drew them. r is centred on 1/2 in each group: samples that are
+all equally good move nothing, and guidance itself is not distilled into the weights. Left out: an old policy that lags behind,
+the self-normalised weighting of the reference code.
 """
 
 from __future__ import annotations

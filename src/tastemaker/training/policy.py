@@ -333,7 +333,7 @@ def loss_of(
             reference = stored_velocities(frozen, frozen.prefix(condition).select(local_B), some)
     velocities = stored_velocities(setup.adapter, setup.adapter.prefix(condition).select(local_B), some)
     unconditional = None
-    if setup.sampler.policy_mode == "both" and batch.negative is not None:
+    if setup.sampler.policy_mode == "both":
         unconditional = stored_velocities(setup.adapter, negative_prefix(setup, batch, rows), some)
     advantages = signal.advantages_B[rows].to(velocities.device)
     return setup.algorithm.loss(some, advantages, setup.sampler, velocities, unconditional, reference)
