@@ -105,9 +105,10 @@ class VLMJudge:
         return [answers[question.id] for question in questions]
 
     def _batches(self, questions: Sequence[Question]) -> Iterator[list[Question]]:
+        """Questions of about one length together, since a batch is padded to its longest."""
         batch: list[Question] = []
         used = 0
-        for question in questions:
+        for question in sorted(questions, key=lambda question: (len(question.sources), len(question.text))):
             need = self.read_out.num_rationales * (1 + len(question.sources) * self.rubric.looks_at_sources)
             if batch and used + need > self.max_pictures:
                 yield batch

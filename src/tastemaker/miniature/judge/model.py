@@ -23,7 +23,7 @@ VISION_WIDTH, VISION_DEPTH = 128, 3
 def build_judge_model(tokenizer: Any) -> Qwen3VLForConditionalGeneration:
     """About 3 M parameters: 3 vision layers over 8 x 8 patches, 4 decoder layers over 4 x 4 picture tokens and the words."""
     text: dict[str, Any] = {
-        **{"vocab_size": len(tokenizer), "hidden_size": WIDTH, "intermediate_size": 512, "num_hidden_layers": LAYERS},
+        **{"vocab_size": len(tokenizer), "hidden_size": WIDTH, "intermediate_size": 384, "num_hidden_layers": LAYERS},
         **{"num_attention_heads": 6, "num_key_value_heads": 6, "head_dim": 32, "max_position_embeddings": 1024},
         **{"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id, "bos_token_id": None},
         "tie_word_embeddings": True,
@@ -34,7 +34,7 @@ def build_judge_model(tokenizer: Any) -> Qwen3VLForConditionalGeneration:
     vision = {
         **{"depth": VISION_DEPTH, "hidden_size": VISION_WIDTH, "intermediate_size": 256, "num_heads": 4},
         **{"out_hidden_size": WIDTH, "patch_size": PATCH, "spatial_merge_size": MERGE},
-        **{"num_position_embeddings": (SIDE // PATCH) ** 2, "deepstack_visual_indexes": [0, 1]},
+        **{"num_position_embeddings": (SIDE // PATCH) ** 2, "deepstack_visual_indexes": [1]},
     }
     config = Qwen3VLConfig(text_config=text, vision_config=vision, tie_word_embeddings=True, **special_ids(tokenizer))
     return Qwen3VLForConditionalGeneration(config)

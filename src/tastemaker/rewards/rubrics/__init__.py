@@ -17,6 +17,7 @@ import re
 import unicodedata
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from PIL import Image
@@ -126,9 +127,15 @@ def quoted(text: str, markers: Iterable[str] = ()) -> str:
     broken |= {match.start(1) for match in _ANNOUNCED.finditer(text)}
     for marker in {*filter(None, map(str.strip, markers))}:
         broken |= {match.start() for match in re.finditer(f"(?={re.escape(marker)})", text, re.IGNORECASE)}
-    return f'"{"".join(_escaped(c) if at in broken else json.dumps(c, ensure_ascii=False)[1:-1] for at, c in enumerate(text))}"'
+    return f'"{"".join(_escaped(c) if at in broken else _plain(c) for at, c in enumerate(text))}"'
 
 
+@lru_cache(4096)
+def _plain(char: str) -> str:
+    return json.dumps(char, ensure_ascii=False)[1:-1]
+
+
+@lru_cache(4096)
 def _is_bracket(char: str) -> bool:
     return any(folded in "<>[]" for folded in unicodedata.normalize("NFKC", char))
 
