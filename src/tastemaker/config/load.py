@@ -59,11 +59,26 @@ def parse(text: str, model_class: type[Model], overrides: Iterable[str] = (), so
     for override in overrides:
         reports += _apply(document.data, override, overridden)
     mistakes, model = _check(document.data, model_class)
-    places = sorted(mistakes, key=lambda mistake: _line(document, mistake.path))
+    places = sorted(mistakes, key=lambda mistake: document.line(mistake.path))
     reports += [_report(document, overridden, source, mistake) for mistake in places]
     if reports or model is None:
         raise UserMistake("\n".join(dict.fromkeys(reports)))
     return model
+
+
+def check_part(
+    document: Document, at: Path, data: dict[str, Any], model_class: type[Model], source: str
+) -> tuple[list[str], Model | None]:
+    """Settings that stand at `at` of a larger file, as they are after `data` was put together from several places of it.
+
+    Returns what is wrong, each with the file's line where it has one, and the settings if nothing is.
+    """
+    mistakes, model = _check(data, model_class)
+    lines = {path[len(at) :]: line for path, line in document.lines.items() if path[: len(at)] == at}
+    place = ".".join(map(str, at))
+    part = Document(data, lines)
+    reports = [_report(part, {}, source, mistake, place) for mistake in mistakes]
+    return list(dict.fromkeys(reports)), None if reports else model
 
 
 def dump(model: BaseModel) -> str:
@@ -262,20 +277,14 @@ def _tags(field: Any, key: str) -> list[str]:
 # ---- wording -------------------------------------------------------------------------------------
 
 
-def _report(document: Document, overridden: dict[Path, str], source: str, mistake: Mistake) -> str:
-    key = ".".join(map(str, mistake.path)) or "the file"
+def _report(document: Document, overridden: dict[Path, str], source: str, mistake: Mistake, below: str = "") -> str:
+    key = ".".join(filter(None, (below, *map(str, mistake.path)))) or "the file"
     value = _walk(document.data, mistake.path)
     shown = f"{_short(value)}, " if value is not None and not isinstance(value, dict) and mistake.path else ""
     for path, override in overridden.items():
         if _touches(mistake.path, {path}) and len(path) <= len(mistake.path):
             return f"override {override!r} {key}: {shown}{mistake.text}"
-    return f"{source}:{_line(document, mistake.path)} {key}: {shown}{mistake.text}"
-
-
-def _line(document: Document, path: Path) -> int:
-    while path and path not in document.lines:
-        path = path[:-1]
-    return document.lines.get(path, 1)
+    return f"{source}:{document.line(mistake.path)} {key}: {shown}{mistake.text}"
 
 
 def _short(value: Any) -> str:

@@ -43,6 +43,12 @@ class Document:
     lines: dict[Path, int] = field(default_factory=dict)
     faults: list[Fault] = field(default_factory=list)
 
+    def line(self, path: Path) -> int:
+        """Where a key stands, or the nearest group around it that the text has."""
+        while path and path not in self.lines:
+            path = path[:-1]
+        return self.lines.get(path, 1)
+
 
 class _Refused(yaml.MarkedYAMLError):
     """A construct that valid YAML has and we do not."""

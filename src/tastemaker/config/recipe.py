@@ -1,0 +1,157 @@
+"""The file of a recipe: named stages, each with a kind and that kind's own settings.
+
+    name: miniature
+    stages:
+      curated: {kind: curate, ...}
+      t2i:     {kind: train, data: {prompts: "stage:curated/kept.jsonl"}, ...}
+      edit:    {kind: train, like: t2i, data: {...}, ...}
+
+`like` starts from the settings of a stage above and changes what is written. A text that begins with `stage:` names what a
+stage above leaves in its folder; that is how stages depend on each other. What the settings of a kind are is not known here.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path as FilePath
+from typing import Any
+
+from tastemaker.config.base import nearest
+from tastemaker.config.strict_yaml import Document, Path, read
+from tastemaker.errors import UserMistake
+
+REFERENCE = "stage:"
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+
+
+@dataclass(frozen=True)
+class StageText:
+    """A stage as it stands in the file: `settings` are those of its kind, after `like`, not checked yet."""
+
+    name: str
+    kind: str
+    settings: Mapping[str, Any]
+    like: str | None = None
+
+
+@dataclass(frozen=True)
+class RecipeText:
+    """A recipe whose names, kinds and references hold; `source` and `document` are for telling where a mistake is."""
+
+    name: str
+    stages: tuple[StageText, ...]
+    document: Document
+    source: str
+
+
+def load_recipe(path: str | FilePath, kinds: Mapping[str, Any] | None = None) -> RecipeText:
+    """Raises UserMistake with a line for each mistake. `kinds` are the names that `kind` may have."""
+    try:
+        text = FilePath(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserMistake(f"{path}: cannot be read as UTF-8 text ({error}), give the path of a recipe") from error
+    return parse_recipe(text, kinds, source=str(path))
+
+
+def parse_recipe(text: str, kinds: Mapping[str, Any] | None = None, source: str = "<text>") -> RecipeText:
+    """As `load_recipe`, from text."""
+    document = read(text)
+    reports = [(fault.line, fault.text) for fault in document.faults]
+    data = document.data if isinstance(document.data, dict) else {}
+    name, stages = data.get("name"), data.get("stages")
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        reports.append((document.line(("name",)), "name: missing or not one word, write for example `name: first-recipe`"))
+    reports += [
+        (document.line((key,)), f"{key}: unknown key, {nearest(key, ('name', 'stages'))}")
+        for key in data
+        if key not in ("name", "stages")
+    ]
+    if not isinstance(stages, dict) or not stages:
+        reports.append((document.line(("stages",)), "stages: missing, write at least one: `stages: {t2i: {kind: train}}`"))
+        stages = {}
+    found: dict[str, StageText] = {}
+    for stage_name, stage in stages.items():
+        place = ("stages", stage_name)
+        wrong = list(_mistakes(stage_name, stage, found, kinds))
+        reports += [(document.line((*place, *at)), ".".join((*place, *at)) + f": {rule}") for at, rule in wrong]
+        if isinstance(stage, dict):
+            found[stage_name] = _stage(stage_name, stage, found)
+    if reports:
+        raise UserMistake("\n".join(f"{source}:{line} {told}" for line, told in dict.fromkeys(sorted(reports))))
+    return RecipeText(str(name), tuple(found.values()), document, source)
+
+
+def references(settings: Any, at: Path = ()) -> Iterator[tuple[Path, str]]:
+    """Where a text that begins with `stage:` stands, and the text."""
+    if isinstance(settings, str) and settings.startswith(REFERENCE):
+        yield at, settings
+    elif isinstance(settings, Mapping):
+        for key, value in settings.items():
+            yield from references(value, (*at, key))
+    elif isinstance(settings, list):
+        for row, value in enumerate(settings):
+            yield from references(value, (*at, row))
+
+
+def filled(settings: Any, folder: FilePath) -> Any:
+    """The settings with every reference as a path below the recipe's `folder`."""
+    if isinstance(settings, str) and settings.startswith(REFERENCE):
+        return str(folder / settings.removeprefix(REFERENCE))
+    if isinstance(settings, Mapping):
+        return {key: filled(value, folder) for key, value in settings.items()}
+    return [filled(value, folder) for value in settings] if isinstance(settings, list) else settings
+
+
+def stage_of(reference: str) -> str:
+    """`stage:t2i/run/transformer` -> `t2i`."""
+    return reference.removeprefix(REFERENCE).partition("/")[0]
+
+
+def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """`base` with `changes` in it: groups are merged, a group with another `kind` or `name` is replaced, as are lists."""
+    result = dict(base)
+    for key, value in changes.items():
+        old = result.get(key)
+        same = isinstance(old, Mapping) and isinstance(value, Mapping) and not _is_other_variant(old, value)
+        result[key] = merged(old, value) if same else value  # type: ignore[arg-type]
+    return result
+
+
+def _is_other_variant(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
+    """A union's variant is chosen by one word; settings of the old one mean nothing for another."""
+    return any(word in new and new[word] != old.get(word) for word in ("kind", "name"))
+
+
+def _stage(name: str, stage: Mapping[str, Any], above: Mapping[str, StageText]) -> StageText:
+    like = stage.get("like")
+    base = above.get(like) if isinstance(like, str) else None
+    own = {key: value for key, value in stage.items() if key not in ("kind", "like")}
+    kind = stage.get("kind", base.kind if base else None)
+    return StageText(name, str(kind), merged(base.settings, own) if base else own, like if base else None)
+
+
+def _mistakes(
+    name: str, stage: Any, above: Mapping[str, StageText], kinds: Mapping[str, Any] | None
+) -> Iterator[tuple[tuple[str, ...], str]]:
+    """Each with its place below the stage."""
+    if not _NAME.fullmatch(name):
+        yield (), "a stage's name is its folder's: letters, digits, dashes and underscores, 64 at most"
+    if not isinstance(stage, dict):
+        yield (), "must be a group of settings, write `kind` and the settings of that kind indented below it"
+        return
+    like, kind = stage.get("like"), stage.get("kind")
+    if like is not None and like not in above:
+        yield ("like",), f"{like!r} is no stage above this one, {nearest(str(like), above)}"
+    elif like is None and kind is None:
+        yield ("kind",), f"missing, choose one of {', '.join(kinds or ())}"
+    elif like is not None and kind is not None and kind != above[like].kind:
+        yield ("kind",), f"{like} is of kind {above[like].kind}, and `like` copies its settings; leave kind out"
+    if kind is not None and kinds is not None and kind not in kinds:
+        yield ("kind",), f"{kind!r} is not known, {nearest(str(kind), kinds)}"
+    for at, reference in references({key: value for key, value in stage.items() if key not in ("kind", "like")}):
+        if stage_of(reference) not in above:
+            yield tuple(map(str, at)), f"{reference!r} names no stage above this one, {nearest(stage_of(reference), above)}"
+        elif ".." in reference.split("/"):
+            yield tuple(map(str, at)), f"{reference!r} leaves the stage's folder, name what is inside"

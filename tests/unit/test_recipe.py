@@ -1,0 +1,249 @@
+"""The graph of a recipe, with stages that write plain files: what runs, what does not, and what is said of mistakes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from pydantic import Field
+from rich.console import Console
+
+from tastemaker import recipe as engine
+from tastemaker.config import Settings
+from tastemaker.config.recipe import merged, parse_recipe
+from tastemaker.errors import Corrupt, Stopped, UserMistake
+from tastemaker.recipe import Job, Kind, Recipe, open_recipe, outlook, run
+from tastemaker.runtime.estimate import num_parameters
+
+
+class WriteConfig(Settings):
+    name: str
+    text: str = "a"
+    source: str | None = None
+    checkpoint: dict[str, int] = Field(default={})
+
+
+CALLS: list[str] = []
+STOP_AT: list[str] = []
+
+
+def write(job: Job) -> None:
+    CALLS.append(job.name)
+    half = job.folder / "half.txt"
+    half.write_text("half")
+    if job.name in STOP_AT:
+        raise Stopped("stopped")
+    before = Path(job.config.source).read_text() if job.config.source else ""
+    (job.folder / "out.txt").write_text(before + job.config.text)
+
+
+def outside(job: Job) -> dict[str, Path]:
+    given = job.config.source
+    return {"source": Path(given)} if given and not str(given).startswith(str(job.folder.parent)) else {}
+
+
+KINDS = {"write": Kind(WriteConfig, write, lambda config: ("out.txt",), outside)}
+CHAIN = """\
+name: chain
+stages:
+  first: {kind: write, text: one}
+  second: {kind: write, text: two, source: "stage:first/out.txt"}
+  aside: {kind: write, text: apart}
+  third: {like: second, text: three, source: "stage:second/out.txt"}
+"""
+
+
+@pytest.fixture(autouse=True)
+def _fresh() -> None:
+    CALLS.clear()
+    STOP_AT.clear()
+
+
+def opened(tmp_path: Path, text: str = CHAIN) -> Recipe:
+    return open_recipe(parse_recipe(text, KINDS, "r.yaml"), KINDS, tmp_path / "runs", tmp_path, Console(quiet=True))
+
+
+def left(tmp_path: Path, stage: str) -> str:
+    return (tmp_path / "runs" / stage / "out.txt").read_text()
+
+
+def test_runs_each_stage_once_in_order(tmp_path: Path) -> None:
+    run(opened(tmp_path))
+    assert CALLS == ["first", "second", "aside", "third"]
+    assert left(tmp_path, "third") == "onetwothree"
+    run(opened(tmp_path))
+    assert len(CALLS) == 4
+    assert [look.why for look in outlook(opened(tmp_path))] == [""] * 4
+
+
+def test_a_changed_setting_reruns_what_depends_on_it_and_nothing_else(tmp_path: Path) -> None:
+    run(opened(tmp_path))
+    CALLS.clear()
+    changed = opened(tmp_path, CHAIN.replace("text: two", "text: TWO"))
+    why = {look.stage.name: look.why for look in outlook(changed)}
+    assert why["first"] == why["aside"] == ""
+    assert "two -> TWO" in why["second"] and "second" in why["third"]
+    run(changed)
+    assert CALLS == ["second", "third"]
+    assert left(tmp_path, "third") == "oneTWOthree"
+    assert (tmp_path / "runs" / "second.1" / "out.txt").read_text() == "onetwo"  # kept
+
+
+def test_a_rerun_that_leaves_the_same_bytes_reruns_nothing_after_it(tmp_path: Path) -> None:
+    run(opened(tmp_path))
+    CALLS.clear()
+    (tmp_path / "runs" / "first" / "out.txt").unlink()
+    run(opened(tmp_path))
+    assert CALLS == ["first"]
+
+
+def test_settings_that_change_no_output_rerun_nothing(tmp_path: Path) -> None:
+    run(opened(tmp_path))
+    idle = CHAIN.replace("text: one}", "text: one, checkpoint: {every: 3}}")
+    assert {look.why for look in outlook(opened(tmp_path, idle))} == {""}
+
+
+def test_an_input_outside_of_the_recipe_counts_by_its_bytes(tmp_path: Path) -> None:
+    given = tmp_path / "given.txt"
+    given.write_text("x")
+    text = f'name: r\nstages:\n  a: {{kind: write, source: "{given}"}}\n'
+    run(opened(tmp_path, text))
+    given.write_text("x")  # another time, the same bytes
+    assert outlook(opened(tmp_path, text))[0].why == ""
+    given.write_text("y")
+    assert outlook(opened(tmp_path, text))[0].why == "changed: source has other content"
+    run(opened(tmp_path, text))
+    assert left(tmp_path, "a") == "ya"
+
+
+def test_stopped_and_run_again_equals_uninterrupted(tmp_path: Path) -> None:
+    run(opened(tmp_path / "whole"))
+    CALLS.clear()
+    STOP_AT.append("second")
+    with pytest.raises(Stopped):
+        run(opened(tmp_path))
+    look = outlook(opened(tmp_path))[1]
+    assert look.goes_on and "interrupted" in look.why
+    STOP_AT.clear()
+    run(opened(tmp_path))
+    assert CALLS == ["first", "second", "second", "aside", "third"]
+    assert not (tmp_path / "runs" / "second.1").exists()  # it went on in its own folder
+    for stage in ("first", "second", "aside", "third"):
+        whole = tmp_path / "whole" / "runs" / stage
+        ours, theirs = (json.loads((f / "stage.json").read_text()) for f in (tmp_path / "runs" / stage, whole))
+        assert {**ours, "seconds": 0} == {**theirs, "seconds": 0}
+        assert left(tmp_path, stage) == (whole / "out.txt").read_text()
+
+
+def test_an_interrupted_stage_with_other_settings_begins_anew(tmp_path: Path) -> None:
+    STOP_AT.append("first")
+    with pytest.raises(Stopped):
+        run(opened(tmp_path))
+    STOP_AT.clear()
+    run(opened(tmp_path, CHAIN.replace("text: one", "text: 1st")))
+    assert left(tmp_path, "first") == "1st"
+    assert (tmp_path / "runs" / "first.1" / "half.txt").exists()
+
+
+def test_one_stage_alone_wants_what_it_needs_to_be_finished(tmp_path: Path) -> None:
+    with pytest.raises(UserMistake, match="first: not run yet"):
+        run(opened(tmp_path), "second")
+    run(opened(tmp_path), "first")
+    run(opened(tmp_path), "second")
+    assert CALLS == ["first", "second"]
+    with pytest.raises(UserMistake, match="did you mean `third`"):
+        run(opened(tmp_path), "thrid")
+
+
+def test_a_recipe_may_move(tmp_path: Path) -> None:
+    run(opened(tmp_path / "here"))
+    (tmp_path / "here").rename(tmp_path / "there")
+    assert {look.why for look in outlook(opened(tmp_path / "there"))} == {""}
+
+
+def test_a_stage_without_its_outputs_is_not_finished(tmp_path: Path) -> None:
+    kinds = {"write": Kind(WriteConfig, lambda job: None, lambda config: ("out.txt",))}
+    text = parse_recipe("name: r\nstages: {a: {kind: write}}", kinds)
+    with pytest.raises(Corrupt, match=r"ended without out\.txt"):
+        run(open_recipe(text, kinds, tmp_path, tmp_path, Console(quiet=True)))
+    assert json.loads((tmp_path / "a" / "stage.json").read_text())["state"] == "begun"
+
+
+def test_a_spoilt_record_is_named(tmp_path: Path) -> None:
+    run(opened(tmp_path))
+    (tmp_path / "runs" / "first" / "stage.json").write_text("{")
+    with pytest.raises(Corrupt, match=r"stage\.json"):
+        run(opened(tmp_path))
+
+
+def test_two_do_not_run_one_recipe(tmp_path: Path) -> None:
+    (tmp_path / "runs").mkdir()
+    lock = engine.Lock(tmp_path / "runs" / "lock")
+    with pytest.raises(UserMistake):
+        run(opened(tmp_path))
+    lock.release()
+
+
+def test_all_mistakes_of_all_stages_at_once_with_their_lines(tmp_path: Path) -> None:
+    text = """\
+name: r
+stages:
+  a: {kind: write, txt: 1}
+  b:
+    kind: write
+    text: 5
+  c: {like: a, source: "stage:a/other.txt"}
+"""
+    with pytest.raises(UserMistake) as caught:
+        opened(tmp_path, text)
+    lines = str(caught.value).splitlines()
+    assert any(line.startswith("r.yaml:3 stages.a.txt: 1, unknown key, did you mean `text`?") for line in lines)
+    assert any(line.startswith("r.yaml:6 stages.b.text: 5, must be text") for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("name: r", "stages: missing"),
+        ("name: two words\nstages: {a: {kind: write}}", "name: missing or not one word"),
+        ("name: r\nstage: {}\nstages: {a: {kind: write}}", "did you mean `stages`?"),
+        ("name: r\nstages: {a: {kind: wriet}}", "did you mean `write`?"),
+        ("name: r\nstages: {a: {text: x}}", "kind: missing"),
+        ("name: r\nstages: {a: 5}", "must be a group"),
+        ("name: r\nstages: {a/b: {kind: write}}", "a stage's name is its folder's"),
+        ('name: r\nstages: {a: {kind: write, source: "stage:b/out.txt"}, b: {kind: write}}', "names no stage above"),
+        ('name: r\nstages: {a: {kind: write}, b: {kind: write, source: "stage:a/../x"}}', "leaves the stage's folder"),
+        ("name: r\nstages: {a: {like: b}, b: {kind: write}}", "no stage above"),
+        ("name: r\nstages: {a: {kind: write}, a: {kind: write}}", "set twice"),
+    ],
+)
+def test_mistakes_of_the_file(text: str, told: str) -> None:
+    with pytest.raises(UserMistake) as caught:
+        parse_recipe(text, KINDS)
+    assert told in str(caught.value)
+
+
+def test_a_reference_to_what_a_stage_does_not_leave(tmp_path: Path) -> None:
+    text = 'name: r\nstages:\n  a: {kind: write}\n  b:\n    kind: write\n    source: "stage:a/nothing.txt"\n'
+    with pytest.raises(UserMistake, match=r"r\.yaml:6 stages\.b\.source: .* is not what a leaves, which is stage:a/out\.txt"):
+        opened(tmp_path, text)
+
+
+def test_like_merges_groups_and_replaces_variants_and_lists() -> None:
+    base = {"a": {"x": 1, "y": 2}, "algorithm": {"name": "nft", "points": 2}, "rows": [1, 2]}
+    changes = {"a": {"y": 3}, "algorithm": {"name": "grpo"}, "rows": [5]}
+    assert merged(base, changes) == {"a": {"x": 1, "y": 3}, "algorithm": {"name": "grpo"}, "rows": [5]}
+    assert merged(base, {"algorithm": {"points": 4}})["algorithm"] == {"name": "nft", "points": 4}
+
+
+def test_parameters_are_counted_without_opening_a_model(tmp_path: Path) -> None:
+    import torch
+    from safetensors.torch import save_file
+
+    save_file({"a": torch.zeros(3, 4), "b": torch.zeros(5)}, tmp_path / "one.safetensors", metadata={"format": "pt"})
+    save_file({"c": torch.zeros(2, 2, 2)}, tmp_path / "two.safetensors")
+    assert num_parameters(tmp_path) == 12 + 5 + 8
+    (tmp_path / "three.safetensors").write_bytes(b"no")
+    with pytest.raises(Corrupt, match=r"three\.safetensors"):
+        num_parameters(tmp_path)
