@@ -27,7 +27,9 @@ from tastemaker.runtime.guard import NanGuard
 from tastemaker.runtime.progress import Tracker
 from tastemaker.runtime.run import Run
 from tastemaker.runtime.signals import StopRequest
-from tastemaker.training.policy import Batch, Setup, train
+from tastemaker.training.batch import Batch
+from tastemaker.training.policy import train
+from tastemaker.training.setup import Setup
 from tastemaker.training.state import PolicyState, frozen_copy
 from tastemaker.types import Prompt
 
@@ -66,6 +68,7 @@ def make_setup(
         reference=frozen_copy(adapter.transformer) if needs_reference else None,
         unguided_every=rollout.unguided_every,
         chunks=rollout.chunks,
+        edit_share=config.data.edit_share,
         scoring_deadline=config.deadlines.step,
     )
 
@@ -139,7 +142,8 @@ def make_state(config: TrainConfig, adapter: Adapter) -> PolicyState:
         parameters = policy_parameters(adapter, "lora", rank=policy.rank, alpha=policy.alpha, targets=policy.targets)
     else:
         parameters = policy_parameters(adapter, "full")
-    return PolicyState.fresh(adapter.transformer, parameters, optimiser)
+    old_policy = config.algorithm.old_policy if isinstance(config.algorithm, NFTConfig) else None
+    return PolicyState.fresh(adapter.transformer, parameters, optimiser, old_policy)
 
 
 @dataclass(frozen=True)
