@@ -16,10 +16,12 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from tastemaker.algorithms.groups import GroupRelative
 from tastemaker.errors import ServiceFailed
 from tastemaker.rewards.composite import commonest_reasons, missing_share
 from tastemaker.rewards.pipeline import ScoringPipeline, joined
 from tastemaker.rollout import denoise
+from tastemaker.runtime import seeds
 from tastemaker.runtime.guard import NanGuard
 from tastemaker.runtime.signals import StopRequest
 from tastemaker.training.batch import Batch, Part, chunks_of, prepare
@@ -48,28 +50,47 @@ def train(
             now = at_step(setup, step)
             batch = prepare(now, step)
             with state.as_old():
-                trajectory, images, scores = draw_and_judge(now, batch, step, scoring)
-            signal = signal_of(now, batch, scores)
-            hidden = scoring.hidden_latency()
+                trajectory, images, signal = collect(now, batch, step, scoring)
             metrics = update(now, state, batch, trajectory, signal, guard)
             state.old_follows(step)
-            if max(setup.chunks, len(batch.parts)) > 1:  # else nothing is drawn while a judge works
-                metrics["hidden_latency"] = hidden
             seconds = time.perf_counter() - began
-            run.log(step, {**signal.metrics, **metrics, "images": len(images), "seconds": seconds})
+            run.log(step, {**signal.metrics, **metrics, "images": len(trajectory.final_BX), "seconds": seconds})
             after_step(step, images, batch)
 
 
 def pipeline(setup: Setup) -> ScoringPipeline:
     """One for the whole run: a thread of its own, with room for all chunks of a step, each of which holds a prompt at least."""
-    return ScoringPipeline(setup.composite.score, deadline=setup.scoring_deadline, depth=setup.prompts_per_step)
+    score = nobody if setup.composite is None else setup.composite.score
+    return ScoringPipeline(score, deadline=setup.scoring_deadline, depth=setup.prompts_per_step)
+
+
+def nobody(images: Tensor, prompts: Sequence[Prompt]) -> Scores:
+    raise ValueError("pictures were handed over to be judged, but the setup has no composite")
 
 
 def at_step(setup: Setup, step: int) -> Setup:
-    """Every `unguided_every`-th step samples, and so learns, without guidance."""
-    if setup.unguided_every is None or step % setup.unguided_every:
-        return setup
-    return replace(setup, sampler=replace(setup.sampler, guidance=1.0))
+    """Every `unguided_every`-th step samples, and so learns, without guidance; a step of distillation has its own states."""
+    sampler = setup.sampler
+    if setup.states is not None:
+        drawn = seeds.random(setup.seed, "states", step).permutation(len(sampler.sigmas) - 1)[: setup.states]
+        sampler = replace(sampler, steps=tuple(sorted(map(int, drawn))))
+    if setup.unguided_every is not None and step % setup.unguided_every == 0:
+        sampler = replace(sampler, guidance=1.0)
+    return replace(setup, sampler=sampler)
+
+
+def collect(setup: Setup, batch: Batch, step: int, scoring: ScoringPipeline) -> tuple[Trajectory, Tensor, Signal]:
+    """What a step learns from: pictures drawn and judged. Where teachers say what is to be learnt, no picture is decoded."""
+    if setup.teachers is not None:
+        trajectory = _one_trajectory([rollout(setup, part, step) for part in batch.parts])
+        every_B = torch.ones(len(trajectory.final_BX))
+        return trajectory, torch.empty(0, 3, setup.height, setup.width), Signal(every_B, every_B.bool())
+    trajectory, images, scores = draw_and_judge(setup, batch, step, scoring)
+    signal = signal_of(setup, batch, scores)
+    hidden = scoring.hidden_latency()
+    if max(setup.chunks, len(batch.parts)) > 1:  # else nothing is drawn while a judge works
+        signal = replace(signal, metrics={**signal.metrics, "hidden_latency": hidden})
+    return trajectory, images, signal
 
 
 def draw_and_judge(setup: Setup, batch: Batch, step: int, scoring: ScoringPipeline) -> tuple[Trajectory, Tensor, Scores]:
@@ -127,6 +148,7 @@ def within_budget(setup: Setup, scores: Scores) -> Scores:
 
 def signal_of(setup: Setup, batch: Batch, scores: Scores) -> Signal:
     """Gates first, then advantages under the weights of each prompt's category."""
+    assert setup.composite is not None and isinstance(setup.algorithm, GroupRelative)
     prompts = _repeated(setup, batch.prompts)
     gated = setup.composite.gated(scores, prompts)
     groups = group_index(len(prompts) // setup.group_size, setup.group_size)

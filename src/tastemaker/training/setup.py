@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from tastemaker.algorithms.distill import Distill
 from tastemaker.algorithms.grpo import GRPO
 from tastemaker.algorithms.nft import NFT
 from tastemaker.data.embeddings import EmbeddingCache
@@ -14,6 +15,7 @@ from tastemaker.models.adapter import Adapter
 from tastemaker.rewards.composite import Composite
 from tastemaker.rollout import Noise, Sampler
 from tastemaker.runtime import seeds
+from tastemaker.training.teachers import Teachers
 from tastemaker.types import Prompt
 
 
@@ -23,8 +25,7 @@ class Setup:
 
     adapter: Adapter
     sampler: Sampler
-    algorithm: GRPO | NFT
-    composite: Composite
+    algorithm: GRPO | NFT | Distill
     prompts: Sequence[Prompt]
     embeddings: EmbeddingCache
     seed: int
@@ -36,6 +37,12 @@ class Setup:
     updates_per_rollout: int
     micro_batch: int | None
     max_grad_norm: float
+    composite: Composite | None = None
+    """Who judges the pictures; None where teachers say what is to be learnt."""
+    teachers: Teachers | None = None
+    """For distillation alone."""
+    states: int | None = None
+    """Of a trajectory's states, how many distillation learns from in a step, drawn anew each step; None takes all."""
     negative_prompt: str = ""
     reference: nn.Module | None = None
     """The frozen transformer for the velocity KL; None switches that term off."""

@@ -14,6 +14,7 @@ from torch import Tensor
 from tastemaker.algorithms.grpo import GRPO
 from tastemaker.algorithms.nft import NFT
 from tastemaker.config import LoraPolicy, NFTConfig, TrainConfig
+from tastemaker.config.distillation import DistillConfig
 from tastemaker.data.embeddings import EmbeddingCache
 from tastemaker.errors import UserMistake
 from tastemaker.flow.schedule import high_noise_window
@@ -135,14 +136,15 @@ def make_composite(config: TrainConfig, rewards: Mapping[str, Reward]) -> Compos
     )
 
 
-def make_state(config: TrainConfig, adapter: Adapter) -> PolicyState:
+def make_state(config: TrainConfig | DistillConfig, adapter: Adapter) -> PolicyState:
     """A fresh policy: makes exactly its parameters trainable."""
     policy, optimiser = config.policy, config.optimiser
     if isinstance(policy, LoraPolicy):
         parameters = policy_parameters(adapter, "lora", rank=policy.rank, alpha=policy.alpha, targets=policy.targets)
     else:
         parameters = policy_parameters(adapter, "full")
-    old_policy = config.algorithm.old_policy if isinstance(config.algorithm, NFTConfig) else None
+    algorithm = None if isinstance(config, DistillConfig) else config.algorithm
+    old_policy = algorithm.old_policy if isinstance(algorithm, NFTConfig) else None
     return PolicyState.fresh(adapter.transformer, parameters, optimiser, old_policy)
 
 
@@ -154,6 +156,16 @@ class Task:
     rewards: Mapping[str, Reward]
     height: int
     width: int
+
+
+@dataclass(frozen=True)
+class Around:
+    """What surrounds a training: how it is watched, stopped and resumed."""
+
+    allow_changes: Iterable[str] = ()
+    trackers: Callable[[int, int], Sequence[Tracker]] = lambda start, total: ()
+    after_step: Callable[[int, Tensor, Batch], None] = lambda step, images, batch: None
+    stop: StopRequest | None = None
 
 
 def run_training(
@@ -172,17 +184,39 @@ def run_training(
     embeddings = embeddings or EmbeddingCache(adapter, height=task.height, width=task.width)
     setup = make_setup(config, adapter, task.prompts, task.rewards, embeddings, height=task.height, width=task.width)
     state = make_state(config, adapter)
+    judges = fingerprints(setup.composite.rewards) if setup.composite else {}
+    run_loop(config, setup, state, folder, Around(allow_changes, trackers, after_step, stop), judges=judges)
+    return state
+
+
+def run_loop(
+    config: TrainConfig | DistillConfig,
+    setup: Setup,
+    state: PolicyState,
+    folder: Path,
+    around: Around,
+    *,
+    judges: Mapping[str, str] | None = None,
+    data_files: Mapping[str, Path | str] | None = None,
+) -> None:
+    """The loop in its run folder, from the last checkpoint on; `state` is what it ends with."""
     limit = config.budget.max_minutes
     ends = time.monotonic() + 60 * limit if limit else float("inf")
-    judges = fingerprints(setup.composite.rewards)
-    with Run.open(folder, config, allow_changes=allow_changes, judges=judges, keep=config.checkpoint.keep) as run:
+    with Run.open(
+        folder,
+        config,
+        allow_changes=around.allow_changes,
+        judges=judges,
+        data_files=data_files,
+        keep=config.checkpoint.keep,
+    ) as run:
         saved = run.restore()
         if saved is not None:
             state.restore(saved.tensors, saved.state)
         run.require_space(state.tensors())
-        for tracker in trackers(state.step, config.budget.max_steps):
+        for tracker in around.trackers(state.step, config.budget.max_steps):
             run.follow(tracker)
-        with stop or StopRequest() as stopping:
+        with around.stop or StopRequest() as stopping:
             train(
                 setup,
                 state,
@@ -191,10 +225,9 @@ def run_training(
                 checkpoint_every=config.checkpoint.every,
                 stop=stopping,
                 deadline=lambda: time.monotonic() > ends,
-                after_step=after_step,
+                after_step=around.after_step,
                 guard=_guard(run, saved.state if saved else None),
             )
-    return state
 
 
 def _guard(run: Run, saved: Mapping[str, Any] | None) -> NanGuard:
@@ -204,7 +237,7 @@ def _guard(run: Run, saved: Mapping[str, Any] | None) -> NanGuard:
     return guard
 
 
-def prepare_hardware(config: TrainConfig) -> tuple[torch.device, torch.dtype]:
+def prepare_hardware(config: TrainConfig | DistillConfig) -> tuple[torch.device, torch.dtype]:
     """Sets the number of threads; returns where the model goes and in what precision it runs."""
     hardware.set_threads(config.threads)
     place = hardware.pick_device()

@@ -26,6 +26,7 @@ from tastemaker.runtime.guard import NanGuard
 from tastemaker.training.batch import Batch, Part
 from tastemaker.training.setup import Setup, keyed_noise
 from tastemaker.training.state import Metrics, PolicyState
+from tastemaker.training.teachers import Teachers
 from tastemaker.types import Signal, Trajectory
 
 
@@ -35,7 +36,9 @@ def update(setup: Setup, state: PolicyState, batch: Batch, trajectory: Trajector
     They are dealt like cards, so that every mini-batch has its share of every part.
     """
     ids = [f"{prompt.id}/{sample}" for prompt in batch.prompts for sample in range(setup.group_size)]
-    sampled = {"final latents": trajectory.final_BX, "log-probabilities": trajectory.log_probs_BS}
+    sampled = {"final latents": trajectory.final_BX}
+    if setup.sampler.kind != "ode":  # whose steps have no probability
+        sampled["log-probabilities"] = trajectory.log_probs_BS
     if not guard.check(state.attempts + 1, sampled, ids).ok:
         state.attempts += 1
         return {"updates": 0.0, "updates_skipped": 1.0}
@@ -44,6 +47,8 @@ def update(setup: Setup, state: PolicyState, batch: Batch, trajectory: Trajector
     if isinstance(setup.algorithm, NFT):
         with state.as_old():
             trajectory = forward_process(setup, setup.algorithm, batch, trajectory, signal, groups, state.step + 1)
+    if setup.teachers is not None:
+        trajectory = taught(setup, setup.teachers, batch, trajectory, signal)
     collected: list[dict[str, Tensor]] = []
     skipped = 0
     num_updates = min(setup.updates_per_rollout, len(groups))
@@ -104,6 +109,28 @@ def forward_process(
             v_guided = guided(v_cond, v_uncond, setup.sampler.guidance, setup.sampler.rescale)
             offsets_BSX[some.rows] = offset(v_guided, v_cond).to(offsets_BSX)
     return points
+
+
+@torch.no_grad()
+def taught(setup: Setup, teachers: Teachers, batch: Batch, trajectory: Trajectory, signal: Signal) -> Trajectory:
+    """The student's states with the velocities of each prompt's teacher, guided as that teacher is; one prefix per prompt.
+
+    A teacher is brought to the device once: all its samples are next to each other in time, whatever their order in the step.
+    """
+    velocities_BSX = torch.full_like(trajectory.velocities_BSX, float("nan"))
+    for teacher, places in teachers.places(batch.prompts):
+        adapter = teachers.seated(teacher)
+        for some in passes_of(setup, batch, signal, places):
+            here = take(trajectory, some.rows)
+            v_cond = stored_velocities(adapter, some.prefix(adapter), here)
+            v_uncond = None
+            if teacher.guidance != 1:
+                negative = setup.embeddings.negative(teacher.negative_prompt, some.part.prompts).to(v_cond.device)
+                asked = replace(some, part=replace(some.part, negative=negative))
+                v_uncond = stored_velocities(adapter, asked.negative_prefix(adapter), here)
+            v = guided(v_cond, v_uncond, teacher.guidance, teacher.rescale)
+            velocities_BSX[some.rows.to(v.device)] = v.to(velocities_BSX)
+    return replace(trajectory, velocities_BSX=velocities_BSX)
 
 
 @dataclass(frozen=True, eq=False)

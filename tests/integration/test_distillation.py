@@ -1,0 +1,267 @@
+"""Distillation through the one loop: loss and gradient by hand, a Gaussian toy with a known optimum, resuming."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from mixed import prompts as mixed_prompts
+from safetensors.torch import save_file
+from test_training import SIDE, assert_same, fresh, weights
+from test_training_killed import Killed
+from torch import Tensor, nn
+
+import tastemaker.training.policy as policy
+from tastemaker.algorithms.distill import Distill
+from tastemaker.config.distillation import DistillConfig
+from tastemaker.data.embeddings import EmbeddingCache
+from tastemaker.errors import UserMistake
+from tastemaker.runtime.metrics import read_lines
+from tastemaker.training.batch import prepare
+from tastemaker.training.distill_start import check_routes, make_distillation, run_distillation
+from tastemaker.training.policy import at_step, collect, pipeline
+from tastemaker.training.start import make_state
+from tastemaker.training.update import accumulate, taught
+from tastemaker.types import Condition, Prompt
+
+TEACHERS = (
+    {"name": "drawing", "weights": "a", "teaches": ["t2i"], "guidance": 2.0, "negative_prompt": "blue"},
+    {"name": "editing", "weights": "b", "teaches": ["edit"], "guidance": 3.0, "guidance_rescale": True},
+)
+
+
+def config(**changes) -> DistillConfig:
+    values = {
+        "name": "student",
+        "model": "tiny",
+        "teachers": TEACHERS,
+        "data": {"prompts": "tiny"},
+        "optimiser": {"learning_rate": 2e-3},
+        "checkpoint": {"every": 2},
+        "budget": {"max_steps": 4},
+    }
+    rollout = {"prompts": 8, "steps": 4, "picture_side": SIDE, **changes.pop("rollout", {})}
+    return DistillConfig.model_validate_json(json.dumps({**values, "rollout": rollout, **changes}))
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory) -> dict[str, Path]:
+    """Two teachers some way from the base."""
+    where = tmp_path_factory.mktemp("teachers")
+    for number, name in enumerate(("drawing", "editing")):
+        transformer = fresh().transformer
+        generator = torch.Generator().manual_seed(number)
+        with torch.no_grad():
+            for value in transformer.parameters():
+                value.add_(0.03 * torch.randn(value.shape, generator=generator))
+        transformer.save_pretrained(where / name)
+    return {name: where / name for name in ("drawing", "editing")}
+
+
+def made(config, prompts, folders):
+    adapter = fresh()
+    setup = make_distillation(config, adapter, prompts, EmbeddingCache(adapter, height=SIDE, width=SIDE), folders)
+    return setup, make_state(config, adapter)
+
+
+def step_of(setup):
+    """Batch, trajectory with the teachers' velocities, and signal of the first step."""
+    now = at_step(setup, 1)
+    batch = prepare(now, 1)
+    with pipeline(now) as scoring, torch.no_grad():
+        trajectory, images, signal = collect(now, batch, 1, scoring)
+    assert len(images) == 0  # nothing is decoded for nobody
+    return now, batch, taught(now, now.teachers, batch, trajectory, signal), signal
+
+
+@pytest.mark.parametrize("weighting", ["uniform", "delta_t"])
+def test_loss_and_gradient_equal_a_plain_reference(tmp_path, folders, weighting):
+    some = mixed_prompts(tmp_path)
+    setup, state = made(config(weighting=weighting), some, folders)
+    now, batch, trajectory, signal = step_of(setup)
+    metrics = accumulate(now, batch, trajectory, signal, torch.arange(len(batch.prompts)))
+    ours = {name: value.grad.clone() for name, value in state.named() if value.grad is not None}
+
+    # By hand: each prompt alone, each state alone, plain arithmetic of guidance, loss and weights.
+    adapter = fresh()
+    adapter.transformer.load_state_dict(setup.adapter.transformer.state_dict())
+    cards = {card["name"]: card for card in TEACHERS}
+    teachers = {}
+    for name, folder in folders.items():
+        teachers[name] = fresh()
+        teachers[name].transformer.load_state_dict(type(adapter.transformer).from_pretrained(folder).state_dict())
+    sigmas = adapter.sigmas(4, SIDE, SIDE).tolist()
+    lengths = [sigmas[n] - sigmas[n + 1] for n in range(4)] if weighting == "delta_t" else [1.0] * 4
+    cache = EmbeddingCache(adapter, height=SIDE, width=SIDE)
+    total = torch.zeros(())
+    for row, prompt in enumerate(batch.prompts):
+        name = {"t2i": "drawing", "edit": "editing"}[prompt.task]
+        teacher, card = teachers[name], cards[name]
+        for n in range(4):
+            x, sigma = trajectory.states_BSX[row, n][None], torch.tensor([sigmas[n]])
+            with torch.no_grad():
+                v_c = teacher.velocity(x, sigma, teacher.prefix(cache.condition([prompt])))
+                v_u = teacher.velocity(x, sigma, teacher.prefix(cache.negative(card.get("negative_prompt", ""), [prompt])))
+                target = v_u + card["guidance"] * (v_c - v_u)
+                if card.get("guidance_rescale"):
+                    target = target * v_c.norm(dim=-1, keepdim=True) / target.norm(dim=-1, keepdim=True)
+            v = adapter.velocity(x, sigma, adapter.prefix(cache.condition([prompt])))
+            total = total + (v - target).square().mean() * lengths[n] / sum(lengths) / len(batch.prompts)
+    total.backward()
+    assert float(metrics["loss"]) == pytest.approx(float(total.detach()), rel=1e-5)
+    assert float(total.detach()) > 1e-4
+    scale = max(float(value.grad.abs().max()) for value in adapter.transformer.parameters() if value.grad is not None)
+    for name, value in adapter.transformer.named_parameters():
+        if value.grad is not None:
+            torch.testing.assert_close(ours[name], value.grad, rtol=1e-4, atol=1e-5 * scale, msg=name)
+
+
+def test_a_student_that_is_its_teacher_learns_nothing(tmp_path):
+    some = [Prompt("a", "a red circle"), Prompt("b", "three squares")]
+    fresh().transformer.save_pretrained(tmp_path / "base")
+    card = {"name": "base", "weights": "base", "teaches": ["t2i"], "guidance": 1.0}
+    setup, state = made(config(teachers=[card]), some, {"base": tmp_path / "base"})
+    now, batch, trajectory, signal = step_of(setup)
+    assert float(accumulate(now, batch, trajectory, signal, torch.arange(len(batch.prompts)))["loss"]) < 1e-10
+    assert max(float(value.grad.abs().max()) for _, value in state.named() if value.grad is not None) < 1e-5
+
+
+def test_some_of_the_states_are_drawn_anew_each_step(folders, tmp_path):
+    setup, _ = made(config(rollout={"prompts": 8, "steps": 6, "states": 2}), mixed_prompts(tmp_path), folders)
+    chosen = [at_step(setup, step).sampler.steps for step in range(1, 40)]
+    assert all(len(steps) == 2 and list(steps) == sorted(set(steps)) for steps in chosen)
+    assert {n for steps in chosen for n in steps} == set(range(6))
+    assert chosen == [at_step(setup, step).sampler.steps for step in range(1, 40)]
+
+
+@pytest.mark.parametrize("policy_kind", ["full", "lora"])
+def test_the_student_comes_nearer_to_both_teachers(tmp_path, folders, policy_kind):
+    lora = {"policy": {"kind": "lora", "rank": 4, "alpha": 8}, "optimiser": {"learning_rate": 1e-2}}
+    chosen = config(budget={"max_steps": 25}, **(lora if policy_kind == "lora" else {}))
+    run_distillation(chosen, fresh(), mixed_prompts(tmp_path / "p"), folders, tmp_path / "run")
+    lines = read_lines(tmp_path / "run" / "metrics.jsonl")
+    losses = [line["loss"] for line in lines]
+    assert sum(losses[-5:]) < 0.8 * sum(losses[:5])
+    assert {"distance_first", "distance_last", "grad_norm", "images"} <= lines[0].keys()
+    files = json.loads((tmp_path / "run" / "environment.json").read_text())["data_files"]
+    assert any(name.startswith("drawing/") for name in files) and any(name.startswith("editing/") for name in files)
+
+
+def test_killed_and_resumed_equals_uninterrupted(tmp_path, folders, monkeypatch):
+    some = mixed_prompts(tmp_path / "p")
+    chosen = config(
+        rollout={"prompts": 5, "steps": 4, "states": 3},
+        optimiser={"learning_rate": 2e-3, "ema_decay": 0.9},
+        budget={"max_steps": 5},
+    )
+    whole = run_distillation(chosen, fresh(), some, folders, tmp_path / "whole")
+    plain = policy.update
+
+    def dies(setup, state, *rest):
+        if state.step == 3:
+            raise Killed
+        return plain(setup, state, *rest)
+
+    monkeypatch.setattr(policy, "update", dies)
+    with pytest.raises(Killed):
+        run_distillation(chosen, fresh(), some, folders, tmp_path / "cut")
+    monkeypatch.setattr(policy, "update", plain)
+    resumed = run_distillation(chosen, fresh(), some, folders, tmp_path / "cut")
+    assert_same(weights(whole), weights(resumed))
+    assert_same(whole.ema, resumed.ema)
+
+
+def test_every_prompt_needs_a_teacher_and_every_teacher_a_prompt():
+    teachers = config().teachers
+    check_routes(teachers, [Prompt("a", "x"), Prompt("b", "x", task="edit")])
+    with pytest.raises(UserMistake) as caught:
+        check_routes(
+            teachers[:1], [Prompt("a", "x", task="edit"), Prompt("b", "x", "portrait", "edit"), Prompt("c", "y", task="edit")]
+        )
+    lines = str(caught.value).splitlines()
+    assert len(lines) == 3  # two kinds of prompts, and a teacher of none
+    assert "nobody teaches edit/general, as prompt a" in str(caught.value) and "teachers.0.teaches" in str(caught.value)
+
+
+# ---- a Gaussian flow, whose optimum is known -----------------------------------------------------
+
+
+SPREAD = 0.5
+MEANS = {"left": -1.0, "right": 2.0, "": 0.5}
+
+
+class Means(nn.Module):
+    """Of what each prompt draws; the velocity of a Gaussian flow is linear in it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.means = nn.Parameter(torch.tensor(list(MEANS.values())))
+
+
+@dataclass
+class GaussianAdapter:
+    """Data are N(m_c, SPREAD^2), so E[noise - data | x] = k (x - (1 - s) m_c) - m_c, k = (s - (1 - s) SPREAD^2) / variance."""
+
+    transformer: Means
+    pipeline = SimpleNamespace()
+
+    def encode(self, texts, sources=None, *, height, width):
+        return Condition({"which": torch.tensor([[list(MEANS).index(text)] for text in texts])})
+
+    def latent_shape(self, height, width):
+        return (1,)
+
+    def sigmas(self, num_steps, height, width):
+        return torch.linspace(1, 0, num_steps + 1)
+
+    def prefix(self, condition):
+        return Chosen(self.transformer.means[condition.tensors["which"]])
+
+    def velocity(self, x_BX: Tensor, sigma_B: Tensor, prefix) -> Tensor:
+        s, m = sigma_B[:, None], prefix.means
+        k = (s - (1 - s) * SPREAD**2) / ((1 - s) ** 2 * SPREAD**2 + s**2)
+        return k * (x_BX - (1 - s) * m) - m
+
+
+@dataclass
+class Chosen:
+    means: Tensor
+
+    def select(self, rows):
+        return Chosen(self.means[rows])
+
+
+def test_the_known_optimum_of_a_gaussian_flow_is_reached(tmp_path):
+    """Guidance w moves a Gaussian's mean to m_u + w (m_c - m_u): that is what an unguided student has to come to."""
+    student, teacher = GaussianAdapter(Means()), Means()
+    with torch.no_grad():
+        teacher.means.copy_(torch.tensor([-1.5, 1.0, 0.25]))
+    (tmp_path / "teacher").mkdir()
+    (tmp_path / "teacher" / "config.json").write_text("{}")
+    save_file({"means": teacher.means.detach()}, tmp_path / "teacher" / "weights.safetensors")
+    some = [Prompt("l", "left"), Prompt("r", "right")]
+    chosen = config(
+        teachers=[{"name": "t", "weights": "teacher", "teaches": ["t2i"], "guidance": 3.0}],
+        rollout={"prompts": 2, "group_size": 16, "steps": 20},
+        optimiser={"learning_rate": 1e-2, "betas": [0.9, 0.9]},
+        checkpoint={"every": 1000},
+        budget={"max_steps": 800},
+    )
+    run_distillation(chosen, student, some, {"t": tmp_path / "teacher"}, tmp_path / "run")
+    expected = [0.25 + 3 * (-1.5 - 0.25), 0.25 + 3 * (1.0 - 0.25)]
+    assert student.transformer.means.tolist()[:2] == pytest.approx(expected, abs=0.02)
+    assert student.transformer.means.tolist()[2] == 0.5  # no prompt of the student's is unconditional
+    assert float((teacher.means - torch.tensor([-1.5, 1.0, 0.25])).abs().max()) == 0
+    losses = [line["loss"] for line in read_lines(tmp_path / "run" / "metrics.jsonl")]
+    assert losses[-1] < 1e-4 < 1 < losses[0]
+
+
+def test_weights_of_states_are_step_lengths():
+    sigmas = torch.tensor([1.0, 0.9, 0.5, 0.0])
+    trajectory = SimpleNamespace(sigmas=sigmas, steps=(0, 2))
+    assert Distill(weighting="delta_t").weights_S(trajectory).tolist() == pytest.approx([1 / 6, 5 / 6])
+    assert Distill().weights_S(trajectory).tolist() == [0.5, 0.5]
