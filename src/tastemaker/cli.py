@@ -126,6 +126,29 @@ def train(
 
 
 @app.command()
+def distill(
+    config: ConfigFile,
+    override: Overrides = None,
+    folder: RunFolder = None,
+    allow: Allowed = None,
+) -> None:
+    """Merge specialists into one student that needs no guidance, by on-policy distillation.
+
+    The student starts at the base and draws by itself, without guidance; where it came to, each prompt's teacher says, with
+    guidance, where to go. Any number of teachers, each a transformer's folder, a pipeline, a LoRA or a difference to the base;
+    they share one place on the device. No reward is asked.
+
+    Writes what `tastemaker train` writes, at the end the student as `transformer/` or `lora/`. Sample it at scale 1, with one
+    forward a step. Stops, resumes and refuses changes as `tastemaker train` does.
+
+    Example: `tastemaker distill student.yaml -o budget.max_steps=300`
+    """
+    from tastemaker.distill_launch import distill as start
+
+    start(config, overrides=override or [], folder=folder, allow=allow or [])
+
+
+@app.command()
 def check(
     config: ConfigFile,
     override: Overrides = None,

@@ -30,6 +30,7 @@ from tastemaker.config import (
     TextRenderingConfig,
     TrainConfig,
 )
+from tastemaker.config.distillation import DistillConfig
 from tastemaker.data.embeddings import EmbeddingCache, encoder_key
 from tastemaker.data.prompts import read_prompts
 from tastemaker.errors import UserMistake
@@ -100,7 +101,7 @@ def train(path: Path, *, overrides: Iterable[str] = (), folder: Path | None = No
     return exported
 
 
-def model_folder(config: TrainConfig, beside: Path) -> Path:
+def model_folder(config: TrainConfig | DistillConfig, beside: Path) -> Path:
     """The pipeline folder that `model` names: the shipped one, or a path, relative ones beside the recipe."""
     if config.model == MINIATURE:
         return miniature.WEIGHTS
@@ -110,7 +111,7 @@ def model_folder(config: TrainConfig, beside: Path) -> Path:
     return folder
 
 
-def prompts_of(config: TrainConfig, beside: Path, folder: Path) -> list[Prompt]:
+def prompts_of(config: TrainConfig | DistillConfig, beside: Path, folder: Path) -> list[Prompt]:
     """What `data.prompts` names. The miniature's edits have their source pictures in the run's folder."""
     if config.data.prompts in MINIATURE_PROMPTS:
         texts, edits = MINIATURE_PROMPTS[config.data.prompts]
@@ -265,7 +266,7 @@ def check_categories(config: TrainConfig, prompts: Iterable[Prompt]) -> None:
         raise UserMistake("\n".join(wrong))
 
 
-def check_edit_share(config: TrainConfig, prompts: Iterable[Prompt]) -> None:
+def check_edit_share(config: TrainConfig | DistillConfig, prompts: Iterable[Prompt]) -> None:
     """A stated share of edits needs prompts of both tasks."""
     share, present = config.data.edit_share, {prompt.task for prompt in prompts}
     if share is not None and len(present) < 2:
@@ -275,7 +276,7 @@ def check_edit_share(config: TrainConfig, prompts: Iterable[Prompt]) -> None:
         )
 
 
-def export(config: TrainConfig, adapter: Adapter, folder: Path) -> Path:
+def export(config: TrainConfig | DistillConfig, adapter: Adapter, folder: Path) -> Path:
     """Plain diffusers files: a LoRA for `load_lora_weights`, or the transformer's folder."""
     if isinstance(config.policy, LoraPolicy):
         save_lora(adapter, folder / "lora")

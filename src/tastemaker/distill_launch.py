@@ -1,0 +1,59 @@
+"""`tastemaker distill`: from a file that names teachers to one student that needs no guidance.
+
+settings -> prompts, each with its teacher -> student and teachers opened -> training -> the student as plain diffusers files
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from rich.console import Console
+
+from tastemaker import config as settings
+from tastemaker.config.distillation import DistillConfig
+from tastemaker.data.embeddings import EmbeddingCache, encoder_key
+from tastemaker.errors import UserMistake
+from tastemaker.launch import check_edit_share, export, model_folder, prompts_of
+from tastemaker.models.adapter import load
+from tastemaker.runtime.progress import Progress
+from tastemaker.training.distill_start import check_routes, run_distillation
+from tastemaker.training.start import Around, prepare_hardware
+
+
+def distill(path: Path, *, overrides: Iterable[str] = (), folder: Path | None = None, allow: Iterable[str] = ()) -> Path:
+    """Distils what the file says in `folder` (runs/NAME by default), or goes on; returns the exported student."""
+    config = settings.load(path, DistillConfig, tuple(overrides))
+    return run(config, path.parent, folder or Path("runs") / config.name, Console(), allow)
+
+
+def run(config: DistillConfig, beside: Path, folder: Path, console: Console, allow: Iterable[str] = ()) -> Path:
+    """As `distill`; relative paths in the settings start at `beside`. All mistakes are told before a model is loaded."""
+    weights = teacher_folders(config, beside)
+    prompts = prompts_of(config, beside, folder)
+    check_routes(config.teachers, prompts)
+    check_edit_share(config, prompts)
+    model = model_folder(config, beside)
+    device, dtype = prepare_hardware(config)
+    adapter = load(model, device=device, dtype=dtype)
+    side = config.rollout.picture_side
+    cache = EmbeddingCache(adapter, height=side, width=side, folder=folder / "embeddings", encoder_key=encoder_key(model))
+    around = Around(allow, lambda start, total: [Progress(total, start=start, console=console)])
+    state = run_distillation(config, adapter, prompts, weights, folder, embeddings=cache, around=around)
+    with state.averaged():
+        exported = export(config, adapter, folder)
+    console.print(f"distilled {state.step} steps; the student is in {exported}: sample it without guidance (scale 1)")
+    return exported
+
+
+def teacher_folders(config: DistillConfig, beside: Path) -> dict[str, Path]:
+    """By the teacher's name. Raises UserMistake for those that are not there."""
+    folders = {teacher.name: beside / teacher.weights for teacher in config.teachers}
+    wrong = [
+        f"teachers.{row}.weights: {folders[teacher.name]} is not a folder; name what a training or an export left"
+        for row, teacher in enumerate(config.teachers)
+        if not folders[teacher.name].is_dir()
+    ]
+    if wrong:
+        raise UserMistake("\n".join(wrong))
+    return folders
