@@ -41,8 +41,12 @@ def draw(
     drawing: Drawing,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> np.ndarray:
-    """uint8 (n, height, width, 3), one picture a prompt, deterministic (ODE); noise is keyed by (seed, prompt id) alone."""
-    sampler = Sampler(adapter.sigmas(drawing.steps, drawing.height, drawing.width), guidance=drawing.guidance)
+    """uint8 (n, height, width, 3), one picture a prompt, deterministic (ODE); noise is keyed by (seed, prompt id) alone.
+
+    Guidance is rescaled where the model's pipeline does so.
+    """
+    sigmas = adapter.sigmas(drawing.steps, drawing.height, drawing.width)
+    sampler = Sampler(sigmas, guidance=drawing.guidance, rescale=adapter.rescales_guidance)
     shape = adapter.latent_shape(drawing.height, drawing.width)
     device = next(adapter.transformer.parameters()).device
     pictures = np.empty((len(prompts), drawing.height, drawing.width, 3), dtype=np.uint8)
