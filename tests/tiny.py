@@ -37,9 +37,9 @@ from tastemaker.models.processor_shim import allow_processors_without_torchvisio
 WORDS = "a red circle on blue background make it green three squares left of one triangle Picture"
 TEMPLATE_WORDS = """
     Describe the image by detailing the color shape size texture quantity text spatial relationships of the objects and
-    background Describe the key features of the input image then explain how the user's text instruction should alter or modify the image
-    Generate a new image that meets the user's requirements while maintaining consistency with the original input where
-    appropriate"""
+    background Describe the key features of the input image then explain how the user's text instruction should alter or
+    modify the image Generate a new image that meets the user's requirements while maintaining consistency with the original
+    input where appropriate"""
 """Of Qwen-Image's pipelines, which drop a fixed number of tokens: spelt in letters, most of the template would stay."""
 CHANNELS = 8
 PACKED_CHANNELS = 4 * 4
