@@ -41,8 +41,8 @@ class RolloutConfig(Settings):
     unguided_every: Positive | None = None
     """Sample each so many-th training step without guidance, so that the model gets better in both ways of use; null samples
     all steps with it. Such a step costs half the forwards."""
-    guidance_rescale: bool = False
-    """Rescale the guided velocity to the norm of the conditional one, as some pipelines do."""
+    guidance_rescale: bool | None = None
+    """Rescale the guided velocity to the norm of the conditional one; null does what the model's own pipeline does."""
     negative_prompt: str = ""
     """The words of the unconditional branch."""
     transition: Literal["cps", "flow_sde"] = "cps"

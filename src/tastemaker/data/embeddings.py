@@ -95,7 +95,7 @@ class EmbeddingCache:
 def encoder_key(folder: Path) -> str:
     """Names the encoder of a pipeline folder by the bytes of its files, so that a retrained one never meets old embeddings."""
     digest = hashlib.blake2b(digest_size=16)
-    for part in ("text_encoder", "processor", "vae"):
+    for part in ("text_encoder", "tokenizer", "processor", "vae"):
         for path in sorted((folder / part).glob("*")):
             digest.update(path.name.encode() + hashlib.blake2b(path.read_bytes()).digest())
     return digest.hexdigest()

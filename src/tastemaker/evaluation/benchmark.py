@@ -43,9 +43,11 @@ def draw(
 ) -> np.ndarray:
     """uint8 (n, height, width, 3), one picture a prompt, deterministic (ODE); noise is keyed by (seed, prompt id) alone.
 
-    Prompts may be of both tasks and have any source pictures: those of one layout are drawn together.
+    Prompts may be of both tasks and have any source pictures: those of one layout are drawn together. Guidance is rescaled
+    where the model's pipeline does so.
     """
-    sampler = Sampler(adapter.sigmas(drawing.steps, drawing.height, drawing.width), guidance=drawing.guidance)
+    sigmas = adapter.sigmas(drawing.steps, drawing.height, drawing.width)
+    sampler = Sampler(sigmas, guidance=drawing.guidance, rescale=adapter.rescales_guidance)
     shape = adapter.latent_shape(drawing.height, drawing.width)
     device = next(adapter.transformer.parameters()).device
     pictures = np.empty((len(prompts), drawing.height, drawing.width, 3), dtype=np.uint8)

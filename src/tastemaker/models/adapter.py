@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from tastemaker.errors import UserMistake
 from tastemaker.flow.schedule import dynamic_shift
-from tastemaker.types import Condition
+from tastemaker.types import Condition, Task
 
 PrefixT = TypeVar("PrefixT", bound="Prefix")
 
@@ -42,6 +42,10 @@ class Adapter(Protocol):
     pipeline: Any
     transformer: nn.Module
     lora_targets: tuple[str, ...]
+    tasks: tuple[Task, ...]
+    """What the pipeline can be asked for: "t2i" needs prompts without source pictures, "edit" prompts with some."""
+    rescales_guidance: bool
+    """Whether the pipeline rescales a guided velocity to the norm of the conditional one (`flow.guidance.guided`)."""
 
     def encode(
         self, texts: Sequence[str], sources: Sequence[Sequence[Image]] | None = None, *, height: int, width: int
@@ -75,6 +79,24 @@ class Adapter(Protocol):
     def encode_images(self, images: Tensor) -> Tensor:
         """Pictures (B, 3, H, W) in [0, 1] to normalised latents (B, *X), the mode of the VAE's posterior; without gradient."""
         ...
+
+
+def encode_each(
+    encode_one: Callable[[str, Sequence[Image]], Condition], texts: Sequence[str], sources: Sequence[Sequence[Image]] | None
+) -> Condition:
+    """Every prompt encoded alone: in a batch the encoder's padding moves the last digits of every shorter prompt."""
+    pictures = sources or [()] * len(texts)
+    if len(pictures) != len(texts):
+        raise UserMistake(f"{len(texts)} prompts came with {len(pictures)} lists of source pictures; give one list each")
+    return collate([encode_one(text, some) for text, some in zip(texts, pictures, strict=True)])
+
+
+def freeze_all_but_transformer(pipeline: Any) -> None:
+    """Also switches VAE tiling off: its seams would be judged, and learnt."""
+    pipeline.vae.requires_grad_(False).eval()
+    pipeline.text_encoder.requires_grad_(False).eval()
+    pipeline.transformer.eval()
+    pipeline.vae.disable_tiling()
 
 
 def collate(conditions: Sequence[Condition]) -> Condition:
@@ -113,7 +135,11 @@ def scheduler_sigmas(scheduler: Any, grid: Sequence[float], num_tokens: int) -> 
     return fresh.sigmas
 
 
-FAMILIES = {"QwenImage21Pipeline": "tastemaker.models.qwen_image21:load_qwen_image21"}
+FAMILIES = {
+    "QwenImage21Pipeline": "tastemaker.models.qwen_image21:load_qwen_image21",
+    "QwenImagePipeline": "tastemaker.models.qwen_image:load_qwen_image",
+    "QwenImageEditPlusPipeline": "tastemaker.models.qwen_image_edit:load_qwen_image_edit_plus",
+}
 """Pipeline class named in model_index.json -> where its loader lives; imported only when asked for."""
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from math import prod
 from pathlib import Path
 from typing import ClassVar, cast
@@ -26,9 +27,9 @@ from PIL.Image import Image
 from torch import Tensor, nn
 
 from tastemaker.errors import UserMistake
-from tastemaker.models.adapter import collate, scheduler_sigmas
+from tastemaker.models.adapter import encode_each, freeze_all_but_transformer, scheduler_sigmas
 from tastemaker.models.processor_shim import allow_processors_without_torchvision
-from tastemaker.types import Condition
+from tastemaker.types import Condition, Task
 
 PIXELS = 16
 """Side of the square of pixels that one latent token stands for."""
@@ -98,6 +99,8 @@ class QwenImage21Adapter:
         *("to_q", "to_k", "to_v", "to_out.0"),
         *("img_mlp.proj", "img_mlp.gate_layer", "img_mlp.out"),
     )
+    tasks: ClassVar[tuple[Task, ...]] = ("t2i", "edit")
+    rescales_guidance: ClassVar[bool] = False
 
     @torch.no_grad()
     def encode(
@@ -105,16 +108,12 @@ class QwenImage21Adapter:
     ) -> Condition:
         """Tensors: embeds (P, L, D), mask (P, L), slots (P, L), and sources (P, tokens, C) for edits.
 
-        Prompts are encoded one at a time: in a batch the encoder's left padding moves the last digits of every shorter prompt.
         As in the pipeline, source pictures keep their shape and are resized to about height * width pixels, and "" becomes " ".
         """
-        pictures = sources or [()] * len(texts)
-        if len(pictures) != len(texts):
-            raise UserMistake(f"{len(texts)} prompts came with {len(pictures)} lists of source pictures; give one list each")
-        one_by_one = [self._encode_one(t, s, height, width) for t, s in zip(texts, pictures, strict=True)]
-        return collate(one_by_one).to(next(self.transformer.parameters()).device)
+        encode_one = partial(self._encode_one, height=height, width=width)
+        return encode_each(encode_one, texts, sources).to(next(self.transformer.parameters()).device)
 
-    def _encode_one(self, text: str, sources: Sequence[Image], height: int, width: int) -> Condition:
+    def _encode_one(self, text: str, sources: Sequence[Image], *, height: int, width: int) -> Condition:
         pictures = [picture.convert("RGBA") for picture in sources]
         sizes = [_source_size(picture, height * width) for picture in pictures]
         resize = self.pipeline.image_processor.resize
@@ -259,11 +258,8 @@ def load_qwen_image21(folder: Path, *, device: torch.device | str, dtype: torch.
 
 
 def adapt(pipeline: QwenImage21Pipeline) -> QwenImage21Adapter:
-    """Wrap a loaded pipeline; freezes all of it but the transformer, and switches VAE tiling off."""
+    """Wrap a loaded pipeline, all of which but the transformer is frozen."""
     if not pipeline.transformer.config.causal_condition:
         raise UserMistake("this transformer has causal_condition=False: its prefix depends on the step and cannot be shared")
-    pipeline.vae.requires_grad_(False).eval()
-    pipeline.text_encoder.requires_grad_(False).eval()
-    pipeline.transformer.eval()
-    pipeline.vae.disable_tiling()
+    freeze_all_but_transformer(pipeline)
     return QwenImage21Adapter(pipeline, pipeline.transformer, pipeline.transformer.dtype)

@@ -47,7 +47,8 @@ def make_setup(
 ) -> Setup:
     """The loop's view of the settings. `rewards` maps the names of the configuration to judges."""
     rollout, algorithm, optimiser = config.rollout, config.algorithm, config.optimiser
-    sampler = make_sampler(config, adapter.sigmas(rollout.steps, height, width))
+    check_tasks(adapter, prompts)
+    sampler = make_sampler(config, adapter, adapter.sigmas(rollout.steps, height, width))
     needs_reference = algorithm.velocity_kl > 0
     return Setup(
         adapter=adapter,
@@ -74,10 +75,22 @@ def make_setup(
     )
 
 
-def make_sampler(config: TrainConfig, sigmas: Tensor) -> Sampler:
+def check_tasks(adapter: Adapter, prompts: Sequence[Prompt]) -> None:
+    """Raises UserMistake where prompts ask for what the model cannot do, before it is found out in the middle of a run."""
+    wrong = [prompt.id for prompt in prompts if ("edit" if prompt.sources else "t2i") not in adapter.tasks]
+    if wrong:
+        others = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
+        rule = "needs source pictures" if adapter.tasks == ("edit",) else "takes no source pictures"
+        raise UserMistake(
+            f"data.prompts: prompt {wrong[0]!r}{others}: {adapter.family} {rule}; change the prompts or the model"
+        )
+
+
+def make_sampler(config: TrainConfig, adapter: Adapter, sigmas: Tensor) -> Sampler:
     """GRPO's steps in the window are stochastic and kept; NFT keeps the finished pictures alone."""
     rollout, algorithm = config.rollout, config.algorithm
-    plain = Sampler(sigmas=sigmas, guidance=rollout.guidance, rescale=rollout.guidance_rescale, mode=algorithm.guidance_mode)
+    rescale = adapter.rescales_guidance if rollout.guidance_rescale is None else rollout.guidance_rescale
+    plain = Sampler(sigmas=sigmas, guidance=rollout.guidance, rescale=rescale, mode=algorithm.guidance_mode)
     if isinstance(algorithm, NFTConfig):
         return plain
     steps = high_noise_window(rollout.steps, rollout.window_size, rollout.window_start)

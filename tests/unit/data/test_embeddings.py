@@ -19,16 +19,6 @@ def same(left, right):
     return all(torch.equal(value, right.tensors[name]) for name, value in left.tensors.items())
 
 
-def test_cached_embeddings_equal_fresh_ones_and_skip_the_encoder(tmp_path, qwen_image21, monkeypatch):
-    for some in prompts(tmp_path):
-        fresh = EmbeddingCache(qwen_image21, height=SIDE, width=SIDE, folder=tmp_path / "cache").condition(some)
-        with monkeypatch.context() as patch:
-            patch.setattr(type(qwen_image21), "encode", None)
-            again = EmbeddingCache(qwen_image21, height=SIDE, width=SIDE, folder=tmp_path / "cache").condition(some)
-        assert same(fresh, again)
-        hash(again.layout)
-
-
 def test_another_encoder_size_or_source_is_another_entry(tmp_path, qwen_image21):
     (first, _), (edit,) = prompts(tmp_path)
     cache = EmbeddingCache(qwen_image21, height=SIDE, width=SIDE, folder=tmp_path / "cache")
