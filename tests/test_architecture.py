@@ -35,6 +35,7 @@ STATIONS = (
     "miniature",
     "launch",
     "reward_launch",
+    "curate_launch",
     "cli",
 )
 """The path, first to last: a module imports from its own station or an earlier one."""

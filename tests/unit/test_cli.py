@@ -20,6 +20,7 @@ COMMANDS = [
     "demo",
     "train",
     "check",
+    "curate",
     "calibrate",
     "train-reward",
     "serve-reward",
@@ -50,6 +51,7 @@ def calls(monkeypatch):
     called = {
         "launch": ("train", "serve_reward"),
         "reward_launch": ("train_reward",),
+        "curate_launch": ("curate", "categorise"),
         "miniature.demo": ("run",),
         "miniature.builder.build": ("build",),
         "evaluation.calibrate_votes": ("run",),

@@ -1,0 +1,134 @@
+"""Prompts before training: `tastemaker curate` keeps those that can teach, `tastemaker categorise` gives each a category."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import closing
+from pathlib import Path
+
+from rich.console import Console
+
+from tastemaker import config as settings
+from tastemaker.config import TrainConfig
+from tastemaker.data.curation import Samples, composite_range, select, threshold_of
+from tastemaker.data.embeddings import EmbeddingCache, encoder_key
+from tastemaker.data.jsonl import inside
+from tastemaker.data.prompts import write_prompts
+from tastemaker.errors import UserMistake
+from tastemaker.evaluation.curation import half_agreement, print_shares, write_findings, write_walls
+from tastemaker.launch import MINIATURE, check_categories, check_rewards, model_folder, opened_rewards, prompts_of
+from tastemaker.models.adapter import load
+from tastemaker.rewards.reward import fingerprints
+from tastemaker.runtime.progress import Progress
+from tastemaker.runtime.run import Run
+from tastemaker.runtime.signals import StopRequest
+from tastemaker.training.curate import blocks_of, judge_prompts, judged_blocks, kept_pictures
+from tastemaker.training.policy import Setup
+from tastemaker.training.start import make_setup, prepare_hardware
+from tastemaker.types import Prompt
+
+KEEP = 0.5
+"""The share of prompts that is kept when nothing is said."""
+
+
+def curate(
+    path: Path,
+    *,
+    above: float | None = None,
+    keep: float | None = None,
+    overrides: Iterable[str] = (),
+    folder: Path | None = None,
+    allow: Iterable[str] = (),
+    out: Path | None = None,
+) -> Path:
+    """Draws and judges what `folder` (runs/NAME/curation by default) lacks, selects, and returns the curated list.
+
+    A threshold on the composite's range, either given (`above`) or by the share of prompts that it keeps (`keep`). With other
+    ones nothing is drawn again. All mistakes are reported before the model is loaded.
+    """
+    console = Console()
+    if above is not None and keep is not None:
+        raise UserMistake("--above and --keep: both are given; a list has one threshold, choose one of them")
+    config = settings.load(path, TrainConfig, tuple(overrides))
+    home = folder or Path("runs") / config.name
+    folder = folder or home / "curation"
+    prompts = prompts_of(config, path.parent)
+    out = _list_path(config, path.parent, folder, out, prompts)
+    check_categories(config, prompts)
+    check_rewards(config, path.parent)
+    samples = _judged(config, path.parent, prompts, folder, home / "embeddings", tuple(allow), console)
+    threshold = above if above is not None else threshold_of([composite_range(s.composite_G) for s in samples], keep or KEEP)
+    rule = f"range above {threshold:.4g}" + ("" if above is not None else f", which keeps the upper {keep or KEEP:.0%}")
+    _write(samples, threshold, rule, folder, out, console)
+    return out
+
+
+def _list_path(config: TrainConfig, beside: Path, folder: Path, out: Path | None, prompts: Iterable[Prompt]) -> Path:
+    """Beside the prompts, because their source pictures are named from there; of the miniature, in `folder`."""
+    if out is None:
+        given = beside / config.data.prompts
+        out = folder / "curated.jsonl" if config.data.prompts == MINIATURE else given.with_name(f"{given.stem}.curated.jsonl")
+    elif not out.parent.is_dir():
+        raise UserMistake(f"--out: {out.parent} is not a folder; make it, or choose another one")
+    for prompt in prompts:
+        for source in prompt.sources:
+            inside(source, out)
+    return out
+
+
+def _judged(
+    config: TrainConfig,
+    beside: Path,
+    prompts: list[Prompt],
+    folder: Path,
+    embeddings: Path,
+    allow: tuple[str, ...],
+    console: Console,
+) -> list[Samples]:
+    """The samples of every prompt, drawn by the base with the sampler of training, or read where they are there already."""
+    model, side = model_folder(config, beside), config.rollout.picture_side
+    device, dtype = prepare_hardware(config)
+    files = {} if config.data.prompts == MINIATURE else {"prompts": beside / config.data.prompts}
+    with opened_rewards(config, beside, device) as rewards:
+        judges = fingerprints([rewards[reward.name] for reward in config.rewards])
+        with Run.open(folder, config, allow_changes=allow, data_files=files, judges=judges), StopRequest() as stop:
+            adapter = load(model, device=device, dtype=dtype)
+            cache = EmbeddingCache(adapter, height=side, width=side, folder=embeddings, encoder_key=encoder_key(model))
+            setup = make_setup(_without_reference(config), adapter, prompts, rewards, cache, height=side, width=side)
+            console.print(_plan(setup, folder), soft_wrap=True)
+            with closing(Progress(len(blocks_of(setup)), start=judged_blocks(folder), console=console)) as progress:
+                return judge_prompts(setup, folder, trackers=[progress], stop=stop)
+
+
+def _without_reference(config: TrainConfig) -> TrainConfig:
+    """Nothing is trained, so the copy of the model that the velocity KL compares with would only take memory."""
+    return config.model_copy(update={"algorithm": config.algorithm.model_copy(update={"velocity_kl": 0.0})})
+
+
+def _plan(setup: Setup, folder: Path) -> str:
+    pictures = len(setup.prompts) * setup.group_size
+    return (
+        f"{len(setup.prompts)} prompts x {setup.group_size} samples = {pictures} pictures, in steps of "
+        f"{setup.prompts_per_step} prompts; judged so far: {judged_blocks(folder)} of {len(blocks_of(setup))} steps"
+    )
+
+
+def _write(samples: list[Samples], threshold: float, rule: str, folder: Path, out: Path, console: Console) -> None:
+    """The list last: where it is, all the rest is too. Raises UserMistake when no prompt is kept."""
+    outcomes = select(samples, threshold)
+    shares = write_findings(folder, samples, outcomes, threshold, rule)
+    walls = write_walls(folder, samples, outcomes, kept_pictures(folder), threshold)
+    print_shares(shares, console)
+    halves = half_agreement(samples)
+    console.print(
+        f"{rule}. Ranges are noisy: those of the two halves of a prompt's samples correlate by {halves.value:.2f} "
+        f"({halves.low:.2f} to {halves.high:.2f}, Spearman, n = {halves.n} prompts)",
+        soft_wrap=True,
+    )
+    console.print(f"table, summary, chart of ranges and {len(walls)} walls: {folder}", soft_wrap=True)
+    kept = [one.prompt for one, outcome in zip(samples, outcomes, strict=True) if outcome.kept]
+    if not kept:
+        raise UserMistake(f"no prompt has a {rule}; lower the threshold, see {folder / 'table.csv'}")
+    write_prompts(out, kept)
+    hint = f"train on them with -o data.prompts={out.absolute()}"
+    console.print(f"{len(kept)} of {len(samples)} prompts: {out}; {hint}", soft_wrap=True)
