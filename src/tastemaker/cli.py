@@ -193,6 +193,30 @@ def curate(
 
 
 @app.command()
+def categorise(
+    prompts: Annotated[Path, typer.Argument(metavar="PROMPTS.jsonl", show_default=False, help="The prompts.")],
+    rules: Annotated[Path, typer.Argument(metavar="RULES.yaml", show_default=False, help="How they get a category.")],
+    out: Annotated[
+        Path | None, typer.Option(show_default=False, help="The list; PROMPTS.categorised.jsonl beside PROMPTS if not given.")
+    ] = None,
+) -> None:
+    """Give every prompt a category, by which rewards are weighed and results are told.
+
+    A category that a prompt states itself stays. Else the first of the `rules` that matches its words decides, then what stands
+    under `otherwise`, or a vision-language model (`judge`) that may answer with one of the `names`. An answer that is none of
+    them is missing, and such a prompt is left out of the list.
+
+    Writes the list as JSONL for `data.prompts`, and a CSV beside it that says of each prompt which rule or model decided, or
+    why nothing did. Takes seconds with rules; a model is asked once for each prompt. See docs/curation.md.
+
+    Example: `tastemaker categorise prompts.jsonl categories.yaml`
+    """
+    from tastemaker.curate_launch import categorise as start
+
+    start(prompts, rules, out=out)
+
+
+@app.command()
 def calibrate(
     votes: Annotated[Path, typer.Argument(metavar="VOTES.jsonl", show_default=False, help="Pair votes with scores.")],
     config: Annotated[

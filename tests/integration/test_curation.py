@@ -1,4 +1,4 @@
-"""Samples for curation: killed anywhere they end as uninterrupted, a missing score costs its own prompt, files say what happened."""
+"""Samples for curation: killed anywhere they end as uninterrupted, a missing score costs its own prompt, files say so."""
 
 from __future__ import annotations
 
@@ -106,18 +106,16 @@ def test_a_torn_line_is_drawn_again(tmp_path, uninterrupted):
 
 def test_a_stop_is_taken_between_blocks_and_what_is_there_is_not_drawn_again(tmp_path, uninterrupted):
     class Asks:
-        steps = []
-
         def log(self, step, metrics):
-            self.steps.append(step)
+            steps.append(step)
             if step == 2 and not stop.requested:
                 stop.request()
 
-    stop = StopRequest()
+    steps, stop = [], StopRequest()
     with pytest.raises(Stopped, match="2 of 3 blocks"):
         judged(tmp_path, trackers=[Asks()], stop=stop)
     judged(tmp_path, trackers=[Asks()])
-    assert Asks.steps == [1, 2, 3] and content(tmp_path) == uninterrupted[1]
+    assert steps == [1, 2, 3] and content(tmp_path) == uninterrupted[1]
 
 
 def test_chunks_change_no_score_beyond_rounding(tmp_path, uninterrupted):
@@ -164,7 +162,8 @@ def test_files_for_people(tmp_path):
     threshold = sorted(np.ptp(one.composite_G) for one in samples if one.prompt.id != "p1")[3]
     outcomes = select(samples, threshold)
     shares = write_findings(tmp_path, samples, outcomes, threshold, "range above x")
-    assert [(s.category, s.n, s.kept) for s in shares][0] == ("all", 7, 2) and shares == shares_by_category(samples, outcomes)
+    assert (shares[0].category, shares[0].n, shares[0].kept) == ("all", 7, 2)
+    assert shares == shares_by_category(samples, outcomes)
     rows = list(csv.DictReader((tmp_path / "table.csv").open()))
     assert [row["id"] for row in rows] == [p.id for p in PROMPTS] and rows[1]["range"] == rows[1]["brightness mean"] == ""
     assert rows[1]["why missing"] == "no face (4)" and rows[1]["scores missing"] == "4"

@@ -21,6 +21,7 @@ COMMANDS = [
     "train",
     "check",
     "curate",
+    "categorise",
     "calibrate",
     "train-reward",
     "serve-reward",

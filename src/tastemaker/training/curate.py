@@ -37,7 +37,7 @@ from tastemaker.types import Prompt, Scores
 
 SCORES_FILE = "scores.jsonl"
 MOST_MISSING = 0.5
-"""Share of a block's scores above which judging has failed, not a prompt; a prompt that cannot be judged is dropped later on."""
+"""Share of a block's scores above which judging itself has failed; a single prompt that cannot be judged is dropped later."""
 KEPT_PICTURES = 4096
 """Pictures that are kept for people, of the first blocks. Blocks are shuffled, so these prompts are a random choice."""
 TILE = 128
