@@ -36,6 +36,7 @@ STATIONS = (
     "launch",
     "reward_launch",
     "distill_launch",
+    "curate_launch",
     "cli",
 )
 """The path, first to last: a module imports from its own station or an earlier one."""

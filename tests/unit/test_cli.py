@@ -21,6 +21,8 @@ COMMANDS = [
     "train",
     "distill",
     "check",
+    "curate",
+    "categorise",
     "calibrate",
     "train-reward",
     "serve-reward",
@@ -51,6 +53,7 @@ def calls(monkeypatch):
     called = {
         "launch": ("train", "serve_reward"),
         "reward_launch": ("train_reward",),
+        "curate_launch": ("curate", "categorise"),
         "miniature.demo": ("run",),
         "miniature.builder.build": ("build",),
         "evaluation.calibrate_votes": ("run",),

@@ -3,6 +3,7 @@
 Its files:
 
     settings.py     what can be set, and the rules between settings
+    categories.py   how prompts get a category: rules, or a model that is asked
     judges.py       judges by name: a folder, our server, a chat server, scorers of faces and lettering
     base.py         what all groups of settings share: unknown keys refused, frozen, rules that name their keys
     strict_yaml.py  YAML in which a key occurs once, `1e-5` is a number, and every value knows its line
@@ -10,6 +11,7 @@ Its files:
 """
 
 from tastemaker.config.base import Broken, Settings
+from tastemaker.config.categories import CategoriesConfig, CategoryRule, ChatClassifierConfig, FolderClassifierConfig
 from tastemaker.config.judges import (
     AnyJudgeConfig,
     ArcFaceIdentityConfig,
@@ -49,6 +51,9 @@ __all__ = [
     "ArcFaceIdentityConfig",
     "Broken",
     "BudgetConfig",
+    "CategoriesConfig",
+    "CategoryRule",
+    "ChatClassifierConfig",
     "ChatJudgeConfig",
     "CheckpointConfig",
     "DataConfig",
@@ -56,6 +61,7 @@ __all__ = [
     "DlibIdentityConfig",
     "EvaluationConfig",
     "FaceIdentityConfig",
+    "FolderClassifierConfig",
     "FolderJudgeConfig",
     "FullPolicy",
     "GRPOConfig",

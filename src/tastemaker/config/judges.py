@@ -96,9 +96,9 @@ class ServerJudgeConfig(Settings):
     """Its own matter."""
 
     def broken_rules(self) -> Iterator[Broken]:
-        yield from _url_rules(self.url)
-        yield from _token_rules(self.token_variable)
-        if not list(_url_rules(self.url)) and urlsplit(self.url).path not in ("", "/"):
+        yield from url_rules(self.url)
+        yield from token_rules(self.token_variable)
+        if not list(url_rules(self.url)) and urlsplit(self.url).path not in ("", "/"):
             yield Broken(("url",), "a server of ours is at the root of its host", "leave the path out, or use kind: chat")
 
 
@@ -125,8 +125,8 @@ class ChatJudgeConfig(Settings):
     scores: ClassVar[Range] = (1, 5)
 
     def broken_rules(self) -> Iterator[Broken]:
-        yield from _url_rules(self.url)
-        yield from _token_rules(self.token_variable)
+        yield from url_rules(self.url)
+        yield from token_rules(self.token_variable)
         yield from _rubric_rules(self.rubric)
 
 
@@ -242,7 +242,7 @@ def _rubric_rules(rubric: str | None) -> Iterator[Broken]:
         yield Broken(("rubric",), "the file's name must hold a version", "name it such as mine.v1.md")
 
 
-def _url_rules(url: str) -> Iterator[Broken]:
+def url_rules(url: str) -> Iterator[Broken]:
     try:
         parts = urlsplit(url)
         plain = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
@@ -255,7 +255,7 @@ def _url_rules(url: str) -> Iterator[Broken]:
         yield Broken(("url",), "must be the address of a server", "write one like http://127.0.0.1:8000/v1")
 
 
-def _token_rules(variable: str | None) -> Iterator[Broken]:
+def token_rules(variable: str | None) -> Iterator[Broken]:
     """Most tokens are no name of this form; one that was pasted here must not be shown, so the whole judge is blamed."""
     if variable is not None and not re.fullmatch(r"[A-Z][A-Z0-9_]*", variable):
         rule = "token_variable must be the name of an environment variable, in capitals, and never the token itself"

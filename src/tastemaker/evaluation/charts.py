@@ -156,6 +156,30 @@ def difference_plot(differences: Sequence[Difference], *, theme: Theme = LIGHT, 
         return _render(figure, form)
 
 
+def range_histograms(
+    ranges: Mapping[str, Sequence[float] | np.ndarray], threshold: float, *, theme: Theme = LIGHT, form: Format = "png"
+) -> bytes:
+    """How far apart the samples of a prompt are: a histogram for each category, what lies above the threshold in colour."""
+    present = {name: (values := np.asarray(found, dtype=float))[~np.isnan(values)] for name, found in ranges.items()}
+    highest = max([threshold, *(float(values.max()) for values in present.values() if len(values))]) or 1.0
+    edges = np.linspace(0, highest, 31)
+    with _style(theme):
+        figure = Figure(figsize=(6.4, 0.7 + 1.35 * len(present)), layout="constrained")
+        axes = figure.subplots(len(present), 1, squeeze=False, sharex=True).ravel()
+        for axis, (name, values) in zip(axes, present.items(), strict=True):
+            kept = values > threshold
+            parts, colours = [values[~kept], values[kept]], [theme.colours[0], theme.gain]
+            axis.hist(parts, edges, stacked=True, color=colours, rwidth=0.92, label=["dropped", "kept"])
+            axis.axvline(threshold, color=theme.ink, linewidth=1.1, linestyle="--")
+            share = f", {100 * kept.mean():.0f}% kept" if len(values) else ""
+            axis.set_title(f"{_wrap(name)} (n={len(values)}{share})", loc="left")
+            axis.yaxis.set_major_locator(MaxNLocator(3, integer=True))
+        axes[-1].set_xlabel(f"range of the composite among a prompt's samples; threshold {threshold:.3g}")
+        figure.supylabel("prompts", fontsize=9, color=theme.muted)
+        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper right", ncols=2, frameon=False)
+        return _render(figure, form)
+
+
 def recolour(svg: bytes, new: Theme = DARK, old: Theme = LIGHT) -> bytes:
     """The same SVG chart in another theme, without drawing it a second time."""
     pairs = zip(_palette(old), _palette(new), strict=True)

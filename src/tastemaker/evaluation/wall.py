@@ -28,10 +28,14 @@ PLAIN = str.maketrans({"‘": "'", "’": "'", "“": '"', "”": '"', "–": "-
 
 @dataclass(frozen=True)
 class Picture:
-    """One picture and what was found: `verdict` True right, False wrong, None not judged; `image` None is a gap."""
+    """One picture and what was found: `verdict` True right, False wrong, None not judged; `image` None is a gap.
+
+    `label`, such as its score, is drawn above it in the place of the wall's title.
+    """
 
     image: Any
     verdict: bool | None = None
+    label: str = ""
 
 
 @dataclass(frozen=True)
@@ -109,8 +113,9 @@ def draw_wall(wall: Wall, *, columns: int = 3, magnify: int | None = None) -> Im
             left = MARGIN + column * (case_width + SPACE)
             for m, title in enumerate(wall.titles):
                 x = left + m * (tile[0] + GAP)
-                _Text(title, 14, MUTED, tile[0], 1).draw(draw, (x, top))
-                _draw_tile(canvas, (x, top + TITLE), tile, images[i][m], wall.cases[i].pictures[m].verdict, magnify)
+                picture = wall.cases[i].pictures[m]
+                _Text(picture.label or title, 14, MUTED, tile[0], 1).draw(draw, (x, top))
+                _draw_tile(canvas, (x, top + TITLE), tile, images[i][m], picture.verdict, magnify)
             caption, note = texts[i]
             below = caption.draw(draw, (left, top + TITLE + tile[1] + 6))
             note.draw(draw, (left, below))

@@ -86,7 +86,7 @@ class ChatJudge:
             parts = self.rubric.render(question, self.read_out.instruction, self.read_out.markers)
         except ValueError as error:
             return Answer(question.id, Missing(str(error)))
-        told: Message = {"role": "user", "content": [await asyncio.to_thread(_part, part) for part in parts]}
+        told: Message = {"role": "user", "content": [await asyncio.to_thread(as_part, part) for part in parts]}
         ways = [self._one_way(line, told, number, ends) for number in range(self.read_out.num_rationales)]
         results = await asyncio.gather(*ways, return_exceptions=True)
         for result in results:
@@ -126,7 +126,7 @@ class ChatJudge:
         body = {"model": self.model, "messages": messages, "n": 1, "stream": False, **going_on, **settings}
         reply = await line.request("/chat/completions", json.dumps(body).encode(), ends)
         try:
-            return _Completion.model_validate_json(reply).choices[0]
+            return Completion.model_validate_json(reply).choices[0]
         except ValidationError as error:
             return Missing(f"the reply is no chat completion ({first_mistake(error)})")
 
@@ -164,7 +164,9 @@ class _Choice(_Reply):
     logprobs: _Logprobs | None = None
 
 
-class _Completion(_Reply):
+class Completion(_Reply):
+    """The reply to one request."""
+
     choices: Annotated[list[_Choice], Field(min_length=1, max_length=1)]
 
 
@@ -204,7 +206,7 @@ def _log_sum(log_probabilities: Iterator[float]) -> float:
     return math.log(total) if total > 0 else NEVER
 
 
-def _part(part: str | Image.Image) -> dict[str, Any]:
+def as_part(part: str | Image.Image) -> dict[str, Any]:
     """Words or a picture, as a part of a message."""
     if isinstance(part, str):
         return {"type": "text", "text": part}

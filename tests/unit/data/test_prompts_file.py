@@ -2,8 +2,10 @@ import json
 
 import pytest
 
-from tastemaker.data.prompts import read_prompts
+from tastemaker.data.prompts import read_prompts, write_prompts
 from tastemaker.errors import UserMistake
+from tastemaker.miniature.task import described, training_prompts
+from tastemaker.types import Prompt
 
 
 def write(folder, *lines):
@@ -88,3 +90,36 @@ def test_no_rows_or_no_text(tmp_path, content):
         read_prompts(path)
     with pytest.raises(UserMistake, match="no such file"):
         read_prompts(tmp_path / "absent.jsonl")
+
+
+def test_what_is_written_is_read_back_as_equal(tmp_path):
+    (tmp_path / "a.png").write_bytes(b"x")
+    source = str(tmp_path / "a.png")
+    prompts = [
+        Prompt("1", "three \u2028 circles"),
+        Prompt("2", "make it blue", "portrait", "edit", (source,), {"k": [1, {"z": None}]}),
+    ]
+    write_prompts(tmp_path / "p.jsonl", prompts)
+    assert read_prompts(tmp_path / "p.jsonl") == prompts
+    assert '"a.png"' in (tmp_path / "p.jsonl").read_text()
+
+
+def test_a_source_outside_the_folder_is_not_written(tmp_path):
+    (tmp_path / "a.png").write_bytes(b"x")
+    (tmp_path / "below").mkdir()
+    with pytest.raises(UserMistake, match="lies outside"):
+        write_prompts(tmp_path / "below" / "p.jsonl", [Prompt("2", "x", task="edit", sources=(str(tmp_path / "a.png"),))])
+    assert not (tmp_path / "below" / "p.jsonl").exists()
+
+
+def test_prompts_of_the_miniature_keep_their_truth(tmp_path):
+    prompts = training_prompts(40)
+    write_prompts(tmp_path / "p.jsonl", prompts)
+    found = read_prompts(tmp_path / "p.jsonl")
+    assert [(p.id, p.text, p.category) for p in found] == [(p.id, p.text, p.category) for p in prompts]
+    assert [described(p.truth) for p in found] == [described(p.truth) for p in prompts]
+
+
+def test_a_category_for_prompts_that_state_none(tmp_path):
+    path = write(tmp_path, {"id": "1", "text": "a"}, {"id": "2", "text": "b", "category": "portrait"})
+    assert [prompt.category for prompt in read_prompts(path, category="")] == ["", "portrait"]
