@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tastemaker.algorithms.grpo import GRPO
 from tastemaker.algorithms.nft import NFT
-from tastemaker.config import LoraPolicy, NFTConfig, TrainConfig
+from tastemaker.config import Judged, LoraPolicy, NFTConfig, PolicyConfig, TrainConfig
 from tastemaker.data.embeddings import EmbeddingCache
 from tastemaker.errors import UserMistake
 from tastemaker.flow.schedule import high_noise_window
@@ -101,7 +101,7 @@ def make_algorithm(config: TrainConfig) -> GRPO | NFT:
     return GRPO(clip_range=algorithm.clip_range, ratio_norm=algorithm.ratio_norm, **shared)
 
 
-def make_composite(config: TrainConfig, rewards: Mapping[str, Reward]) -> Composite:
+def make_composite(config: Judged, rewards: Mapping[str, Reward]) -> Composite:
     """The settings' weights and gates over the judges. Raises UserMistake where a judge has another name or range."""
     judges = tuple(rewards[reward.name] for reward in config.rewards)
     wrong = [
@@ -134,12 +134,14 @@ def make_composite(config: TrainConfig, rewards: Mapping[str, Reward]) -> Compos
 
 def make_state(config: TrainConfig, adapter: Adapter) -> PolicyState:
     """A fresh policy: makes exactly its parameters trainable."""
-    policy, optimiser = config.policy, config.optimiser
+    return PolicyState.fresh(adapter.transformer, trained_parameters(config.policy, adapter), config.optimiser)
+
+
+def trained_parameters(policy: PolicyConfig, adapter: Adapter) -> list[nn.Parameter]:
+    """Makes exactly the policy's parameters trainable, adding its LoRA, and returns them."""
     if isinstance(policy, LoraPolicy):
-        parameters = policy_parameters(adapter, "lora", rank=policy.rank, alpha=policy.alpha, targets=policy.targets)
-    else:
-        parameters = policy_parameters(adapter, "full")
-    return PolicyState.fresh(adapter.transformer, parameters, optimiser)
+        return policy_parameters(adapter, "lora", rank=policy.rank, alpha=policy.alpha, targets=policy.targets)
+    return policy_parameters(adapter, "full")
 
 
 @dataclass(frozen=True)
@@ -163,15 +165,21 @@ def run_training(
     trackers: Callable[[int, int], Sequence[Tracker]] = lambda start, total: (),
     after_step: Callable[[int, Tensor, Batch], None] = lambda step, images, batch: None,
     stop: StopRequest | None = None,
+    data_files: Mapping[str, Path] | None = None,
 ) -> PolicyState:
-    """Trains, or goes on training, in `folder`. Raises Stopped after saving when a signal or the time budget ended it early."""
+    """Trains, or goes on training, in `folder`, which keeps the fingerprints of `data_files`.
+
+    Raises Stopped after saving when a signal or the time budget ended it early.
+    """
     embeddings = embeddings or EmbeddingCache(adapter, height=task.height, width=task.width)
     setup = make_setup(config, adapter, task.prompts, task.rewards, embeddings, height=task.height, width=task.width)
     state = make_state(config, adapter)
     limit = config.budget.max_minutes
     ends = time.monotonic() + 60 * limit if limit else float("inf")
     judges = fingerprints(setup.composite.rewards)
-    with Run.open(folder, config, allow_changes=allow_changes, judges=judges, keep=config.checkpoint.keep) as run:
+    with Run.open(
+        folder, config, allow_changes=allow_changes, judges=judges, data_files=data_files, keep=config.checkpoint.keep
+    ) as run:
         saved = run.restore()
         if saved is not None:
             state.restore(saved.tensors, saved.state)
