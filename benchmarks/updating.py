@@ -23,8 +23,10 @@ from tastemaker.miniature.builder.parts import SIDE
 from tastemaker.models.qwen_image21 import QwenImage21Adapter
 from tastemaker.rewards.reward import FunctionReward
 from tastemaker.rollout import denoise, negative_rows, stored_velocities
-from tastemaker.training.policy import Batch, Setup, accumulate
+from tastemaker.training.batch import Batch, Part
+from tastemaker.training.setup import Setup
 from tastemaker.training.start import make_setup
+from tastemaker.training.update import accumulate
 from tastemaker.types import Signal, Trajectory, group_index
 
 UPDATE_TARGET = 3.0
@@ -40,7 +42,7 @@ class Update:
     """One rollout that waits for its update."""
 
     setup: Setup
-    batch: Batch
+    part: Part
     trajectory: Trajectory
     signal: Signal
     optimiser: torch.optim.Optimizer
@@ -48,11 +50,11 @@ class Update:
     @property
     def rows(self) -> Tensor:
         """The prompt of each sample."""
-        return group_index(len(self.batch.prompts), self.setup.group_size)
+        return group_index(len(self.part.prompts), self.setup.group_size)
 
     @property
     def kept_groups(self) -> Tensor:
-        return self.signal.kept_B.view(len(self.batch.prompts), -1).any(1).nonzero().flatten()
+        return self.signal.kept_B.view(len(self.part.prompts), -1).any(1).nonzero().flatten()
 
     def finish(self, backward: Callable[[], Tensor], scale: float = 1.0) -> Outcome:
         """Gradients by `backward`, which returns the mean |log ratio|; then what follows in every way."""
@@ -84,7 +86,7 @@ def start(workload: Workload, adapter: QwenImage21Adapter | None = None, silent:
     advantages[:silent] = 0
     kept = (torch.arange(size.prompts) >= silent).repeat_interleave(size.group)
     signal = Signal(advantages.flatten(), kept)
-    return Update(setup, Batch(workload.prompts, condition, negative), trajectory, signal, optimiser)
+    return Update(setup, Part(workload.prompts, condition, negative), trajectory, signal, optimiser)
 
 
 def _settings(workload: Workload) -> TrainConfig:
@@ -146,7 +148,7 @@ def ours(update: Update) -> Outcome:
 
 def all_groups(update: Update) -> Outcome:
     """A mean over all groups is smaller than one over those with a signal."""
-    everyone = torch.arange(len(update.batch.prompts))
+    everyone = torch.arange(len(update.part.prompts))
     # As if no group had been found silent: their advantages are 0, so they cost a pass and add nothing to the gradient.
     undropped = replace(update, signal=replace(update.signal, kept_B=torch.ones_like(update.signal.kept_B)))
     return update.finish(lambda: _accumulate(undropped, everyone), scale=len(everyone) / len(update.kept_groups))
@@ -163,7 +165,7 @@ def with_old_pass(update: Update) -> Outcome:
     def backward() -> Tensor:
         adapter, trajectory = update.setup.adapter, update.trajectory
         with torch.no_grad():
-            prefix = adapter.prefix(update.batch.condition).select(update.rows)
+            prefix = adapter.prefix(update.part.condition).select(update.rows)
             again = replace(trajectory, velocities_BSX=stored_velocities(adapter, prefix, trajectory))
         return _accumulate(replace(update, trajectory=again), update.kept_groups)
 
@@ -175,7 +177,7 @@ def step_by_step(update: Update) -> Outcome:
 
     def backward() -> Tensor:
         adapter = update.setup.adapter
-        prefix = adapter.prefix(update.batch.condition).select(update.rows)
+        prefix = adapter.prefix(update.part.condition).select(update.rows)
         found = [_loss(update, one, stored_velocities(adapter, prefix, one)) for one in single_steps(update.trajectory)]
         torch.stack([loss for loss, _ in found]).mean().backward()
         return torch.stack([log_ratio for _, log_ratio in found]).mean()
@@ -188,7 +190,7 @@ def whole_sequence(update: Update) -> Outcome:
 
     def backward() -> Tensor:
         adapter = without_shared_prefix(update.setup.adapter)  # type: ignore[arg-type]
-        prompts = adapter.prefix(update.batch.condition).select(update.rows)
+        prompts = adapter.prefix(update.part.condition).select(update.rows)
         loss, log_ratio = _loss(update, update.trajectory, stored_velocities(adapter, prompts, update.trajectory))
         loss.backward()
         return log_ratio
@@ -202,9 +204,9 @@ def plain(update: Update, old_pass: bool = False) -> Outcome:
 
     def backward() -> Tensor:
         adapter = without_shared_prefix(both.setup.adapter)  # type: ignore[arg-type]
-        prompts = adapter.prefix(both.batch.condition).select(both.rows)
-        assert both.batch.negative is not None
-        negatives = adapter.prefix(both.batch.negative).select(negative_rows(both.batch.negative, both.rows))
+        prompts = adapter.prefix(both.part.condition).select(both.rows)
+        assert both.part.negative is not None
+        negatives = adapter.prefix(both.part.negative).select(negative_rows(both.part.negative, both.rows))
         log_ratios = []
         for one in single_steps(both.trajectory):
             if old_pass:
@@ -241,7 +243,7 @@ def single_steps(trajectory: Trajectory) -> list[Trajectory]:
 
 def _accumulate(update: Update, groups: Tensor) -> Tensor:
     """The gradient of tastemaker's own training step."""
-    return accumulate(update.setup, update.batch, update.trajectory, update.signal, groups)["mean_abs_log_ratio"]
+    return accumulate(update.setup, Batch((update.part,)), update.trajectory, update.signal, groups)["mean_abs_log_ratio"]
 
 
 def _loss(update: Update, trajectory: Trajectory, v_cond: Tensor, v_uncond: Tensor | None = None) -> tuple[Tensor, Tensor]:

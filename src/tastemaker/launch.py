@@ -39,6 +39,7 @@ from tastemaker.models.adapter import Adapter, load
 from tastemaker.models.lora import save_lora
 from tastemaker.rewards.batching import ServerLimits
 from tastemaker.rewards.chat import ChatJudge
+from tastemaker.rewards.composite import called
 from tastemaker.rewards.endpoint import ServedJudge
 from tastemaker.rewards.extras import check_extra
 from tastemaker.rewards.faces_arcface import ArcFaceEmbedder
@@ -57,7 +58,8 @@ from tastemaker.training.start import Task, make_composite, prepare_hardware, ru
 from tastemaker.types import Prompt
 
 MINIATURE = "miniature"
-MINIATURE_PROMPTS = 4000
+MINIATURE_PROMPTS = {"miniature": (4000, 0), "miniature-edits": (0, 2000), "miniature-mix": (2000, 2000)}
+"""How many prompts and edits the words stand for that `data.prompts` knows."""
 EXTRAS = {
     DlibIdentityConfig: ("identity", "face identity with dlib"),
     ArcFaceIdentityConfig: ("identity-onnx", "face identity with an ONNX file"),
@@ -74,8 +76,9 @@ def train(path: Path, *, overrides: Iterable[str] = (), folder: Path | None = No
     console = Console()
     config = settings.load(path, TrainConfig, tuple(overrides))
     folder = folder or Path("runs") / config.name
-    prompts = prompts_of(config, path.parent)
+    prompts = prompts_of(config, path.parent, folder)
     check_categories(config, prompts)
+    check_edit_share(config, prompts)
     check_rewards(config, path.parent)
     model = model_folder(config, path.parent)
     device, dtype = prepare_hardware(config)
@@ -109,16 +112,19 @@ def model_folder(config: TrainConfig, beside: Path) -> Path:
     return folder
 
 
-def prompts_of(config: TrainConfig, beside: Path) -> list[Prompt]:
-    if config.data.prompts == MINIATURE:
-        return miniature.training_prompts(MINIATURE_PROMPTS, config.seed)
-    return read_prompts(beside / config.data.prompts, skip_bad=config.data.skip_bad)
+def prompts_of(config: TrainConfig, beside: Path, folder: Path) -> list[Prompt]:
+    """What `data.prompts` names. The miniature's edits have their source pictures in the run's folder."""
+    if config.data.prompts in MINIATURE_PROMPTS:
+        texts, edits = MINIATURE_PROMPTS[config.data.prompts]
+        sources = folder / "sources"
+        return [*miniature.training_prompts(texts, config.seed), *miniature.training_edits(edits, sources, config.seed)]
+    return read_prompts(beside / config.data.prompts, skip_bad=config.data.skip_bad, decode=True)
 
 
 def data_files(config: TrainConfig, beside: Path) -> dict[str, Path]:
     """What of the run's inputs lies on the disk: the model, and the prompts where they come from a file."""
     files = {"model": model_folder(config, beside)}
-    return files if config.data.prompts == MINIATURE else {**files, "prompts": beside / config.data.prompts}
+    return files if config.data.prompts in MINIATURE_PROMPTS else {**files, "prompts": beside / config.data.prompts}
 
 
 def check_rewards(config: Judged, beside: Path) -> None:
@@ -250,8 +256,8 @@ def _rubric(name: str, beside: Path) -> Path:
 
 
 def check_categories(config: Judged, prompts: Iterable[Prompt]) -> None:
-    """Refuses a category that no prompt has where one that prompts have looks like it: its weights would never be used."""
-    present = {prompt.category for prompt in prompts}
+    """Refuses a category or task that no prompt has where one of the prompts' is like it: its weights would never be used."""
+    present = {name for prompt in prompts for name in called(prompt)}
     named = {f"categories.{category}": category for category in config.categories} | {
         f"rewards.{row}.gates.{place}.categories.{position}": category
         for row, reward in enumerate(config.rewards)
@@ -265,6 +271,16 @@ def check_categories(config: Judged, prompts: Iterable[Prompt]) -> None:
     ]
     if wrong:
         raise UserMistake("\n".join(wrong))
+
+
+def check_edit_share(config: TrainConfig, prompts: Iterable[Prompt]) -> None:
+    """A stated share of edits needs prompts of both tasks."""
+    share, present = config.data.edit_share, {prompt.task for prompt in prompts}
+    if share is not None and len(present) < 2:
+        raise UserMistake(
+            f"data.edit_share: {share:g} of a step's prompts are to be edits, but all of {config.data.prompts} are "
+            f"{'edits' if 'edit' in present else 'text to image'}; remove it, or give prompts of both tasks"
+        )
 
 
 def export(config: TrainConfig, adapter: Adapter, folder: Path) -> Path:

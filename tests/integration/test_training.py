@@ -17,18 +17,10 @@ from tastemaker.rewards.reward import Missing
 from tastemaker.rollout import take
 from tastemaker.runtime.metrics import read_lines
 from tastemaker.runtime.signals import StopRequest
-from tastemaker.training.policy import (
-    accumulate,
-    chunks_of,
-    draw_and_judge,
-    forward_process,
-    pipeline,
-    prepare,
-    rollout,
-    signal_of,
-    within_budget,
-)
+from tastemaker.training.batch import chunks_of, prepare
+from tastemaker.training.policy import draw_and_judge, pipeline, rollout, signal_of, within_budget
 from tastemaker.training.start import Task, make_setup, make_state, run_training
+from tastemaker.training.update import accumulate, forward_process
 from tastemaker.types import Prompt, group_index
 from tiny import tiny_qwen_image21
 
@@ -155,6 +147,7 @@ def test_gradient_of_nft_at_the_old_policy_is_that_of_its_definition(guidance, m
     )
     setup, state = made(config)
     batch = prepare(setup, 1)
+    (part,) = batch.parts
     trajectory, _, scores = drawn(setup, batch)
     signal = signal_of(setup, batch, scores)
     groups = torch.arange(4)
@@ -167,10 +160,10 @@ def test_gradient_of_nft_at_the_old_policy_is_that_of_its_definition(guidance, m
         for s in range(2):
             x, sigma = points.states_BSX[row, s][None], points.sigmas[s]
             target = (x - (1 - sigma) * trajectory.final_BX[row]) / sigma - trajectory.final_BX[row]
-            v = setup.adapter.velocity(x, sigma[None], setup.adapter.prefix(batch.condition.select(torch.tensor([row // 4]))))
+            v = setup.adapter.velocity(x, sigma[None], setup.adapter.prefix(part.condition.select(torch.tensor([row // 4]))))
             policy, differentiated = v, v
             if guidance != 1 and mode != "conditional":
-                v_u = setup.adapter.velocity(x, sigma[None], setup.adapter.prefix(batch.negative))
+                v_u = setup.adapter.velocity(x, sigma[None], setup.adapter.prefix(part.negative))
                 policy = v_u + guidance * (v - v_u)
                 differentiated = policy if mode == "both" else v
             towards = float(signal.advantages_B[row]) / setup.algorithm.advantage_clip
@@ -278,9 +271,9 @@ def test_micro_batches_give_the_gradient_of_the_whole():
 
 def test_a_sample_does_not_depend_on_the_rest_of_its_batch():
     setup, _ = made()
-    batch = prepare(setup, 1)
-    whole = rollout(setup, batch, 1)
-    split = rollout(replace(setup, max_batch=4), batch, 1)
+    (part,) = prepare(setup, 1).parts
+    whole = rollout(setup, part, 1)
+    split = rollout(replace(setup, max_batch=4), part, 1)
     assert torch.allclose(whole.final_BX, split.final_BX, atol=1e-5)
     assert torch.allclose(take(whole, torch.tensor([5])).final_BX[0], whole.final_BX[5])
 
@@ -301,16 +294,16 @@ def test_scores_that_are_no_scores_stop_the_run_and_are_never_numbers(tmp_path, 
 
 
 def test_a_nan_gradient_is_skipped_written_down_and_ends_the_run_after_three(tmp_path, monkeypatch):
-    import tastemaker.training.policy as policy
+    import tastemaker.training.update as update
 
-    original = policy.accumulate
+    original = update.accumulate
 
     def poisoned(setup, batch, trajectory, signal, groups):
         metrics = original(setup, batch, trajectory, signal, groups)
         next(setup.adapter.transformer.parameters()).grad.fill_(math.nan)
         return metrics
 
-    monkeypatch.setattr(policy, "accumulate", poisoned)
+    monkeypatch.setattr(update, "accumulate", poisoned)
     adapter = fresh()
     before = {n: p.detach().clone() for n, p in adapter.transformer.named_parameters()}
     with pytest.raises(Diverged):
@@ -342,14 +335,14 @@ def test_a_nan_latent_skips_the_update_and_names_the_sample(tmp_path, monkeypatc
 
 
 def test_a_clip_range_under_the_rounding_floor_is_refused(tmp_path, monkeypatch):
-    import tastemaker.training.policy as policy
+    import tastemaker.training.update as update
 
-    original = policy.accumulate
+    original = update.accumulate
 
     def noisy(*args):
         return {**original(*args), "mean_abs_log_ratio": torch.tensor(0.02)}
 
-    monkeypatch.setattr(policy, "accumulate", noisy)
+    monkeypatch.setattr(update, "accumulate", noisy)
     with pytest.raises(UserMistake, match="rounding"):
         go(settings(), tmp_path)
 
@@ -441,12 +434,12 @@ def test_a_chunk_has_the_noise_of_the_whole_step(monkeypatch):
 def test_chunks_are_whole_groups_in_order():
     setup, _ = made(settings(rollout={"prompts": 4}))
     batch = prepare(setup, 1)
-    assert [chunk is batch for chunk in chunks_of(batch, 1)] == [True]
+    assert list(chunks_of(batch, 1)) == list(batch.parts)
     for count, sizes in ((2, [2, 2]), (3, [2, 1, 1]), (9, [1, 1, 1, 1])):
         chunks = list(chunks_of(batch, count))
         assert [len(chunk.prompts) for chunk in chunks] == sizes == [len(chunk.condition) for chunk in chunks]
         assert [chunk.first for chunk in chunks] == [sum(sizes[:at]) for at in range(len(sizes))]
-        assert [prompt for chunk in chunks for prompt in chunk.prompts] == list(batch.prompts)
+        assert [prompt for chunk in chunks for prompt in chunk.prompts] == batch.prompts
 
 
 def test_a_chunk_is_judged_while_the_next_one_is_drawn(monkeypatch):
@@ -463,11 +456,11 @@ def test_a_chunk_is_judged_while_the_next_one_is_drawn(monkeypatch):
 
     original = policy.rollout
 
-    def tells(setup, batch, step):
-        if batch.first:
+    def tells(setup, chunk, step):
+        if chunk.first:
             assert judging.wait(20), "the first chunk is not judged meanwhile"
             second.set()
-        return original(setup, batch, step)
+        return original(setup, chunk, step)
 
     monkeypatch.setattr(policy, "rollout", tells)
     setup, _ = made(settings(rollout={"chunks": 2}), Waits())

@@ -17,6 +17,7 @@ import pytest
 from test_training import Brightness, assert_same, fresh, go, settings, weights
 
 import tastemaker.training.policy as policy
+import tastemaker.training.update as update
 from tastemaker.runtime.metrics import read_lines
 
 
@@ -31,7 +32,8 @@ def uninterrupted(tmp_path_factory):
 
 @pytest.mark.parametrize("phase", ["prepare", "rollout", "draw_and_judge", "within_budget", "accumulate"])
 def test_killed_in_a_phase(tmp_path, monkeypatch, uninterrupted, phase):
-    original, calls = getattr(policy, phase), []
+    module = update if phase == "accumulate" else policy
+    original, calls = getattr(module, phase), []
 
     def dies_in_the_third_step(*args, **kwargs):
         calls.append(1)
@@ -39,7 +41,7 @@ def test_killed_in_a_phase(tmp_path, monkeypatch, uninterrupted, phase):
             raise Killed
         return original(*args, **kwargs)
 
-    monkeypatch.setattr(policy, phase, dies_in_the_third_step)
+    monkeypatch.setattr(module, phase, dies_in_the_third_step)
     with pytest.raises(Killed):
         go(settings(), tmp_path)
     trained = []

@@ -106,6 +106,15 @@ class GRPOConfig(GroupConfig):
     """Normalise the log ratio of each step by its standard deviation."""
 
 
+class OldPolicyConfig(Settings):
+    """An old policy that lags behind the trained one: after step i it keeps min(rise * i, decay) of itself."""
+
+    decay: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    """The most of itself that it keeps in a step."""
+    rise: Annotated[float, Field(gt=0, le=1)] = 1e-3
+    """By how much more of itself it keeps from step to step, until it is that."""
+
+
 class NFTConfig(GroupConfig):
     """DiffusionNFT: good samples pull the velocity on the forward process, bad ones push it. The rollout is a plain ODE."""
 
@@ -119,6 +128,9 @@ class NFTConfig(GroupConfig):
     """Least noise of such a state."""
     sigma_high: Annotated[float, Field(gt=0, le=1)] = 0.98
     """Most noise of such a state."""
+    old_policy: OldPolicyConfig | None = None
+    """Draw pictures with, and learn against, an average of the past weights; null takes the present ones. {} has the values of
+    the paper."""
 
     def broken_rules(self) -> Iterator[Broken]:
         if self.sigma_low >= self.sigma_high:
@@ -187,7 +199,7 @@ class GateConfig(Settings):
     cap: float = Field(examples=[0.5])
     """The most that the gated score can then be, whatever else holds; in units of the gated score."""
     categories: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
-    """The prompts it holds for; null is all."""
+    """The prompts it holds for, named as in categories; null is all."""
 
 
 class RewardConfig(Settings):
@@ -227,7 +239,9 @@ class DataConfig(Settings):
     """What is trained on."""
 
     prompts: Annotated[str, Field(min_length=1)] = Field(examples=["prompts.jsonl"])
-    """A JSONL file of prompts, or the word miniature."""
+    """A JSONL file of prompts, or one of the words miniature, miniature-edits and miniature-mix."""
+    edit_share: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Share of edits among the prompts of each step; null takes all prompts as they come."""
     held_out: Annotated[str, Field(min_length=1)] | None = None
     """A JSONL file of prompts for evaluation; none of them is trained on."""
     skip_bad: Count = 0
@@ -307,7 +321,8 @@ class TrainConfig(Settings):
     """At least one; their weights add up to 1."""
     categories: dict[str, dict[str, Weight]] = Field(default={}, examples=[{"portrait": {"alignment": 1.0}}])
     """Prompts of these categories have weights of their own, by reward, which add up to 1. A reward that is not named has
-    weight 0 there and is not asked."""
+    weight 0 there and is not asked. A key is a category (portrait), a task (edit or t2i), or both (edit/portrait); of
+    several that fit a prompt both come first, then the task."""
     data: DataConfig = Field(examples=[{"prompts": "prompts.jsonl"}])
     deadlines: DeadlineConfig = DeadlineConfig()
     checkpoint: CheckpointConfig = Field(default=CheckpointConfig(), json_schema_extra=FREE)

@@ -29,8 +29,15 @@ class EmbeddingCache:
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
 
+    def by_layout(self, prompts: Sequence[Prompt]) -> list[list[int]]:
+        """The places of those prompts that can share a forward, in order, for each layout as it first occurs."""
+        places: dict[Hashable, list[int]] = {}
+        for place, prompt in enumerate(prompts):
+            places.setdefault(self._one(prompt.text, prompt.sources).layout, []).append(place)
+        return list(places.values())
+
     def condition(self, prompts: Sequence[Prompt]) -> Condition:
-        """One row for each prompt, in order."""
+        """One row for each prompt, in order. Raises UserMistake where their layouts differ."""
         return collate([self._one(prompt.text, prompt.sources) for prompt in prompts])
 
     def negative(self, text: str, prompts: Sequence[Prompt]) -> Condition:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,13 +41,17 @@ def draw(
     drawing: Drawing,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> np.ndarray:
-    """uint8 (n, height, width, 3), one picture a prompt, deterministic (ODE); noise is keyed by (seed, prompt id) alone."""
+    """uint8 (n, height, width, 3), one picture a prompt, deterministic (ODE); noise is keyed by (seed, prompt id) alone.
+
+    Prompts may be of both tasks and have any source pictures: those of one layout are drawn together.
+    """
     sampler = Sampler(adapter.sigmas(drawing.steps, drawing.height, drawing.width), guidance=drawing.guidance)
     shape = adapter.latent_shape(drawing.height, drawing.width)
     device = next(adapter.transformer.parameters()).device
     pictures = np.empty((len(prompts), drawing.height, drawing.width, 3), dtype=np.uint8)
-    for start in range(0, len(prompts), drawing.batch):
-        some = prompts[start : start + drawing.batch]
+    done = 0
+    for places in _batches(embeddings, prompts, drawing.batch):
+        some = [prompts[place] for place in places]
         noise = seeds.noise_rows(shape, [(drawing.seed, "evaluation", prompt.id) for prompt in some]).to(device)
         condition = embeddings.condition(some).to(device)
         negative = embeddings.negative(drawing.negative_prompt, some).to(device) if sampler.guided else None
@@ -55,6 +59,13 @@ def draw(
             adapter, condition, negative, group_size=1, sampler=sampler, noise=lambda where, noise=noise: noise
         )
         images = adapter.decode(trajectory.final_BX, drawing.height, drawing.width)
-        pictures[start : start + len(some)] = to_uint8(images).numpy()
-        progress(min(start + drawing.batch, len(prompts)), len(prompts))
+        pictures[places] = to_uint8(images).numpy()
+        done += len(some)
+        progress(done, len(prompts))
     return pictures
+
+
+def _batches(embeddings: EmbeddingCache, prompts: Sequence[Prompt], size: int) -> Iterator[list[int]]:
+    """Places of prompts that are drawn together."""
+    for places in embeddings.by_layout(prompts):
+        yield from (places[start : start + size] for start in range(0, len(places), size))

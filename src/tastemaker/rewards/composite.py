@@ -2,8 +2,9 @@
 
     prompts -> asked_BR -> score -> Scores -> gated -> Scores, with weights_BR -> advantage
 
-A category has its own weights; the others take the default ones. A reward that neither counts for a prompt nor gates one that
-does is *not asked* about its pictures: the score is NaN without a reason, which costs nothing and is not missing.
+A category has its own weights, and so may a task, or a category of one task; the others take the default ones. A reward that
+neither counts for a prompt nor gates one that does is *not asked* about its pictures: the score is NaN without a reason, which
+costs nothing and is not missing.
 
 Gates make layers: while the gating reward's score is under a threshold, the gated score is capped, whatever else holds.
 """
@@ -29,7 +30,7 @@ class Gate:
     """`reward` is at most `cap` while the score of `by` is less than `below`; each number is in the units of its own reward.
 
     Without the score of `by` it cannot be told whether the cap holds, so the gated score is missing, for that reason.
-    `categories` are those whose prompts it is for; None is all.
+    `categories` are those whose prompts it is for, as `called` names them; None is all.
     """
 
     reward: str
@@ -39,9 +40,17 @@ class Gate:
     categories: frozenset[str] | None = None
 
 
+def called(prompt: Prompt) -> tuple[str, str, str]:
+    """What weights and gates may be stated for, the most exact first: edit/portrait, edit, portrait.
+
+    The task stands before the category, since it is what decides which rewards make sense.
+    """
+    return f"{prompt.task}/{prompt.category}", prompt.task, prompt.category
+
+
 @dataclass(frozen=True)
 class Composite:
-    """Several rewards as one: their weights by category, in the order of `rewards`, and their gates.
+    """Several rewards as one: their weights by category or task, in the order of `rewards`, and their gates.
 
     Raises ValueError where weights are negative or do not sum to 1, a name occurs twice, or a gate names an unknown reward.
 
@@ -50,7 +59,7 @@ class Composite:
 
     rewards: tuple[Reward, ...]
     weights: tuple[float, ...]
-    """Of prompts whose category is not in `categories`."""
+    """Of prompts of which `categories` has nothing."""
     categories: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     gates: tuple[Gate, ...] = ()
 
@@ -70,8 +79,11 @@ class Composite:
         return tuple(reward.name for reward in self.rewards)
 
     def weights_BR(self, prompts: Sequence[Prompt]) -> Tensor:
-        """(B, R) float64: a row for the category of each prompt."""
-        rows = [self.categories.get(prompt.category, self.weights) for prompt in prompts]
+        """(B, R) float64: for each prompt the weights of the first name it is `called` by, or the default ones."""
+        rows = [
+            next((self.categories[name] for name in called(prompt) if name in self.categories), self.weights)
+            for prompt in prompts
+        ]
         return torch.tensor(rows, dtype=torch.float64).view(len(prompts), len(self.rewards))
 
     def asked_BR(self, prompts: Sequence[Prompt]) -> Tensor:
@@ -83,7 +95,8 @@ class Composite:
 
     def _holds_B(self, gate: Gate, prompts: Sequence[Prompt]) -> Tensor:
         """(B,) bool: where the gated reward counts and the gate is meant for the prompt's category."""
-        meant_B = torch.tensor([gate.categories is None or prompt.category in gate.categories for prompt in prompts]).bool()
+        meant = [gate.categories is None or not gate.categories.isdisjoint(called(prompt)) for prompt in prompts]
+        meant_B = torch.tensor(meant).bool()
         return meant_B & (self.weights_BR(prompts)[:, self.names.index(gate.reward)] > 0)
 
     def score(self, images: Tensor, prompts: Sequence[Prompt]) -> Scores:

@@ -101,12 +101,13 @@ def _why_missing(score: float | Missing, reward: Reward) -> str | None:
 class FunctionReward:
     """A reward from a plain function of one uint8 picture (H, W, 3) and the prompt's truth, such as an oracle's reading.
 
-    Verifiable rewards are for prompts whose facts are known by construction; a prompt without `truth` has no score. With a
-    `pool` of processes the pictures are read side by side; `read` must then be a function of a module.
+    Verifiable rewards are for prompts whose facts are known by construction; a prompt without `truth` has no score, nor one of
+    which `read` says that it is missing. With a `pool` of processes the pictures are read side by side; `read` must then be a
+    function of a module.
     """
 
     name: str
-    read: Callable[[Any, Any], float]
+    read: Callable[[Any, Any], float | Missing]
     low: float = 0.0
     high: float = 1.0
     floor: float = 0.02
@@ -119,7 +120,7 @@ class FunctionReward:
         side_by_side = self.pool.map(self.read, pictures, truths, chunksize=max(1, len(told) // 16)) if self.pool else None
         scores: list[float | Missing] = [Missing("the prompt states no truth to verify")] * len(prompts)
         for row, score in zip(told, side_by_side or map(self.read, pictures, truths), strict=True):
-            scores[row] = float(score)
+            scores[row] = score if isinstance(score, Missing) else float(score)
         return scores
 
 

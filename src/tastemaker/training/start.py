@@ -27,7 +27,9 @@ from tastemaker.runtime.guard import NanGuard
 from tastemaker.runtime.progress import Tracker
 from tastemaker.runtime.run import Run
 from tastemaker.runtime.signals import StopRequest
-from tastemaker.training.policy import Batch, Setup, train
+from tastemaker.training.batch import Batch
+from tastemaker.training.policy import train
+from tastemaker.training.setup import Setup
 from tastemaker.training.state import PolicyState, frozen_copy
 from tastemaker.types import Prompt
 
@@ -66,6 +68,7 @@ def make_setup(
         reference=frozen_copy(adapter.transformer) if needs_reference else None,
         unguided_every=rollout.unguided_every,
         chunks=rollout.chunks,
+        edit_share=config.data.edit_share,
         scoring_deadline=config.deadlines.step,
     )
 
@@ -134,7 +137,8 @@ def make_composite(config: Judged, rewards: Mapping[str, Reward]) -> Composite:
 
 def make_state(config: TrainConfig, adapter: Adapter) -> PolicyState:
     """A fresh policy: makes exactly its parameters trainable."""
-    return PolicyState.fresh(adapter.transformer, trained_parameters(config.policy, adapter), config.optimiser)
+    old_policy = config.algorithm.old_policy if isinstance(config.algorithm, NFTConfig) else None
+    return PolicyState.fresh(adapter.transformer, trained_parameters(config.policy, adapter), config.optimiser, old_policy)
 
 
 def trained_parameters(policy: PolicyConfig, adapter: Adapter) -> list[nn.Parameter]:

@@ -6,7 +6,7 @@ And what a loop wants of the run it saves to.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from tastemaker.config import OptimiserConfig
+from tastemaker.config import OldPolicyConfig, OptimiserConfig
 from tastemaker.runtime.checkpoint import load_matching
 from tastemaker.runtime.guard import NanGuard
 from tastemaker.runtime.signals import StopRequest
@@ -33,7 +33,10 @@ class RunLike(Protocol):
 
 @dataclass
 class PolicyState:
-    """The trained parameters of `transformer` by name, live; `ema` holds their running average, or is empty without one."""
+    """The trained parameters of `transformer` by name, live.
+
+    `ema` holds their running average, and `old` those of an old policy that lags behind; each is empty without one.
+    """
 
     transformer: nn.Module
     optimiser: torch.optim.Optimizer
@@ -44,14 +47,24 @@ class PolicyState:
     """Updates that were made or skipped; the NaN guard counts bad ones in a row by this number."""
     step: int = 0
     ema: dict[str, Tensor] = field(default_factory=dict)
+    old_policy: OldPolicyConfig | None = None
+    old: dict[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.rates = [group["lr"] for group in self.optimiser.param_groups]
         if self.ema_decay is not None and not self.ema:
-            self.ema = {name: value.detach().clone() for name, value in self.named()}
+            self.ema = self._copied()
+        if self.old_policy is not None and not self.old:
+            self.old = self._copied()
 
     @classmethod
-    def fresh(cls, transformer: nn.Module, parameters: Iterable[nn.Parameter], settings: OptimiserConfig) -> PolicyState:
+    def fresh(
+        cls,
+        transformer: nn.Module,
+        parameters: Iterable[nn.Parameter],
+        settings: OptimiserConfig,
+        old_policy: OldPolicyConfig | None = None,
+    ) -> PolicyState:
         """Before the first update, with AdamW over the trained parameters."""
         adamw = torch.optim.AdamW(
             parameters,
@@ -60,7 +73,7 @@ class PolicyState:
             eps=settings.epsilon,
             weight_decay=settings.weight_decay,
         )
-        return cls(transformer, adamw, settings.ema_decay, settings.warmup_steps)
+        return cls(transformer, adamw, settings.ema_decay, settings.warmup_steps, old_policy=old_policy)
 
     def named(self) -> Iterator[tuple[str, nn.Parameter]]:
         return ((name, value) for name, value in self.transformer.named_parameters() if value.requires_grad)
@@ -81,18 +94,37 @@ class PolicyState:
             for name, value in self.named():
                 self.ema[name].lerp_(value, 1 - decay)
 
-    @contextmanager
-    def averaged(self) -> Iterator[None]:
+    @torch.no_grad()
+    def old_follows(self, step: int) -> None:
+        """After `step`: old <- eta old + (1 - eta) live, eta = min(rise * step, decay). Without a lag nothing happens."""
+        if self.old_policy is None:
+            return
+        eta = min(self.old_policy.rise * step, self.old_policy.decay)
+        for name, value in self.named():
+            self.old[name].lerp_(value, 1 - eta)
+
+    def averaged(self) -> AbstractContextManager[None]:
         """Inside the block the transformer has the averaged weights, which are the ones to evaluate and to ship."""
-        if not self.ema:
+        return self._having(self.ema)
+
+    def as_old(self) -> AbstractContextManager[None]:
+        """Inside the block the transformer has the weights that rollouts are drawn with: the live ones unless these lag."""
+        return self._having(self.old)
+
+    @contextmanager
+    def _having(self, weights: Mapping[str, Tensor]) -> Iterator[None]:
+        if not weights:
             yield
             return
-        live = {name: value.detach().clone() for name, value in self.named()}
-        self._put(self.ema)
+        live = self._copied()
+        self._put(weights)
         try:
             yield
         finally:
             self._put(live)
+
+    def _copied(self) -> dict[str, Tensor]:
+        return {name: value.detach().clone() for name, value in self.named()}
 
     @torch.no_grad()
     def _put(self, values: Mapping[str, Tensor]) -> None:
@@ -103,7 +135,7 @@ class PolicyState:
         """Groups of a checkpoint."""
         tensors, _ = flatten(self.optimiser.state_dict())
         groups = {"policy": {name: value.detach() for name, value in self.named()}, "optimiser": tensors}
-        return {**groups, "ema": self.ema} if self.ema else groups
+        return groups | ({"ema": self.ema} if self.ema else {}) | ({"old": self.old} if self.old else {})
 
     def plain(self) -> dict[str, Any]:
         """What of the state is no tensor; JSON."""
@@ -114,8 +146,10 @@ class PolicyState:
         put_trained(self.transformer, tensors["policy"])
         self.optimiser.load_state_dict(unflatten(tensors["optimiser"], plain["optimiser"]))
         self.updates, self.attempts, self.step = plain["updates"], plain["attempts"], plain["step"]
-        if self.ema:
-            self.ema = {name: tensors["ema"][name].clone().to(value.device) for name, value in self.ema.items()}
+        for group, values in (("ema", self.ema), ("old", self.old)):
+            saved = tensors.get(group, tensors["policy"])  # what is switched on for the resumption starts from here
+            for name, value in values.items():
+                value.copy_(saved[name])
 
 
 def put_trained(transformer: nn.Module, weights: Mapping[str, Tensor], source: str = "checkpoint") -> None:

@@ -16,14 +16,11 @@ import numpy as np
 import torch
 
 from tastemaker.data.embeddings import EmbeddingCache
-from tastemaker.data.pictures import open_picture
-from tastemaker.data.prompts import read_prompts
 from tastemaker.evaluation.benchmark import Drawing, draw
 from tastemaker.evaluation.statistics import Estimate, paired_difference, proportion
 from tastemaker.miniature import task
 from tastemaker.miniature.builder import vae
 from tastemaker.miniature.builder.parts import SIDE
-from tastemaker.miniature.world import corpus, splits
 from tastemaker.miniature.world.layout import sample_layout
 from tastemaker.miniature.world.renderer import render
 from tastemaker.models.adapter import Adapter
@@ -78,7 +75,7 @@ def measure(
     measures += text_to_image(verdicts, prompts)
     say("edits")
     with tempfile.TemporaryDirectory() as folder:
-        edits = read_prompts(corpus.write_corpus(splits.held_out("edit", count), Path(folder)))
+        edits = task.held_out_edits(Path(folder), count)
         outputs = draw(adapter, embeddings, edits, _drawing(1.0))
         return measures + editing(outputs, edits, pool)
 
@@ -136,16 +133,13 @@ def text_to_image(verdicts: dict[float, np.ndarray], prompts: Sequence[Prompt]) 
 
 
 def editing(outputs: np.ndarray, edits: Sequence[Prompt], pool: Executor | None) -> list[Measure]:
-    sources = np.stack([np.asarray(open_picture(edit.sources[0])) for edit in edits])
-    readings = task.edit_readings(sources, outputs, edits, pool)
-    success = np.array([reading.success for reading in readings])
-    overall = proportion(success)
-    faces = np.array([reading.identity_kept for reading in readings if reading.identity_kept is not None])
+    found = task.edit_verdicts(outputs, edits, pool)
+    success, overall = found.success, proportion(found.success)
     measures = [
         Measure("edits, no guidance", overall, "35% to 75%", 0.35 <= overall.value <= 0.75),
-        Measure("edits: the target's facts hold", proportion(np.array([reading.exact for reading in readings]))),
-        Measure("edits: the rest is preserved", proportion(np.array([reading.preserved_verdict for reading in readings]))),
-        Measure("edits: identity kept", proportion(faces)),
+        Measure("edits: the target's facts hold", proportion(found.facts)),
+        Measure("edits: the rest is preserved", proportion(found.preserved)),
+        Measure("edits: identity kept", proportion(found.identity[~np.isnan(found.identity)] == 1)),
     ]
     kinds = np.array([(edit.truth or {})["kind"] for edit in edits])
     return measures + [Measure(f"edits, {kind}", proportion(success[kinds == kind])) for kind in sorted(set(kinds.tolist()))]

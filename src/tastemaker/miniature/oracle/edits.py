@@ -42,7 +42,7 @@ def read_edit(
     `moved` is a move that descriptions cannot tell; without it, one thing may change its place if the things are the same.
     """
     before, after = as_floats(source), as_floats(output)
-    target = _target_reading(before, after, source_description, target_description, moved)
+    target = read_target(output, source_description, target_description, moved)
     preserved = preserved_score(before, after, source_description, target_description, moved)
     apart = _faces_apart(before, after, source_description, target_description)
     if apart is not None:
@@ -51,8 +51,9 @@ def read_edit(
     return EditReading(target.facts, target.exact, target.partial, preserved, verdict, kept, target.exact and verdict)
 
 
-def _target_reading(before: np.ndarray, after: np.ndarray, old: Description, new: Description, moved: Moved | None) -> Reading:
-    """The facts of the target; what the edit takes out of a landscape, and where it moves a thing, are facts too."""
+def read_target(output: np.ndarray, old: Description, new: Description, moved: Moved | None = None) -> Reading:
+    """The facts of the target alone; what the edit takes out of a landscape, and where it moves a thing, are facts too."""
+    after = as_floats(output)
     if isinstance(old, Landscape) and isinstance(new, Landscape):
         said = {*landscape_fact_names(new), *(name for name in landscape_fact_names(old) if name != "ground")}
         ordered = ("time", "ground", "weather", "sky body", "trees", "mountains", "style")

@@ -1,0 +1,84 @@
+"""The prompts of a step, encoded and dealt into parts that a forward can hold together.
+
+    prompts of the step -> parts of one layout -> chunks, drawn and judged one after the other
+
+Text to image and edits, or edits whose source pictures differ in number or shape, cannot share a forward: their sequences are
+laid out differently. All else is shared, because their latents have one shape: a step has one trajectory, one set of scores
+and one loss, whose rows are the samples of its prompts in the order of the parts.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from tastemaker.data.groups import prompts_of_step
+from tastemaker.runtime import seeds
+from tastemaker.training.setup import Setup
+from tastemaker.types import Condition, Prompt
+
+
+@dataclass(frozen=True)
+class Part:
+    """Consecutive prompts of a step that share a layout, encoded."""
+
+    prompts: Sequence[Prompt]
+    condition: Condition
+    negative: Condition | None
+    """One row for all prompts, or one for each."""
+    first: int = 0
+    """The place of the first prompt among those of the step."""
+
+    def among(self, places: Tensor) -> Tensor:
+        """Those of some places in the step that are of this part."""
+        return places[(places >= self.first) & (places < self.first + len(self.prompts))]
+
+    def cut(self, count: int) -> Iterator[Part]:
+        """`count` parts of whole groups, or one for each prompt when there are fewer; the same padding in all of them."""
+        for rows in torch.arange(len(self.prompts)).tensor_split(min(count, len(self.prompts))):
+            begin, end = int(rows[0]), int(rows[-1]) + 1
+            # Rows of what the step encoded: encoded anew, a piece would be padded to another length.
+            negative = self.negative
+            if negative is not None and len(negative) > 1:
+                negative = negative.select(rows)
+            yield Part(self.prompts[begin:end], self.condition.select(rows), negative, self.first + begin)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One step's prompts in the order of its pictures."""
+
+    parts: tuple[Part, ...]
+
+    @property
+    def prompts(self) -> list[Prompt]:
+        return [prompt for part in self.parts for prompt in part.prompts]
+
+
+def prepare(setup: Setup, step: int) -> Batch:
+    """The step's prompts; those of one layout keep their order, and the parts stand in the order of their first prompts."""
+
+    def shuffle(*key: int | str):
+        return seeds.random(setup.seed, "prompts", *key)
+
+    prompts = prompts_of_step(setup.prompts, step, setup.prompts_per_step, shuffle, setup.edit_share)
+    device = next(setup.adapter.transformer.parameters()).device
+    parts: list[Part] = []
+    first = 0
+    for places in setup.embeddings.by_layout(prompts):
+        some = [prompts[place] for place in places]
+        negative = setup.embeddings.negative(setup.negative_prompt, some).to(device) if setup.sampler.guided else None
+        parts.append(Part(some, setup.embeddings.condition(some).to(device), negative, first))
+        first += len(some)
+    return Batch(tuple(parts))
+
+
+def chunks_of(batch: Batch, count: int) -> Iterator[Part]:
+    """About `count` chunks of the step: each part is cut into its share of them, rounded up. With 1, the parts themselves."""
+    for part in batch.parts:
+        share = math.ceil(count * len(part.prompts) / len(batch.prompts))
+        yield from [part] if share == 1 else part.cut(share)

@@ -1,0 +1,180 @@
+"""From one rollout and its signal to new weights: old velocities where the algorithm wants them, passes, loss, optimiser.
+
+A pass holds whole groups of one layout, so that one prefix, differentiable, serves all samples and trained steps of a prompt.
+The loss of a mini-batch is the mean over its samples, whatever passes they go through.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from tastemaker.algorithms.grpo import GRPO
+from tastemaker.algorithms.nft import NFT
+from tastemaker.errors import UserMistake
+from tastemaker.flow.guidance import guided, offset
+from tastemaker.models.adapter import Adapter
+from tastemaker.models.lora import with_transformer
+from tastemaker.rollout import negative_rows, stored_velocities, take
+from tastemaker.runtime import seeds
+from tastemaker.runtime.guard import NanGuard
+from tastemaker.training.batch import Batch, Part
+from tastemaker.training.setup import Setup, keyed_noise
+from tastemaker.training.state import Metrics, PolicyState
+from tastemaker.types import Signal, Trajectory
+
+
+def update(setup: Setup, state: PolicyState, batch: Batch, trajectory: Trajectory, signal: Signal, guard: NanGuard) -> Metrics:
+    """Optimiser steps on one rollout, over the groups that have a signal, dealt out into `updates_per_rollout` mini-batches.
+
+    They are dealt like cards, so that every mini-batch has its share of every part.
+    """
+    ids = [f"{prompt.id}/{sample}" for prompt in batch.prompts for sample in range(setup.group_size)]
+    sampled = {"final latents": trajectory.final_BX, "log-probabilities": trajectory.log_probs_BS}
+    if not guard.check(state.attempts + 1, sampled, ids).ok:
+        state.attempts += 1
+        return {"updates": 0.0, "updates_skipped": 1.0}
+    kept_PG = signal.kept_B.view(len(batch.prompts), setup.group_size)
+    groups = kept_PG.any(1).nonzero().flatten()
+    if isinstance(setup.algorithm, NFT):
+        with state.as_old():
+            trajectory = forward_process(setup, setup.algorithm, batch, trajectory, signal, groups, state.step + 1)
+    collected: list[dict[str, Tensor]] = []
+    skipped = 0
+    num_updates = min(setup.updates_per_rollout, len(groups))
+    for number in range(num_updates):
+        metrics = accumulate(setup, batch, trajectory, signal, groups[number::num_updates])
+        if not collected and isinstance(setup.algorithm, GRPO):
+            check_floor(setup.algorithm, metrics)
+        norm = torch.nn.utils.clip_grad_norm_([parameter for _, parameter in state.named()], setup.max_grad_norm)
+        state.attempts += 1
+        finite = guard.check(state.attempts, {"loss": metrics["loss"], "grad_norm": norm}, ids)
+        if finite.ok:
+            state.update()
+            collected.append({**metrics, "grad_norm": norm.detach()})
+        else:
+            skipped += 1
+            state.optimiser.zero_grad(set_to_none=True)
+    return {**_means(collected), "updates": float(len(collected)), "updates_skipped": float(skipped)}
+
+
+def accumulate(setup: Setup, batch: Batch, trajectory: Trajectory, signal: Signal, groups: Tensor) -> dict[str, Tensor]:
+    """Gradients of the mean loss over the samples with a signal of some groups; returns metrics averaged alike."""
+    passes = list(passes_of(setup, batch, signal, groups))
+    num_samples = sum(len(some.rows) for some in passes)
+    totals: dict[str, Tensor] = {}
+    for some in passes:
+        loss, metrics = loss_of(setup, some, trajectory, signal)
+        share = len(some.rows) / num_samples
+        (loss * share).backward()
+        for name, value in {"loss": loss.detach(), **metrics}.items():
+            totals[name] = totals.get(name, torch.zeros_like(value)) + share * value
+    return totals
+
+
+@torch.no_grad()
+def forward_process(
+    setup: Setup, algorithm: NFT, batch: Batch, trajectory: Trajectory, signal: Signal, groups: Tensor, step: int
+) -> Trajectory:
+    """The points that NFT trains on, with the velocities of the rollout's weights, which the transformer has to have here.
+
+    The samples of a prompt share the noise: what it does to a gradient cancels, because their advantages sum to 0. That doubled
+    the cosine of two independent gradients (docs/decisions.md).
+    """
+    one_a_prompt = keyed_noise(setup, batch.prompts, 1, "forward", step)
+
+    def noise(where: int | Literal["init"]) -> Tensor:
+        return one_a_prompt(where).repeat_interleave(setup.group_size, dim=0)
+
+    points = algorithm.forward_points(trajectory, noise, shift=float(seeds.random(setup.seed, "sigmas", step).random()))
+    if setup.sampler.policy_mode in ("hybrid", "both"):
+        points = replace(points, offsets_BSX=torch.full_like(points.states_BSX, float("nan")))
+    offsets_BSX = points.offsets_BSX
+    for some in passes_of(setup, batch, signal, groups):
+        here = take(points, some.rows)
+        v_cond = stored_velocities(setup.adapter, some.prefix(setup.adapter), here)
+        points.velocities_BSX[some.rows] = v_cond.to(points.velocities_BSX)
+        if offsets_BSX is not None:
+            v_uncond = stored_velocities(setup.adapter, some.negative_prefix(setup.adapter), here)
+            v_guided = guided(v_cond, v_uncond, setup.sampler.guidance, setup.sampler.rescale)
+            offsets_BSX[some.rows] = offset(v_guided, v_cond).to(offsets_BSX)
+    return points
+
+
+@dataclass(frozen=True, eq=False)
+class Pass:
+    """Some prompts of one part, and those of their samples (rows of the step) that go through the model together."""
+
+    part: Part
+    places: Tensor
+    """Of the prompts in the part."""
+    rows: Tensor
+    prompt_of_row: Tensor
+    """Index into `places`."""
+
+    def prefix(self, adapter: Adapter) -> Any:
+        """One row for each sample, made by one pass over each prompt; differentiable."""
+        return adapter.prefix(self.part.condition.select(self.places)).select(self.prompt_of_row)
+
+    def negative_prefix(self, adapter: Adapter) -> Any:
+        """The same of the negative prompt, in a guided batch."""
+        if self.part.negative is None:
+            raise ValueError("the batch has no negative condition; prepare it with the sampler that is guided")
+        negative = self.part.negative.select(negative_rows(self.part.negative, self.places).unique())
+        return adapter.prefix(negative).select(negative_rows(negative, self.prompt_of_row))
+
+
+def passes_of(setup: Setup, batch: Batch, signal: Signal, groups: Tensor) -> Iterator[Pass]:
+    """Every sample with a signal of some groups once, in order, at most `micro_batch` in a pass."""
+    per_pass = len(groups) if setup.micro_batch is None else max(1, setup.micro_batch // setup.group_size)
+    for part in batch.parts:
+        mine = part.among(groups)
+        for some in mine.split(per_pass) if len(mine) else ():
+            rows = _kept_rows(signal, some, setup.group_size)
+            yield Pass(part, some - part.first, rows, torch.searchsorted(some, rows // setup.group_size))
+
+
+def _kept_rows(signal: Signal, groups: Tensor, group_size: int) -> Tensor:
+    """Rows of the batch: the samples with a signal of some groups."""
+    rows = (groups[:, None] * group_size + torch.arange(group_size)).flatten()
+    return rows[signal.kept_B[rows]]
+
+
+def loss_of(setup: Setup, some: Pass, trajectory: Trajectory, signal: Signal) -> tuple[Tensor, dict[str, Tensor]]:
+    """The loss of a pass: one differentiable prefix pass of its prompts, one forward of samples x steps."""
+    here = take(trajectory, some.rows)
+    reference = None
+    if setup.reference is not None:
+        with torch.no_grad():
+            frozen = with_transformer(setup.adapter, setup.reference)
+            reference = stored_velocities(frozen, some.prefix(frozen), here)
+    velocities = stored_velocities(setup.adapter, some.prefix(setup.adapter), here)
+    unconditional = None
+    if setup.sampler.policy_mode == "both":
+        unconditional = stored_velocities(setup.adapter, some.negative_prefix(setup.adapter), here)
+    advantages = signal.advantages_B[some.rows].to(velocities.device)
+    return setup.algorithm.loss(here, advantages, setup.sampler, velocities, unconditional, reference)
+
+
+def check_floor(algorithm: GRPO, metrics: dict[str, Tensor]) -> None:
+    """The log ratio before the first update of a rollout is rounding alone; a clip range below it would clip noise."""
+    floor = metrics["floor"] = metrics["mean_abs_log_ratio"].clone()
+    if math.isfinite(float(floor)) and float(floor) >= algorithm.clip_range:
+        raise UserMistake(
+            f"algorithm.clip_range {algorithm.clip_range:g} is not above the rounding of the log ratio at the old "
+            f"weights, {float(floor):.1e} nats per element at this precision: raise it, or set precision to fp32"
+        )
+
+
+def _means(collected: list[dict[str, Tensor]]) -> Metrics:
+    """Means over the updates of a step; the floor is the first update's alone. One synchronisation with the device."""
+    means: Metrics = {}
+    for name in dict.fromkeys(name for metrics in collected for name in metrics):
+        values = torch.stack([metrics[name].float() for metrics in collected if name in metrics])
+        means["log_ratio_floor" if name == "floor" else name] = float(values.max() if name == "max_ratio" else values.mean())
+    return means
