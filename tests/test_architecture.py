@@ -34,6 +34,8 @@ STATIONS = (
     "studio",
     "miniature",
     "launch",
+    "opening",
+    "export",
     "reward_launch",
     "distill_launch",
     "curate_launch",

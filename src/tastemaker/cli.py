@@ -240,6 +240,45 @@ def categorise(
 
 
 @app.command()
+def export(
+    run: Annotated[Path, typer.Argument(metavar="RUN", show_default=False, help="The folder of a run of train.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", show_default=False, help="The folder to write.")],
+    form: Annotated[
+        str | None,
+        typer.Option(
+            metavar="pipeline|transformer|lora",
+            show_default=False,
+            help="What to write; a LoRA policy's is lora if not given, and is merged into the other two; else pipeline.",
+        ),
+    ] = None,
+    step: Annotated[int | None, typer.Option(min=0, show_default=False, help="A saved step; the newest if not given.")] = None,
+    live: Annotated[bool, typer.Option("--live", help="The last weights, where the run also keeps their average.")] = False,
+    dtype: Annotated[
+        str, typer.Option(metavar="auto|fp32|bf16|fp16", help="Of trained weights; auto is as trained, merged as the base is.")
+    ] = "auto",
+    base: Annotated[Path | None, typer.Option(show_default=False, help="The base pipeline, if it was moved.")] = None,
+    evaluation: Annotated[
+        Path | None, typer.Option(show_default=False, help="A summary.json for the card; the run's own if not given.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace an earlier export at OUT.")] = False,
+) -> None:
+    """Write a trained model as plain diffusers files, which need no line of tastemaker.
+
+    Takes the running average of the weights where the run has one. A pipeline is the base's files, copied byte for byte, with
+    the trained transformer: `DiffusionPipeline.from_pretrained(OUT)` opens it. A LoRA carries its scale:
+    `pipe.load_lora_weights(OUT)`. Safetensors only. `README.md` is a model card: how to sample it, base and data by hash, the
+    whole recipe, and the numbers of an evaluation. OUT is there whole or not at all. docs/export.md has more.
+
+    Example: `tastemaker export runs/first-run models/first-run`
+    """
+    from tastemaker.export.plan import make_plan
+    from tastemaker.export.write import export as write
+
+    options: Any = {"form": form, "step": step, "live": live, "dtype": dtype, "base": base, "evaluation": evaluation}
+    typer.echo(f"exported to {write(make_plan(run, out, force=force, **options))}")
+
+
+@app.command()
 def calibrate(
     votes: Annotated[Path, typer.Argument(metavar="VOTES.jsonl", show_default=False, help="Pair votes with scores.")],
     config: Annotated[

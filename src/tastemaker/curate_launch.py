@@ -66,7 +66,7 @@ def curate(
     config = settings.load(path, TrainConfig, tuple(overrides))
     home = folder or Path("runs") / config.name
     folder = folder or home / "curation"
-    prompts = prompts_of(config, path.parent)
+    prompts = prompts_of(config, path.parent, folder)
     out = _list_path(config, path.parent, folder, out, prompts)
     check_categories(config, prompts)
     check_rewards(config, path.parent)

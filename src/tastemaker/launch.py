@@ -24,6 +24,7 @@ from tastemaker.config import (
     DlibIdentityConfig,
     FaceIdentityConfig,
     FolderJudgeConfig,
+    Judged,
     LoraPolicy,
     RewardConfig,
     ServerJudgeConfig,
@@ -94,6 +95,7 @@ def train(path: Path, *, overrides: Iterable[str] = (), folder: Path | None = No
             embeddings=cache,
             allow_changes=allow,
             trackers=lambda start, total: [Progress(total, start=start, console=console)],
+            data_files=data_files(config, path.parent),
         )
     with state.averaged():
         exported = export(config, adapter, folder)
@@ -120,7 +122,13 @@ def prompts_of(config: TrainConfig | DistillConfig, beside: Path, folder: Path) 
     return read_prompts(beside / config.data.prompts, skip_bad=config.data.skip_bad, decode=True)
 
 
-def check_rewards(config: TrainConfig, beside: Path) -> None:
+def data_files(config: TrainConfig, beside: Path) -> dict[str, Path]:
+    """What of the run's inputs lies on the disk: the model, and the prompts where they come from a file."""
+    files = {"model": model_folder(config, beside)}
+    return files if config.data.prompts in MINIATURE_PROMPTS else {**files, "prompts": beside / config.data.prompts}
+
+
+def check_rewards(config: Judged, beside: Path) -> None:
     """All that can be told of rewards before a model is opened or a server asked: names, files, rubrics, tokens, extras."""
     known = sorted(miniature.rewards())
     wrong = [
@@ -156,7 +164,7 @@ def _mistake_of(check: Callable[..., Any], *arguments: Any) -> list[str]:
 
 
 @contextmanager
-def opened_rewards(config: TrainConfig, beside: Path, device: torch.device) -> Iterator[dict[str, Reward]]:
+def opened_rewards(config: Judged, beside: Path, device: torch.device) -> Iterator[dict[str, Reward]]:
     """The rewards by name, with servers found and folders opened; their own ranges agree with the settings'.
 
     Pictures for the built-in rewards, the verifiable ones of the miniature, are read in processes beside this one.
@@ -176,7 +184,7 @@ def opened_rewards(config: TrainConfig, beside: Path, device: torch.device) -> I
         yield opened
 
 
-def _opened(reward: RewardConfig, config: TrainConfig, beside: Path, device: torch.device) -> Reward | None:
+def _opened(reward: RewardConfig, config: Judged, beside: Path, device: torch.device) -> Reward | None:
     """The reward of a named judge; None for a built-in one."""
     judge = reward.judge
     if judge is None:
@@ -248,7 +256,7 @@ def _rubric(name: str, beside: Path) -> Path:
     return Path(name) if name in shipped() else beside / name
 
 
-def check_categories(config: TrainConfig, prompts: Iterable[Prompt]) -> None:
+def check_categories(config: Judged, prompts: Iterable[Prompt]) -> None:
     """Refuses a category or task that no prompt has where one of the prompts' is like it: its weights would never be used."""
     present = {name for prompt in prompts for name in called(prompt)}
     named = {f"categories.{category}": category for category in config.categories} | {

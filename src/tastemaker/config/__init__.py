@@ -4,6 +4,7 @@ Its files:
 
     settings.py     what can be set, and the rules between settings
     categories.py   how prompts get a category: rules, or a model that is asked
+    evaluation.py   what can be set for `tastemaker evaluate`
     judges.py       judges by name: a folder, our server, a chat server, scorers of faces and lettering
     base.py         what all groups of settings share: unknown keys refused, frozen, rules that name their keys
     strict_yaml.py  YAML in which a key occurs once, `1e-5` is a number, and every value knows its line
@@ -35,6 +36,7 @@ from tastemaker.config.settings import (
     FullPolicy,
     GateConfig,
     GRPOConfig,
+    Judged,
     LoraPolicy,
     NFTConfig,
     OldPolicyConfig,
@@ -66,6 +68,7 @@ __all__ = [
     "FullPolicy",
     "GRPOConfig",
     "GateConfig",
+    "Judged",
     "LoraPolicy",
     "NFTConfig",
     "OldPolicyConfig",

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Protocol
 
 from pydantic import BeforeValidator, Field
 from pydantic.config import JsonDict
@@ -336,9 +336,7 @@ class TrainConfig(Settings):
 
     def broken_rules(self) -> Iterator[Broken]:
         yield from self._rollout_rules()
-        yield from self._reward_rules()
-        yield from self._category_rules()
-        yield from self._gate_rules()
+        yield from reward_rules(self)
 
     def _rollout_rules(self) -> Iterator[Broken]:
         rollout, micro = self.rollout, self.optimiser.micro_batch
@@ -358,56 +356,80 @@ class TrainConfig(Settings):
             rule = f"must divide the {rollout.prompts} x {rollout.group_size} = {samples} pictures of a step"
             yield Broken(("optimiser.micro_batch", "rollout.prompts", "rollout.group_size"), rule, f"set it to {near}")
 
-    def _reward_rules(self) -> Iterator[Broken]:
-        total = math.fsum(reward.weight for reward in self.rewards)
-        if abs(total - 1) > 1e-6:
-            keys = tuple(f"rewards.{row}.weight" for row in range(len(self.rewards)))
-            yield Broken(keys, f"the weights must add up to 1, they add up to {total:g}", "change them")
-        for name, count in Counter(reward.name for reward in self.rewards).items():
-            if count > 1:
-                rows = [row for row, reward in enumerate(self.rewards) if reward.name == name]
-                keys = tuple(f"rewards.{row}.name" for row in rows[::-1])
-                yield Broken(keys, f"{name!r} is listed {count} times, a reward counts once", "keep one and add their weights")
-        for row, reward in enumerate(self.rewards):
-            if reward.server_deadline is not None and self.deadlines.item <= reward.server_deadline:
-                rule = f"must be above the server's own deadline of {reward.server_deadline:g} s (rewards.{row})"
-                yield Broken(("deadlines.item", f"rewards.{row}.server_deadline"), rule, "raise it or lower the server's")
-        yield from self._idle_rewards()
 
-    def _idle_rewards(self) -> Iterator[Broken]:
-        """A reward that no prompt and no gate asks was listed for nothing, most likely by a slip."""
-        gating = {gate.reward for reward in self.rewards for gate in reward.gates}
-        for row, reward in enumerate(self.rewards):
-            weighed = any(weights.get(reward.name, 0) > 0 for weights in self.categories.values())
-            if not (reward.weight > 0 or weighed or reward.name in gating):
-                rule = "is the weight in every category, and no gate asks for it"
-                yield Broken((f"rewards.{row}.weight", "rewards", "categories"), rule, "give it a weight or remove the reward")
+class Judged(Protocol):
+    """Settings that name rewards."""
 
-    def _category_rules(self) -> Iterator[Broken]:
-        names = [reward.name for reward in self.rewards]
-        for category, weights in self.categories.items():
-            place = ("categories", category)
-            for name in weights:
-                if name not in names:
-                    yield Broken(((*place, name), "rewards"), "unknown reward", nearest(name, names))
-            total = math.fsum(weights.values())
-            if not weights:
-                yield Broken((place,), "has no weights", "name at least one reward or remove the category")
-            elif abs(total - 1) > 1e-6:
-                yield Broken((place,), f"the weights must add up to 1, they add up to {total:g}", "change them")
+    @property
+    def rewards(self) -> tuple[RewardConfig, ...]: ...
+    @property
+    def categories(self) -> dict[str, dict[str, Weight]]: ...
+    @property
+    def deadlines(self) -> DeadlineConfig: ...
+    @property
+    def judges(self) -> dict[str, AnyJudgeConfig | None]: ...
 
-    def _gate_rules(self) -> Iterator[Broken]:
-        by_name = {reward.name: reward for reward in self.rewards}
-        for row, reward in enumerate(self.rewards):
-            for place, gate in enumerate(reward.gates):
-                key, gating = f"rewards.{row}.gates.{place}", by_name.get(gate.reward)
-                if gating is None:
-                    yield Broken((f"{key}.reward", "rewards"), "unknown reward", nearest(gate.reward, by_name))
-                elif gating is reward:
-                    yield Broken((f"{key}.reward", "rewards"), "a reward cannot be its own gate", "name another one")
-                elif not gating.low < gate.below <= gating.high:
-                    rule = f"must be above {gating.low:g} and at most {gating.high:g}, the range of {gating.name}"
-                    yield Broken((f"{key}.below", "rewards"), rule, "else the gate never or always fails")
-                if not reward.low <= gate.cap < reward.high:
-                    rule = f"must be at least {reward.low:g} and below {reward.high:g}, the range of {reward.name}"
-                    yield Broken((f"{key}.cap", f"rewards.{row}.low", f"rewards.{row}.high"), rule, "else it caps nothing")
+
+def reward_rules(config: Judged) -> Iterator[Broken]:
+    """What does not hold between rewards, their weights by category and their gates."""
+    yield from _weight_rules(config)
+    yield from _category_rules(config)
+    yield from _gate_rules(config)
+
+
+def _weight_rules(config: Judged) -> Iterator[Broken]:
+    total = math.fsum(reward.weight for reward in config.rewards)
+    if abs(total - 1) > 1e-6:
+        keys = tuple(f"rewards.{row}.weight" for row in range(len(config.rewards)))
+        yield Broken(keys, f"the weights must add up to 1, they add up to {total:g}", "change them")
+    for name, count in Counter(reward.name for reward in config.rewards).items():
+        if count > 1:
+            rows = [row for row, reward in enumerate(config.rewards) if reward.name == name]
+            keys = tuple(f"rewards.{row}.name" for row in rows[::-1])
+            yield Broken(keys, f"{name!r} is listed {count} times, a reward counts once", "keep one and add their weights")
+    for row, reward in enumerate(config.rewards):
+        if reward.server_deadline is not None and config.deadlines.item <= reward.server_deadline:
+            rule = f"must be above the server's own deadline of {reward.server_deadline:g} s (rewards.{row})"
+            yield Broken(("deadlines.item", f"rewards.{row}.server_deadline"), rule, "raise it or lower the server's")
+    yield from _idle_rewards(config)
+
+
+def _idle_rewards(config: Judged) -> Iterator[Broken]:
+    """A reward that no prompt and no gate asks was listed for nothing, most likely by a slip."""
+    gating = {gate.reward for reward in config.rewards for gate in reward.gates}
+    for row, reward in enumerate(config.rewards):
+        weighed = any(weights.get(reward.name, 0) > 0 for weights in config.categories.values())
+        if not (reward.weight > 0 or weighed or reward.name in gating):
+            rule = "is the weight in every category, and no gate asks for it"
+            yield Broken((f"rewards.{row}.weight", "rewards", "categories"), rule, "give it a weight or remove the reward")
+
+
+def _category_rules(config: Judged) -> Iterator[Broken]:
+    names = [reward.name for reward in config.rewards]
+    for category, weights in config.categories.items():
+        place = ("categories", category)
+        for name in weights:
+            if name not in names:
+                yield Broken(((*place, name), "rewards"), "unknown reward", nearest(name, names))
+        total = math.fsum(weights.values())
+        if not weights:
+            yield Broken((place,), "has no weights", "name at least one reward or remove the category")
+        elif abs(total - 1) > 1e-6:
+            yield Broken((place,), f"the weights must add up to 1, they add up to {total:g}", "change them")
+
+
+def _gate_rules(config: Judged) -> Iterator[Broken]:
+    by_name = {reward.name: reward for reward in config.rewards}
+    for row, reward in enumerate(config.rewards):
+        for place, gate in enumerate(reward.gates):
+            key, gating = f"rewards.{row}.gates.{place}", by_name.get(gate.reward)
+            if gating is None:
+                yield Broken((f"{key}.reward", "rewards"), "unknown reward", nearest(gate.reward, by_name))
+            elif gating is reward:
+                yield Broken((f"{key}.reward", "rewards"), "a reward cannot be its own gate", "name another one")
+            elif not gating.low < gate.below <= gating.high:
+                rule = f"must be above {gating.low:g} and at most {gating.high:g}, the range of {gating.name}"
+                yield Broken((f"{key}.below", "rewards"), rule, "else the gate never or always fails")
+            if not reward.low <= gate.cap < reward.high:
+                rule = f"must be at least {reward.low:g} and below {reward.high:g}, the range of {reward.name}"
+                yield Broken((f"{key}.cap", f"rewards.{row}.low", f"rewards.{row}.high"), rule, "else it caps nothing")

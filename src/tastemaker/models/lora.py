@@ -16,6 +16,7 @@ from typing import Literal, TypeVar
 
 import torch
 from peft import LoraConfig, get_peft_model_state_dict
+from peft.tuners.lora import LoraLayer
 from torch import nn
 
 from tastemaker.errors import UserMistake
@@ -84,6 +85,16 @@ def load_lora(adapter: Adapter, folder: str | Path, *, name: str = "policy") -> 
         raise UserMistake(f"{folder} holds no LoRA: it has no .safetensors file")
     adapter.pipeline.load_lora_weights(str(folder), adapter_name=name, local_files_only=True, use_safetensors=True)
     adapter.transformer.set_adapter(name)
+
+
+@torch.no_grad()
+def merge_lora(adapter: Adapter, *, name: str = "policy") -> None:
+    """Add the LoRA `name` to the weights and take all LoRA layers off; sums are float32, rounded once to the weights' dtype."""
+    for layer in adapter.transformer.modules():
+        if isinstance(layer, LoraLayer) and name in layer.lora_A:
+            weight = layer.get_base_layer().weight
+            weight.copy_(weight.float() + layer.get_delta_weight(name).float())
+    adapter.transformer.unload_lora()
 
 
 @contextmanager

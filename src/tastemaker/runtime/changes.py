@@ -33,24 +33,37 @@ class Change(NamedTuple):
 
 
 def environment(data_files: Mapping[str, Path | str], judges: Mapping[str, str]) -> dict[str, Any]:
-    """What besides the settings decides a result; `judges` are fingerprints. "machine" is written down but not compared."""
+    """What besides the settings decides a result: `data_files` are files or folders, `judges` fingerprints.
+
+    "places" and "machine" are written down but not compared.
+    """
     ours = {"python": platform.python_version(), "tastemaker": __version__}
     return {
         "packages": ours | {name: _version(name) for name in PACKAGES},
         "processes": int(os.environ.get("WORLD_SIZE", "1")),
         "data_files": {name: fingerprint(path) for name, path in data_files.items()},
         "judges": dict(judges),
+        "places": {name: str(Path(path).absolute()) for name, path in data_files.items()},
         "machine": {"host": platform.node(), "system": platform.platform(), "processors": os.cpu_count()},
     }
 
 
 def fingerprint(path: Path | str) -> str:
-    """SHA-256 of a file's bytes."""
+    """SHA-256 of a file's bytes, or of the names and bytes in a folder, without hidden files and pages about it (.md)."""
     try:
+        if Path(path).is_dir():
+            return _folder_fingerprint(Path(path))
         with open(path, "rb") as stream:
             return hashlib.file_digest(stream, "sha256").hexdigest()
     except OSError as error:
         raise UserMistake(f"{path}: cannot be read ({error.strerror}), correct the path") from error
+
+
+def _folder_fingerprint(folder: Path) -> str:
+    names = sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file() and path.suffix != ".md")
+    seen = [name for name in names if not any(part.startswith(".") for part in name.parts)]
+    lines = (f"{fingerprint(folder / name)}  {name.as_posix()}\n" for name in seen)
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Change]:

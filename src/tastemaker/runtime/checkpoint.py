@@ -15,7 +15,7 @@ import json
 import os
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -184,16 +184,17 @@ def step_folder(folder: Path | str, step: int) -> Path:
     return Path(folder) / f"step-{step:08d}"
 
 
-def load(folder: Path | str, step: int | None = None) -> Checkpoint:
+def load(folder: Path | str, step: int | None = None, only: Collection[str] | None = None) -> Checkpoint:
     """Loads a step after verifying every byte of it; without `step` the newest, with a loud warning if an older one must do.
 
+    `only` names the groups that are wanted; one that was not saved is absent from the result.
     Raises Corrupt ("checksum mismatch" and the file), and UserMistake when there is no checkpoint at all.
     """
     root = Path(folder)
     if step is not None:
         if step not in steps(root):
             raise UserMistake(f"{root}: no step {step} here, there are {steps(root) or 'none'}")
-        return _load(step_folder(root, step))
+        return _load(step_folder(root, step), only)
     found = steps(root)[::-1]
     pointed = _pointed(root)
     if not found and pointed is None:
@@ -203,7 +204,7 @@ def load(folder: Path | str, step: int | None = None) -> Checkpoint:
         problems.append(f"{step_folder(root, pointed)} is missing though {_POINTER} names it")
     for number in found:
         try:
-            loaded = _load(step_folder(root, number))
+            loaded = _load(step_folder(root, number), only)
         except Corrupt as error:
             problems.append(str(error))
             continue
@@ -253,10 +254,11 @@ def load_matching(module: torch.nn.Module, tensors: Mapping[str, Tensor], source
     module.load_state_dict(dict(tensors), strict=True)
 
 
-def _load(path: Path) -> Checkpoint:
+def _load(path: Path, only: Collection[str] | None) -> Checkpoint:
     verify(path)
-    files = _manifest(path)["files"]
-    tensors = {Path(name).stem: load_safetensors(path / name) for name in files if name.endswith(".safetensors")}
+    groups = [Path(name).stem for name in _manifest(path)["files"] if name.endswith(".safetensors")]
+    wanted = [group for group in groups if only is None or group in only]
+    tensors = {group: load_safetensors(path / f"{group}.safetensors") for group in wanted}
     state = json.loads((path / _STATE).read_text(encoding="utf-8"))
     return Checkpoint(_step_of(path), tensors, state)
 

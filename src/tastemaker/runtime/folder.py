@@ -60,6 +60,38 @@ def rename_folder(source: Path, target: Path) -> None:
     sync_folder(target.parent)
 
 
+@contextmanager
+def whole_folder(target: Path, need: int, *, replace: bool = False) -> Iterator[Path]:
+    """A folder beside `target` to write `need` bytes into, which becomes `target` at the end of the block.
+
+    Whatever goes wrong, `target` is what it was. Only with `replace` may it hold files. What interrupted writes of it left is
+    removed; the caller is its only writer. Raises DiskFull before anything is written.
+    """
+    make_folder(target.parent)
+    prefix = f".{target.name}{TEMPORARY}"
+    for leftover in [path for path in target.parent.iterdir() if path.name.startswith(prefix)]:
+        remove(leftover)
+    require_space(target.parent, need)
+    temporary, former = target.with_name(f"{prefix}{os.getpid()}"), target.with_name(f"{prefix}former-{os.getpid()}")
+    with room_for(temporary, need):
+        temporary.mkdir()
+        yield temporary
+        _sync_tree(temporary)
+        if replace and target.exists():
+            rename_folder(target, former)
+        rename_folder(temporary, target)
+    remove(former)
+
+
+def _sync_tree(folder: Path) -> None:
+    for path in sorted(folder.rglob("*")):
+        if path.is_dir():
+            sync_folder(path)
+        else:
+            write_file(path, lambda name: None)
+    sync_folder(folder)
+
+
 def sync_folder(path: Path) -> None:
     """Puts the names in a folder on the disk."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)

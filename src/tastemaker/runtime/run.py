@@ -239,14 +239,19 @@ def _compare(folder: Path, config: BaseModel, now: dict[str, Any], allow: tuple[
     was_config, was = _stored(folder)
     found = changes.differences(_with_defaults(folder, was_config, type(config)), config.model_dump(mode="json"))
     for group in ("packages", "processes", "data_files", "judges"):
-        # What was not written down yet when the run began is taken to be as it is now.
-        found += changes.differences({group: was.get(group, now[group])}, {group: now[group]})
+        found += changes.differences({group: _known(was, now, group)}, {group: now[group]})
     if found:
         changes.refuse(folder, found, (*allow, *changes.free_groups(config)))
         time = datetime.now().astimezone().isoformat(timespec="seconds")
         append_line(folder / "changes.jsonl", {"time": time, "pid": os.getpid(), "changes": [c._asdict() for c in found]})
-    if found or now.keys() - was.keys():
+    if found or now.keys() - was.keys() or now["places"] != was["places"]:
         _write_settings(folder, config, now)
+
+
+def _known(was: dict[str, Any], now: dict[str, Any], group: str) -> Any:
+    """What was not written down yet when the run began, a group or a data file, is taken to be as it is now."""
+    before = was.get(group, now[group])
+    return {**now[group], **before} if group == "data_files" else before
 
 
 def _with_defaults(folder: Path, was: dict[str, Any], model: type[BaseModel]) -> dict[str, Any]:

@@ -117,14 +117,15 @@ def _row(prompt: Prompt, nth: int, scores: Scores, group_size: int) -> dict[str,
 
 def _samples(setup: Setup, prompt: Prompt, row: Mapping[str, Any]) -> Samples:
     """A written row under the setup's gates and the weights of the prompt's category."""
-    names = setup.composite.names
+    composite_of, algorithm = setup.judged
+    names = composite_of.names
     columns = [[math.nan if value is None else value for value in row["scores"][name]] for name in names]
     missing = {(one["sample"], one["reward"]): one["reason"] for one in row["missing"]}
     scores = Scores(names, torch.tensor(columns, dtype=torch.float32).T, missing)
     prompts = [prompt] * len(scores.values_BR)
-    gated = setup.composite.gated(scores, prompts)
-    ranges_R2 = torch.tensor(setup.algorithm.ranges)
-    composite_G = composite(gated.values_BR, setup.composite.weights_BR(prompts), ranges_R2)
+    gated = composite_of.gated(scores, prompts)
+    ranges_R2 = torch.tensor(algorithm.ranges)
+    composite_G = composite(gated.values_BR, composite_of.weights_BR(prompts), ranges_R2)
     by_reward = dict(zip(names, gated.values_BR.T.double().numpy(), strict=True))
     return Samples(prompt, by_reward, composite_G.numpy(), tuple(missing.values()))
 

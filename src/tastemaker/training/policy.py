@@ -16,7 +16,6 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from tastemaker.algorithms.groups import GroupRelative
 from tastemaker.errors import ServiceFailed
 from tastemaker.rewards.composite import commonest_reasons, missing_share
 from tastemaker.rewards.pipeline import ScoringPipeline, joined
@@ -148,12 +147,12 @@ def within_budget(setup: Setup, scores: Scores) -> Scores:
 
 def signal_of(setup: Setup, batch: Batch, scores: Scores) -> Signal:
     """Gates first, then advantages under the weights of each prompt's category."""
-    assert setup.composite is not None and isinstance(setup.algorithm, GroupRelative)
+    composite, algorithm = setup.judged
     prompts = _repeated(setup, batch.prompts)
-    gated = setup.composite.gated(scores, prompts)
+    gated = composite.gated(scores, prompts)
     groups = group_index(len(prompts) // setup.group_size, setup.group_size)
-    signal = setup.algorithm.signal(gated, groups, setup.composite.weights_BR(prompts))
-    capped = {f"capped/{name}": share for name, share in setup.composite.capped(scores, gated).items()}
+    signal = algorithm.signal(gated, groups, composite.weights_BR(prompts))
+    capped = {f"capped/{name}": share for name, share in composite.capped(scores, gated).items()}
     return replace(signal, metrics={**signal.metrics, **capped})
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from tastemaker.algorithms.distill import Distill
+from tastemaker.algorithms.groups import GroupRelative
 from tastemaker.algorithms.grpo import GRPO
 from tastemaker.algorithms.nft import NFT
 from tastemaker.data.embeddings import EmbeddingCache
@@ -56,6 +57,13 @@ class Setup:
     """Of the prompts of a step; None takes them as they come."""
     scoring_deadline: float = 1800.0
     """Seconds from drawing a chunk to its scores before the run stops."""
+
+    @property
+    def judged(self) -> tuple[Composite, GroupRelative]:
+        """Who judges, and what compares the scores. Raises ValueError where teachers are followed instead."""
+        if self.composite is None or not isinstance(self.algorithm, GroupRelative):
+            raise ValueError("nothing is judged here: this setup has no composite, or an algorithm without advantages")
+        return self.composite, self.algorithm
 
 
 def keyed_noise(setup: Setup, prompts: Sequence[Prompt], group_size: int, purpose: str, step: int, *, first: int = 0) -> Noise:

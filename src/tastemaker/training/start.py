@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tastemaker.algorithms.grpo import GRPO
 from tastemaker.algorithms.nft import NFT
-from tastemaker.config import LoraPolicy, NFTConfig, TrainConfig
+from tastemaker.config import Judged, LoraPolicy, NFTConfig, PolicyConfig, TrainConfig
 from tastemaker.config.distillation import DistillConfig
 from tastemaker.data.embeddings import EmbeddingCache
 from tastemaker.errors import UserMistake
@@ -118,7 +118,7 @@ def make_algorithm(config: TrainConfig) -> GRPO | NFT:
     return GRPO(clip_range=algorithm.clip_range, ratio_norm=algorithm.ratio_norm, **shared)
 
 
-def make_composite(config: TrainConfig, rewards: Mapping[str, Reward]) -> Composite:
+def make_composite(config: Judged, rewards: Mapping[str, Reward]) -> Composite:
     """The settings' weights and gates over the judges. Raises UserMistake where a judge has another name or range."""
     judges = tuple(rewards[reward.name] for reward in config.rewards)
     wrong = [
@@ -151,14 +151,16 @@ def make_composite(config: TrainConfig, rewards: Mapping[str, Reward]) -> Compos
 
 def make_state(config: TrainConfig | DistillConfig, adapter: Adapter) -> PolicyState:
     """A fresh policy: makes exactly its parameters trainable."""
-    policy, optimiser = config.policy, config.optimiser
-    if isinstance(policy, LoraPolicy):
-        parameters = policy_parameters(adapter, "lora", rank=policy.rank, alpha=policy.alpha, targets=policy.targets)
-    else:
-        parameters = policy_parameters(adapter, "full")
     algorithm = None if isinstance(config, DistillConfig) else config.algorithm
     old_policy = algorithm.old_policy if isinstance(algorithm, NFTConfig) else None
-    return PolicyState.fresh(adapter.transformer, parameters, optimiser, old_policy)
+    return PolicyState.fresh(adapter.transformer, trained_parameters(config.policy, adapter), config.optimiser, old_policy)
+
+
+def trained_parameters(policy: PolicyConfig, adapter: Adapter) -> list[nn.Parameter]:
+    """Makes exactly the policy's parameters trainable, adding its LoRA, and returns them."""
+    if isinstance(policy, LoraPolicy):
+        return policy_parameters(adapter, "lora", rank=policy.rank, alpha=policy.alpha, targets=policy.targets)
+    return policy_parameters(adapter, "full")
 
 
 @dataclass(frozen=True)
@@ -192,13 +194,18 @@ def run_training(
     trackers: Callable[[int, int], Sequence[Tracker]] = lambda start, total: (),
     after_step: Callable[[int, Tensor, Batch], None] = lambda step, images, batch: None,
     stop: StopRequest | None = None,
+    data_files: Mapping[str, Path] | None = None,
 ) -> PolicyState:
-    """Trains, or goes on training, in `folder`. Raises Stopped after saving when a signal or the time budget ended it early."""
+    """Trains, or goes on training, in `folder`, which keeps the fingerprints of `data_files`.
+
+    Raises Stopped after saving when a signal or the time budget ended it early.
+    """
     embeddings = embeddings or EmbeddingCache(adapter, height=task.height, width=task.width)
     setup = make_setup(config, adapter, task.prompts, task.rewards, embeddings, height=task.height, width=task.width)
     state = make_state(config, adapter)
     judges = fingerprints(setup.composite.rewards) if setup.composite else {}
-    run_loop(config, setup, state, folder, Around(allow_changes, trackers, after_step, stop), judges=judges)
+    around = Around(allow_changes, trackers, after_step, stop)
+    run_loop(config, setup, state, folder, around, judges=judges, data_files=data_files)
     return state
 
 
@@ -210,7 +217,7 @@ def run_loop(
     around: Around,
     *,
     judges: Mapping[str, str] | None = None,
-    data_files: Mapping[str, Path | str] | None = None,
+    data_files: Mapping[str, Path] | None = None,
 ) -> None:
     """The loop in its run folder, from the last checkpoint on; `state` is what it ends with."""
     limit = config.budget.max_minutes

@@ -143,13 +143,18 @@ class PolicyState:
         return {**counts, "optimiser": flatten(self.optimiser.state_dict())[1]}
 
     def restore(self, tensors: Mapping[str, Mapping[str, Tensor]], plain: Mapping[str, Any]) -> None:
-        load_matching(_Named(dict(self.named())), tensors["policy"])
+        put_trained(self.transformer, tensors["policy"])
         self.optimiser.load_state_dict(unflatten(tensors["optimiser"], plain["optimiser"]))
         self.updates, self.attempts, self.step = plain["updates"], plain["attempts"], plain["step"]
         for group, values in (("ema", self.ema), ("old", self.old)):
             saved = tensors.get(group, tensors["policy"])  # what is switched on for the resumption starts from here
             for name, value in values.items():
                 value.copy_(saved[name])
+
+
+def put_trained(transformer: nn.Module, weights: Mapping[str, Tensor], source: str = "checkpoint") -> None:
+    """Loads a checkpoint's weights into the trainable parameters; UserMistake lists how names or shapes differ."""
+    load_matching(_Named({n: value for n, value in transformer.named_parameters() if value.requires_grad}), weights, source)
 
 
 class _Named(nn.Module):

@@ -131,6 +131,24 @@ def test_other_data_versions_and_processes_are_refused(tmp_path: Path, monkeypat
         Run.open(folder, config(), data_files={"prompts": tmp_path / "nowhere.jsonl"})
 
 
+def test_a_data_file_that_was_not_written_down_is_taken_as_it_is(tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    (model / "part").mkdir(parents=True)
+    (model / "part" / "weights").write_bytes(b"1")
+    folder = tmp_path / "run"
+    Run.open(folder, config()).close()
+    Run.open(folder, config(), data_files={"model": model}).close()
+    environment = json.loads((folder / "environment.json").read_text())
+    assert environment["places"] == {"model": str(model)}
+    (model / "README.md").write_text("a page about it")
+    Run.open(folder, config(), data_files={"model": model}).close()
+    (model / "part" / "weights").rename(model / "part" / "other")
+    with pytest.raises(UserMistake, match=r"data_files\.model: "):
+        Run.open(folder, config(), data_files={"model": model})
+    with pytest.raises(UserMistake, match=r"data_files\.model: .* -> \(absent\)"):
+        Run.open(folder, config())
+
+
 def test_another_judge_behind_a_reward_is_refused(tmp_path: Path) -> None:
     Run.open(tmp_path, config(), judges={"taste": "a1", "v1.5": "b1"}).close()
     Run.open(tmp_path, config(), judges={"taste": "a1", "v1.5": "b1"}).close()
