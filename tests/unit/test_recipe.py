@@ -216,6 +216,11 @@ stages:
         ('name: r\nstages: {a: {kind: write}, b: {kind: write, source: "stage:a/../x"}}', "leaves the stage's folder"),
         ("name: r\nstages: {a: {like: b}, b: {kind: write}}", "no stage above"),
         ("name: r\nstages: {a: {kind: write}, a: {kind: write}}", "set twice"),
+        (
+            "name: r\nstages: {a: {kind: write, checkpoint: {}}, b: {kind: write, like: a/checkpiont}}",
+            "did you mean `checkpoint`",
+        ),
+        ("name: r\nstages: {a: {kind: write, checkpoint: {}}, b: {like: a/checkpoint}}", "kind: missing"),
     ],
 )
 def test_mistakes_of_the_file(text: str, told: str) -> None:
@@ -235,6 +240,12 @@ def test_like_merges_groups_and_replaces_variants_and_lists() -> None:
     changes = {"a": {"y": 3}, "algorithm": {"name": "grpo"}, "rows": [5]}
     assert merged(base, changes) == {"a": {"x": 1, "y": 3}, "algorithm": {"name": "grpo"}, "rows": [5]}
     assert merged(base, {"algorithm": {"points": 4}})["algorithm"] == {"name": "nft", "points": 4}
+
+
+def test_like_takes_a_group_of_a_stage_of_another_kind() -> None:
+    text = "name: r\nstages:\n  a: {kind: one, inner: {x: 1, y: 2}}\n  b: {kind: two, like: a/inner, y: 3}\n"
+    found = parse_recipe(text, {"one": 0, "two": 0}).stages[1]
+    assert (found.kind, found.settings, found.like) == ("two", {"x": 1, "y": 3}, "a/inner")
 
 
 def test_parameters_are_counted_without_opening_a_model(tmp_path: Path) -> None:

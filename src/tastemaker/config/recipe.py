@@ -6,7 +6,7 @@
       t2i:     {kind: train, data: {prompts: "stage:curated/kept.jsonl"}, ...}
       edit:    {kind: train, like: t2i, data: {...}, ...}
 
-`like` starts from the settings of a stage above and changes what is written. A text that begins with `stage:` names what a
+`like: t2i` starts from the settings of a stage above and changes what is written; `like: curated/training` from a group of them. A text that begins with `stage:` names what a
 stage above leaves in its folder; that is how stages depend on each other. What the settings of a kind are is not known here.
 """
 
@@ -126,10 +126,18 @@ def _is_other_variant(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
 
 def _stage(name: str, stage: Mapping[str, Any], above: Mapping[str, StageText]) -> StageText:
     like = stage.get("like")
-    base = above.get(like) if isinstance(like, str) else None
     own = {key: value for key, value in stage.items() if key not in ("kind", "like")}
+    base, group = _liked(like, above) if isinstance(like, str) else (None, None)
     kind = stage.get("kind", base.kind if base else None)
-    return StageText(name, str(kind), merged(base.settings, own) if base else own, like if base else None)
+    return StageText(name, str(kind), merged(group, own) if group is not None else own, like if group is not None else None)
+
+
+def _liked(like: str, above: Mapping[str, StageText]) -> tuple[StageText | None, Mapping[str, Any] | None]:
+    """The stage that `like` names, and the settings of it that are meant: all, or one group; None where there is no such."""
+    name, _, key = like.partition("/")
+    stage = above.get(name)
+    group = stage.settings.get(key) if stage and key else stage.settings if stage else None
+    return stage, group if isinstance(group, Mapping) else None
 
 
 def _mistakes(
@@ -142,12 +150,16 @@ def _mistakes(
         yield (), "must be a group of settings, write `kind` and the settings of that kind indented below it"
         return
     like, kind = stage.get("like"), stage.get("kind")
-    if like is not None and like not in above:
+    liked, group = _liked(str(like), above)
+    if like is not None and liked is None:
         yield ("like",), f"{like!r} is no stage above this one, {nearest(str(like), above)}"
-    elif like is None and kind is None:
+    elif liked is not None and group is None:
+        known = [key for key, value in liked.settings.items() if isinstance(value, Mapping)]
+        yield ("like",), f"{like!r} is no group of settings of {liked.name}, {nearest(str(like).partition('/')[2], known)}"
+    elif kind is None and (liked is None or "/" in str(like)):
         yield ("kind",), f"missing, choose one of {', '.join(kinds or ())}"
-    elif like is not None and kind is not None and kind != above[like].kind:
-        yield ("kind",), f"{like} is of kind {above[like].kind}, and `like` copies its settings; leave kind out"
+    elif liked is not None and "/" not in str(like) and kind not in (None, liked.kind):
+        yield ("kind",), f"{like} is of kind {liked.kind}, and `like` copies its settings; leave kind out"
     if kind is not None and kinds is not None and kind not in kinds:
         yield ("kind",), f"{kind!r} is not known, {nearest(str(kind), kinds)}"
     for at, reference in references({key: value for key, value in stage.items() if key not in ("kind", "like")}):
