@@ -39,6 +39,7 @@ STATIONS = (
     "reward_launch",
     "distill_launch",
     "curate_launch",
+    "recipe_launch",
     "cli",
 )
 """The path, first to last: a module imports from its own station or an earlier one."""

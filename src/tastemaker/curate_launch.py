@@ -23,7 +23,7 @@ from tastemaker.data.jsonl import inside
 from tastemaker.data.prompts import read_prompts, write_prompts
 from tastemaker.errors import UserMistake
 from tastemaker.evaluation.curation import half_agreement, print_shares, write_findings, write_walls
-from tastemaker.launch import MINIATURE, check_categories, check_rewards, model_folder, opened_rewards, prompts_of
+from tastemaker.launch import MINIATURE_PROMPTS, check_categories, check_rewards, model_folder, opened_rewards, prompts_of
 from tastemaker.models.adapter import load
 from tastemaker.rewards.classifier import ChatClassifier, Classifier, VLMClassifier
 from tastemaker.rewards.reward import Missing, fingerprints
@@ -60,17 +60,41 @@ def curate(
     A threshold on the composite's range, either given (`above`) or by the share of prompts that it keeps (`keep`). With other
     ones nothing is drawn again. All mistakes are reported before the model is loaded.
     """
-    console = Console()
     if above is not None and keep is not None:
         raise UserMistake("--above and --keep: both are given; a list has one threshold, choose one of them")
     config = settings.load(path, TrainConfig, tuple(overrides))
     home = folder or Path("runs") / config.name
-    folder = folder or home / "curation"
-    prompts = prompts_of(config, path.parent, folder)
-    out = _list_path(config, path.parent, folder, out, prompts)
+    return run_curate(
+        config,
+        path.parent,
+        folder or home / "curation",
+        Console(),
+        above=above,
+        keep=keep,
+        allow=allow,
+        out=out,
+        embeddings=home / "embeddings",
+    )
+
+
+def run_curate(
+    config: TrainConfig,
+    beside: Path,
+    folder: Path,
+    console: Console,
+    *,
+    above: float | None = None,
+    keep: float | None = None,
+    allow: Iterable[str] = (),
+    out: Path | None = None,
+    embeddings: Path | None = None,
+) -> Path:
+    """As `curate`, of settings whose relative paths start at `beside`."""
+    prompts = prompts_of(config, beside, folder)
+    out = _list_path(config, beside, folder, out, prompts)
     check_categories(config, prompts)
-    check_rewards(config, path.parent)
-    samples = _judged(config, path.parent, prompts, folder, home / "embeddings", tuple(allow), console)
+    check_rewards(config, beside)
+    samples = _judged(config, beside, prompts, folder, embeddings or folder / "embeddings", tuple(allow), console)
     threshold = above if above is not None else threshold_of([composite_range(s.composite_G) for s in samples], keep or KEEP)
     rule = f"range above {threshold:.4g}" + ("" if above is not None else f", which keeps the upper {keep or KEEP:.0%}")
     _write(samples, threshold, rule, folder, out, console)
@@ -79,7 +103,7 @@ def curate(
 
 def _list_path(config: TrainConfig, beside: Path, folder: Path, out: Path | None, prompts: Iterable[Prompt]) -> Path:
     """Beside the prompts, because their source pictures are named from there; of the miniature, in `folder`."""
-    if out is None and config.data.prompts == MINIATURE:
+    if out is None and config.data.prompts in MINIATURE_PROMPTS:
         return folder / "curated.jsonl"
     given = beside / config.data.prompts
     return _checked(out or given.with_name(f"{given.stem}.curated.jsonl"), prompts)
@@ -106,7 +130,7 @@ def _judged(
     """The samples of every prompt, drawn by the base with the sampler of training, or read where they are there already."""
     model, side = model_folder(config, beside), config.rollout.picture_side
     device, dtype = prepare_hardware(config)
-    files = {} if config.data.prompts == MINIATURE else {"prompts": beside / config.data.prompts}
+    files = {} if config.data.prompts in MINIATURE_PROMPTS else {"prompts": beside / config.data.prompts}
     with opened_rewards(config, beside, device) as rewards:
         judges = fingerprints([rewards[reward.name] for reward in config.rewards])
         with Run.open(folder, config, allow_changes=allow, data_files=files, judges=judges), StopRequest() as stop:

@@ -24,10 +24,10 @@ from tastemaker.training.start import Around, prepare_hardware
 def distill(path: Path, *, overrides: Iterable[str] = (), folder: Path | None = None, allow: Iterable[str] = ()) -> Path:
     """Distils what the file says in `folder` (runs/NAME by default), or goes on; returns the exported student."""
     config = settings.load(path, DistillConfig, tuple(overrides))
-    return run(config, path.parent, folder or Path("runs") / config.name, Console(), allow)
+    return run_distill(config, path.parent, folder or Path("runs") / config.name, Console(), allow)
 
 
-def run(config: DistillConfig, beside: Path, folder: Path, console: Console, allow: Iterable[str] = ()) -> Path:
+def run_distill(config: DistillConfig, beside: Path, folder: Path, console: Console, allow: Iterable[str] = ()) -> Path:
     """As `distill`; relative paths in the settings start at `beside`. All mistakes are told before a model is loaded."""
     weights = teacher_folders(config, beside)
     prompts = prompts_of(config, beside, folder)

@@ -74,16 +74,19 @@ def train(path: Path, *, overrides: Iterable[str] = (), folder: Path | None = No
 
     All mistakes in settings, prompts and rewards are reported before the model is loaded.
     """
-    console = Console()
     config = settings.load(path, TrainConfig, tuple(overrides))
-    folder = folder or Path("runs") / config.name
-    prompts = prompts_of(config, path.parent, folder)
+    return run_train(config, path.parent, folder or Path("runs") / config.name, Console(), allow)
+
+
+def run_train(config: TrainConfig, beside: Path, folder: Path, console: Console, allow: Iterable[str] = ()) -> Path:
+    """As `train`, of settings whose relative paths start at `beside`."""
+    prompts = prompts_of(config, beside, folder)
     check_categories(config, prompts)
     check_edit_share(config, prompts)
-    check_rewards(config, path.parent)
-    model = model_folder(config, path.parent)
+    check_rewards(config, beside)
+    model = model_folder(config, beside)
     device, dtype = prepare_hardware(config)
-    with opened_rewards(config, path.parent, device) as rewards:
+    with opened_rewards(config, beside, device) as rewards:
         adapter = load(model, device=device, dtype=dtype)
         side = config.rollout.picture_side
         cache = EmbeddingCache(adapter, height=side, width=side, folder=folder / "embeddings", encoder_key=encoder_key(model))
@@ -95,7 +98,7 @@ def train(path: Path, *, overrides: Iterable[str] = (), folder: Path | None = No
             embeddings=cache,
             allow_changes=allow,
             trackers=lambda start, total: [Progress(total, start=start, console=console)],
-            data_files=data_files(config, path.parent),
+            data_files=data_files(config, beside),
         )
     with state.averaged():
         exported = export(config, adapter, folder)

@@ -87,11 +87,22 @@ def train_reward(
 
     With `check` it stops, and returns None, before the model is loaded: all mistakes in settings and data are told by then.
     """
-    console = Console()
     config = settings.load(path, RewardTrainConfig, tuple(overrides))
-    folder = folder or Path("runs") / config.name
+    return run_train_reward(config, path.parent, folder or Path("runs") / config.name, Console(), allow, check=check)
+
+
+def run_train_reward(
+    config: RewardTrainConfig,
+    beside: Path,
+    folder: Path,
+    console: Console,
+    allow: Iterable[str] = (),
+    *,
+    check: bool = False,
+) -> Path | None:
+    """As `train_reward`, of settings whose relative paths start at `beside`."""
     hardware.set_threads(config.threads)
-    material = collect(config, path.parent, console)
+    material = collect(config, beside, console)
     total = num_steps(config, len(material.examples))
     for line in plan(material, total):
         console.print(line, markup=False, highlight=False, soft_wrap=True)

@@ -20,6 +20,7 @@ COMMANDS = [
     "demo",
     "train",
     "distill",
+    "run",
     "check",
     "curate",
     "categorise",

@@ -217,7 +217,7 @@ stages:
         ("name: r\nstages: {a: {like: b}, b: {kind: write}}", "no stage above"),
         ("name: r\nstages: {a: {kind: write}, a: {kind: write}}", "set twice"),
         (
-            "name: r\nstages: {a: {kind: write, checkpoint: {}}, b: {kind: write, like: a/checkpiont}}",
+            "name: r\nstages: {a: {kind: write, checkpoint: {}}, b: {kind: write, like: a/chekpoint}}",
             "did you mean `checkpoint`",
         ),
         ("name: r\nstages: {a: {kind: write, checkpoint: {}}, b: {like: a/checkpoint}}", "kind: missing"),

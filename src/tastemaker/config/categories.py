@@ -81,7 +81,7 @@ class CategoriesConfig(Settings):
     """The first that matches decides."""
     otherwise: Category | None = None
     """The category of prompts that no rule matches; null leaves them to the model, or without a category."""
-    names: dict[Category, str] = {}
+    names: dict[Category, str] = Field(default={})
     """The categories there are, each with what belongs to it in a few words: a model is told these and may answer one."""
     judge: ClassifierConfig | None = None
     """The model that is asked about prompts which no rule matches."""

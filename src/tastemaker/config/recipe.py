@@ -6,8 +6,9 @@
       t2i:     {kind: train, data: {prompts: "stage:curated/kept.jsonl"}, ...}
       edit:    {kind: train, like: t2i, data: {...}, ...}
 
-`like: t2i` starts from the settings of a stage above and changes what is written; `like: curated/training` from a group of them. A text that begins with `stage:` names what a
-stage above leaves in its folder; that is how stages depend on each other. What the settings of a kind are is not known here.
+`like: t2i` starts from the settings of a stage above and changes what is written, `like: curated/training` from a group of
+them. A text that begins with `stage:` names what a stage above leaves in its folder; that is how stages depend on each other.
+What the settings of a kind are is not known here.
 """
 
 from __future__ import annotations
