@@ -81,7 +81,7 @@ class CategoriesConfig(Settings):
     """The first that matches decides."""
     otherwise: Category | None = None
     """The category of prompts that no rule matches; null leaves them to the model, or without a category."""
-    names: dict[Category, str] = {}
+    names: dict[Category, str] = Field(default={})
     """The categories there are, each with what belongs to it in a few words: a model is told these and may answer one."""
     judge: ClassifierConfig | None = None
     """The model that is asked about prompts which no rule matches."""
@@ -90,9 +90,8 @@ class CategoriesConfig(Settings):
         if not self.rules and self.judge is None:
             yield Broken(("rules", "judge"), "nothing decides on a category", "give rules, a judge or both")
         if self.judge is not None and len(self.names) < 2:
-            yield Broken(
-                ("names", "judge"), "a model has to choose between at least two", "name the categories and what they are"
-            )
+            rule = "a model has to choose between at least two"
+            yield Broken(("names", "judge"), rule, "name the categories and what belongs to them")
         if self.judge is not None and self.otherwise is not None:
             rule = "is never used with a judge, whose missing answers are not guessed"
             yield Broken(("otherwise", "judge"), rule, "remove one of them")

@@ -216,7 +216,10 @@ def signal_of(setup: Setup, batch: Batch, scores: Scores) -> Signal:
     groups = group_index(len(batch.prompts), setup.group_size)
     signal = setup.algorithm.signal(gated, groups, setup.composite.weights_BR(prompts))
     capped = {f"capped/{name}": share for name, share in setup.composite.capped(scores, gated).items()}
-    return replace(signal, metrics={**signal.metrics, **capped})
+    several = len({prompt.category for prompt in setup.prompts}) > 1
+    by_category = setup.composite.by_category(gated, prompts) if several else {}
+    means = {f"reward/{name}": mean for name, mean in by_category.items()}
+    return replace(signal, metrics={**signal.metrics, **means, **capped})
 
 
 def _repeated(setup: Setup, batch: Batch) -> list[Prompt]:
