@@ -90,9 +90,8 @@ class CategoriesConfig(Settings):
         if not self.rules and self.judge is None:
             yield Broken(("rules", "judge"), "nothing decides on a category", "give rules, a judge or both")
         if self.judge is not None and len(self.names) < 2:
-            yield Broken(
-                ("names", "judge"), "a model has to choose between at least two", "name the categories and what they are"
-            )
+            rule = "a model has to choose between at least two"
+            yield Broken(("names", "judge"), rule, "name the categories and what belongs to them")
         if self.judge is not None and self.otherwise is not None:
             rule = "is never used with a judge, whose missing answers are not guessed"
             yield Broken(("otherwise", "judge"), rule, "remove one of them")

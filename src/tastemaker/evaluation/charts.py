@@ -72,12 +72,17 @@ PANELS: Mapping[str, tuple[str, ...]] = {
 def training_panels(
     history: Sequence[Mapping[str, Any]], panels: Mapping[str, Sequence[str]] = PANELS
 ) -> dict[str, tuple[str, ...]]:
-    """The panels that have something to show, with the metric names found for each."""
-    names = list(dict.fromkeys(name for row in history for name in row))
-    found = {
-        title: tuple(n for n in names if any(fnmatch.fnmatchcase(n, p) for p in patterns) and _series(history, n)[0].size)
-        for title, patterns in panels.items()
-    }
+    """The panels that have something to show, with the metric names found for each.
+
+    What is of one category, `reward/NAME/CATEGORY`, has a panel for each NAME.
+    """
+    names = [n for n in dict.fromkeys(name for row in history for name in row) if _series(history, n)[0].size]
+    found: dict[str, tuple[str, ...]] = {}
+    for title, patterns in panels.items():
+        found[title] = ()
+        for name in (n for n in names if any(fnmatch.fnmatchcase(n, pattern) for pattern in patterns)):
+            panel = title if name.count("/") < 2 else f"{title}: {name.split('/')[1]}, by category"
+            found[panel] = (*found.get(panel, ()), name)
     return {title: matching for title, matching in found.items() if matching}
 
 
@@ -92,7 +97,13 @@ def training_curves(
 
     The strong line is a bias-corrected moving average, the faint one the values themselves; missing values are gaps.
     """
-    found = training_panels(history, panels)
+    return draw_panels(history, training_panels(history, panels), theme=theme, form=form)
+
+
+def draw_panels(
+    history: Sequence[Mapping[str, Any]], found: Mapping[str, Sequence[str]], *, theme: Theme = LIGHT, form: Format = "svg"
+) -> bytes:
+    """A panel for each title, with the curves of the metrics named there."""
     columns = min(2, max(1, len(found)))
     rows = max(1, math.ceil(len(found) / columns))
     with _style(theme):
@@ -274,8 +285,9 @@ def _smooth(values: np.ndarray) -> np.ndarray:
 
 def _short(name: str, names: Sequence[str]) -> str:
     """The name without what all names of the panel share up to a slash."""
-    prefixes = {n.split("/", 1)[0] for n in names}
-    return name.split("/", 1)[1] if len(prefixes) == 1 and "/" in name else name
+    levels = min(n.count("/") for n in names)
+    same = len({tuple(n.split("/")[:levels]) for n in names}) == 1
+    return name.split("/", levels)[-1] if same else name
 
 
 def _wrap(text: str) -> str:

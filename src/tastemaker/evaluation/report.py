@@ -17,10 +17,10 @@ from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 
-from tastemaker.evaluation.charts import PANELS, category_bars, difference_plot, recolour, training_curves, training_panels
+from tastemaker.evaluation.charts import category_bars, difference_plot, draw_panels, recolour, training_panels
 from tastemaker.evaluation.picture_statistics import MEANING, Shift
 from tastemaker.evaluation.pixels import as_image
-from tastemaker.evaluation.summary import ALL, Summary, duration, guidance_words, headline, interval, percent, points
+from tastemaker.evaluation.summary import ALL, Summary, duration, falls, guidance_words, headline, interval, percent, points
 from tastemaker.evaluation.wall import Picture, Wall, png_bytes
 from tastemaker.runtime.folder import make_folder, write_text_atomic
 
@@ -75,6 +75,7 @@ def render_report(
     return template.render(
         title=title,
         headline=headline(summary),
+        falls=falls(summary.differences),
         summary=summary,
         many_tasks=len({row.task for row in summary.rows}) > 1,
         duration=duration(summary.wall_seconds),
@@ -96,8 +97,8 @@ def _curves(stages: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[tuple[str
     found = []
     for stage, rows in stages.items():
         charts = [
-            _chart(partial(training_curves, rows, {panel: PANELS[panel]}), f"{panel} over training steps")
-            for panel in training_panels(rows)
+            _chart(partial(draw_panels, rows, {panel: names}), f"{panel} over training steps")
+            for panel, names in training_panels(rows).items()
         ]
         if charts:
             found.append((stage, charts))

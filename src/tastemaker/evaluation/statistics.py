@@ -89,6 +89,22 @@ def paired_difference(
     return Estimate(n, value, *_bootstrap(difference, resamples, seed), missing)
 
 
+def holm(p_values: Sequence[float], level: float) -> list[bool]:
+    """Holm 1979: which hypotheses are rejected so that any false rejection among all has a probability of at most `level`.
+
+    >>> holm([0.03, 0.001, 0.02], 0.05)
+    [True, True, True]
+    >>> holm([0.04, 0.001, 0.03], 0.05)
+    [False, True, False]
+    """
+    rejected = [False] * len(p_values)
+    for place, row in enumerate(sorted(range(len(p_values)), key=lambda row: p_values[row])):
+        if not p_values[row] <= level / (len(p_values) - place):
+            break
+        rejected[row] = True
+    return rejected
+
+
 def _observations(values: Sequence[bool | float | None] | np.ndarray) -> np.ndarray:
     array = np.asarray(values, dtype=np.float64)
     if array.ndim != 1:

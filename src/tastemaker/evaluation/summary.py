@@ -16,15 +16,18 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+from scipy.special import ndtr
 
 from tastemaker.errors import UserMistake
-from tastemaker.evaluation.statistics import Estimate, paired_difference, proportion
+from tastemaker.evaluation.statistics import Z95, Estimate, holm, paired_difference, proportion
 from tastemaker.runtime.folder import make_folder, write_text_atomic
 
 ALL = "all"
 """The category that stands for every prompt."""
 NO_GUIDANCE = 1.0
 """The guidance scale at which only the conditional branch is evaluated."""
+ONE_SIDED = 0.025
+"""Of a 95% interval, what lies beyond its upper end."""
 
 Verdicts = Sequence[bool | float | None] | np.ndarray
 
@@ -242,6 +245,47 @@ def _accuracy(summary: Summary, model: str, task: str, guidance: float) -> str:
     return percent(found[0].accuracy) if found else ""
 
 
+@dataclass(frozen=True)
+class Fall:
+    """A category in which the first model of a pair is worse than the second, its base, by the paired 95% interval.
+
+    Its upper end is below 0, which happens to one unchanged category in forty. `among` were compared, and `corrected` says
+    whether the fall holds when that is taken into account (Holm, one-sided, 2.5% for all of them together).
+    """
+
+    difference: Difference
+    among: int
+    corrected: bool
+
+    def __str__(self) -> str:
+        d = self.difference
+        sure = "still clear" if self.corrected else "not clear any more"
+        others = f"; {self.among} categories compared, {sure} when corrected for that (Holm)" if self.among > 1 else ""
+        return (
+            f"{d.category}: {d.pair[0]} is {points(-d.difference).lstrip('+')} points below {d.pair[1]} "
+            f"(95% interval {interval(d.low, d.high, points)}, n = {d.n}, {d.task}, guidance "
+            f"{guidance_words(d.guidance, d.against_guidance)}){others}"
+        )
+
+
+def falls(differences: Sequence[Difference]) -> list[Fall]:
+    """Every category that fell. Categories of one pair, task and guidance are one family."""
+    families: dict[Any, list[Difference]] = {}
+    for d in differences:
+        if d.category != ALL:
+            families.setdefault((d.pair, d.task, d.guidance, d.against_guidance), []).append(d)
+    found = []
+    for family in families.values():
+        corrected = holm([_p_of_a_fall(d) for d in family], ONE_SIDED)
+        found += [Fall(d, len(family), sure) for d, sure in zip(family, corrected, strict=True) if d.high < 0]
+    return found
+
+
+def _p_of_a_fall(d: Difference) -> float:
+    """One-sided, as if the upper half of the interval were a normal one's; 1 where there is no interval."""
+    return 1.0 if math.isnan(d.high) or d.high <= d.difference else float(ndtr(Z95 * d.difference / (d.high - d.difference)))
+
+
 # the file
 
 
@@ -331,6 +375,8 @@ def print_table(summary: Summary, console: Console | None = None) -> None:
     if differences:
         pair_columns = ("pair", "task", "guidance", "n", "difference", "95% interval")
         console.print(_table("Paired differences, in points", pair_columns, differences))
+    for fall in falls(summary.differences):
+        console.print(Text(f"fell below its base: {fall}", style="bold yellow"), soft_wrap=True)
     console.print(Text(headline(summary)))
 
 

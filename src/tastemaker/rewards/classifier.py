@@ -67,15 +67,8 @@ class ChatClassifier:
         if isinstance(parts, Missing):
             return parts
         content = [await asyncio.to_thread(as_part, part) for part in parts]
-        messages = [{"role": "user", "content": content}]
-        body = {
-            "model": self.model,
-            "messages": messages,
-            "n": 1,
-            "stream": False,
-            "temperature": 0.0,
-            "max_tokens": MOST_TOKENS,
-        }
+        settings = {"n": 1, "stream": False, "temperature": 0.0, "max_tokens": MOST_TOKENS}
+        body = {"model": self.model, "messages": [{"role": "user", "content": content}], **settings}
         reply = await line.request("/chat/completions", json.dumps(body).encode(), ends)
         try:
             return chosen(Completion.model_validate_json(reply).choices[0].message.content or "", self.names)

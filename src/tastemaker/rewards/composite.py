@@ -160,6 +160,16 @@ class Composite:
         rows = zip(self.names, lowered_R, present_R, strict=True)
         return {name: lowered / present for name, lowered, present in rows if name in targets and present}
 
+    def by_category(self, scores: Scores, prompts: Sequence[Prompt]) -> dict[str, float]:
+        """ "NAME/CATEGORY": the mean of each reward over the pictures of each category; none where no such score is there."""
+        means = {}
+        for category in sorted({prompt.category for prompt in prompts}):
+            rows = [row for row, prompt in enumerate(prompts) if prompt.category == category]
+            for name, mean in zip(self.names, scores.values_BR[rows].nanmean(0).tolist(), strict=True):
+                if not math.isnan(mean):
+                    means[f"{name}/{category}"] = mean
+        return means
+
 
 def missing_share(scores: Scores) -> float:
     """Share of the scores asked for that are missing; 0 where nothing was asked."""

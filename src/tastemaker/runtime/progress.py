@@ -29,7 +29,7 @@ class Tracker(Protocol):
 
 
 class Progress:
-    """Shows step, time left, pictures a second (metric "images") and a sparkline for each metric under `prefix`."""
+    """Shows step, time left, pictures a second (metric "images") and a sparkline for each metric right under `prefix`."""
 
     WIDTH = 32
 
@@ -59,7 +59,7 @@ class Progress:
         if "images" in metrics and elapsed > 0:
             self._images_per_second = float(metrics["images"]) / elapsed
         for name, value in metrics.items():
-            if name.startswith(self._prefix):
+            if name.startswith(self._prefix) and "/" not in name.removeprefix(self._prefix):
                 self._history.setdefault(name.removeprefix(self._prefix), deque(maxlen=self.WIDTH)).append(float(value))
         self._show()
 

@@ -153,7 +153,10 @@ def signal_of(setup: Setup, batch: Batch, scores: Scores) -> Signal:
     groups = group_index(len(prompts) // setup.group_size, setup.group_size)
     signal = algorithm.signal(gated, groups, composite.weights_BR(prompts))
     capped = {f"capped/{name}": share for name, share in composite.capped(scores, gated).items()}
-    return replace(signal, metrics={**signal.metrics, **capped})
+    several = len({prompt.category for prompt in setup.prompts}) > 1
+    by_category = composite.by_category(gated, prompts) if several else {}
+    means = {f"reward/{name}": mean for name, mean in by_category.items()}
+    return replace(signal, metrics={**signal.metrics, **means, **capped})
 
 
 def _repeated(setup: Setup, prompts: Sequence[Prompt]) -> list[Prompt]:

@@ -126,6 +126,13 @@ def test_the_wall_shows_every_pixel_as_it_is(tmp_path):
     assert Image.open(path).size[0] > 128
 
 
+def test_a_label_stands_in_the_place_of_the_title():
+    def wall(title, label):
+        return draw_wall(Wall("h", (title,), (Case("c", (Picture(None, label=label),)),)))
+
+    assert wall("0.97", "").tobytes() == wall("base", "0.97").tobytes() != wall("base", "").tobytes()
+
+
 def test_verdicts_are_framed_and_gaps_are_shown():
     drawn = draw_wall(fabricated_wall())
     colours = {colour for _, colour in drawn.getcolors(2**24)}

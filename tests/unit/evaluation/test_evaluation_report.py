@@ -8,7 +8,15 @@ import pytest
 from fabricated_run import fabricated_history, fabricated_report, fabricated_summary
 from PIL import Image
 
-from tastemaker.evaluation.charts import DARK, category_bars, difference_plot, recolour, training_curves, training_panels
+from tastemaker.evaluation.charts import (
+    DARK,
+    category_bars,
+    difference_plot,
+    draw_panels,
+    recolour,
+    training_curves,
+    training_panels,
+)
 from tastemaker.evaluation.picture_statistics import Shift
 from tastemaker.evaluation.report import render_report, write_report
 from tastemaker.evaluation.summary import Difference, Row, Summary
@@ -124,3 +132,21 @@ def test_a_recoloured_chart_has_the_colours_of_one_drawn_so():
 def test_panels_take_what_the_history_has():
     history = [{"step": 1, "reward/a": 0.5, "note": "x", "kl": float("nan")}, {"step": 2, "reward/b": np.float32(1), "loss": 3}]
     assert training_panels(history) == {"Reward": ("reward/a", "reward/b"), "Loss": ("loss",)}
+
+
+def test_categories_have_a_panel_for_each_reward():
+    history = [{"step": 1, "reward/a": 0.5, "reward/a/x": 1.0, "reward/a/y [z]/b": 2.0, "reward/b": 1.0, "reward/b/x": 3.0}]
+    panels = training_panels(history)
+    assert panels == {
+        "Reward": ("reward/a", "reward/b"),
+        "Reward: a, by category": ("reward/a/x", "reward/a/y [z]/b"),
+        "Reward: b, by category": ("reward/b/x",),
+    }
+    assert b"<svg" in draw_panels(history, {"Reward: a, by category": panels["Reward: a, by category"]})
+
+
+def test_a_category_that_fell_is_told_on_top_of_the_report(tmp_path):
+    fell = Difference(("trained", "base"), "t2i", 1.0, "portrait <b>", 150, -0.063, -0.11, -0.019)
+    page = render_report(Summary((), (fell,), 1.0, 0))
+    warning = page[page.index('role="alert"') :]
+    assert "portrait &lt;b&gt;" in warning and "6.3 points below base" in warning

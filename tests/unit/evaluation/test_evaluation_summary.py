@@ -2,17 +2,20 @@ import io
 import json
 import math
 
+import numpy as np
 import pytest
 from fabricated_run import fabricated_summary
 from rich.console import Console
 
 from tastemaker.errors import UserMistake
+from tastemaker.evaluation.statistics import holm
 from tastemaker.evaluation.summary import (
     Difference,
     Row,
     Summary,
     differences_by_category,
     duration,
+    falls,
     headline,
     print_table,
     read_summary,
@@ -108,3 +111,58 @@ def test_the_table_shows_names_as_they_are():
 
 def test_durations_read_well():
     assert [duration(s) for s in (4, 61, 3600 * 2 + 59, math.nan)] == ["4 s", "1 min 1 s", "2 h 0 min", "unknown time"]
+
+
+def category(name, value, low, high, guidance=1.0):
+    return Difference(("trained", "base"), "t2i", guidance, name, 150, value, low, high)
+
+
+def test_a_category_fell_when_the_upper_end_is_below_zero():
+    found = falls(
+        [
+            category("all", -0.1, -0.2, -0.05),
+            category("a", -0.06, -0.11, -0.01),
+            category("b", -0.06, -0.12, 0.0),
+            category("c", 0.02, -0.02, 0.06),
+            category("d", math.nan, math.nan, math.nan),
+        ]
+    )
+    assert [(fall.difference.category, fall.among) for fall in found] == [("a", 4)]
+
+
+def test_a_fall_says_whether_it_holds_among_all_that_were_compared():
+    """z of 2.3 is p = 0.011, one-sided: under 0.025, and over a third of it."""
+    slight, clear = category("a", -0.10, -0.19, -0.10 + 1.96 * 0.10 / 2.3), category("b", -0.10, -0.13, -0.07)
+    same = category("c", 0.01, -0.02, 0.04)
+    assert [fall.corrected for fall in falls([slight])] == [True]
+    assert [fall.corrected for fall in falls([slight, clear, same])] == [True, True]
+    assert [fall.corrected for fall in falls([slight, same, category("d", 0.01, -0.02, 0.04)])] == [False]
+    other = category("c", 0.01, -0.02, 0.04, guidance=3.0)
+    assert [fall.among for fall in falls([slight, same, other])] == [2]
+
+
+def test_how_often_an_unchanged_category_is_told():
+    """Of 400 that are equal in truth, one in forty at most; with Holm over four, in one family of forty at most."""
+    rng = np.random.default_rng(0)
+    told, families = 0, 0
+    for _ in range(100):
+        family = [difference(rng.random(120) < 0.5, rng.random(120) < 0.5, category=name) for name in ("a", "b", "c", "d")]
+        found = falls(family)
+        told, families = told + len(found), families + any(fall.corrected for fall in found)
+    assert told <= 20 and families <= 8
+
+
+def test_the_terminal_says_which_category_fell():
+    out = io.StringIO()
+    made = summary([row("base", [True])], [category("portrait", -0.063, -0.11, -0.019)])
+    print_table(made, Console(file=out, width=300))
+    assert (
+        "fell below its base: portrait: trained is 6.3 points below base (95% interval −11.0 to −1.9, n = 150, t2i, "
+        "guidance off)\n"
+    ) in out.getvalue()
+
+
+def test_holm_by_hand():
+    assert holm([], 0.05) == []
+    assert holm([0.01, 0.04, 0.03, 0.005], 0.05) == [True, False, False, True]
+    assert holm([1.0, 0.01], 0.05) == [False, True]

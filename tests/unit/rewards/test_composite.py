@@ -344,3 +344,15 @@ except KeyboardInterrupt:
 def test_ctrl_c_does_not_wait_for_a_server_that_hangs():
     ended = subprocess.run([sys.executable, "-c", CTRL_C], capture_output=True, text=True, timeout=250)
     assert (ended.returncode, ended.stdout) == (0, "stopped\n"), ended.stderr
+
+
+def test_means_by_category_are_over_the_scores_that_are_there():
+    """Three rewards; the portrait's second score is missing in one picture, and nobody asked for objects there."""
+    prompts = [PROMPTS[0], PROMPTS[0], PROMPTS[1]]
+    values = torch.tensor([[1.0, 4.0, NAN], [3.0, NAN, NAN], [2.0, NAN, 5.0]])
+    found = panel().by_category(Scores(("alignment", "portrait", "objects"), values, {(1, "portrait"): "late"}), prompts)
+    assert found == {
+        **{"alignment/portrait": 2.0, "portrait/portrait": 4.0},
+        **{"alignment/typography": 2.0, "objects/typography": 5.0},
+    }
+    assert panel().by_category(Scores(("alignment", "portrait", "objects"), torch.empty(0, 3)), []) == {}

@@ -165,7 +165,7 @@ def test_plain_lines_where_there_is_no_terminal() -> None:
     now = iter([0.0, 2.0, 2.0, 4.0, 4.0, 4.0])
     progress = Progress(10, console=Console(file=out), clock=lambda: next(now))
     progress.log(1, {"reward/alignment": 3.25, "reward/ocr": float("nan"), "images": 64, "loss": 1})
-    progress.log(2, {"reward/alignment": 3.5, "images": 64})
+    progress.log(2, {"reward/alignment": 3.5, "reward/alignment/portrait": 3.1, "images": 64})
     progress.close()
     assert out.getvalue().splitlines() == [
         "step 1/10 · alignment 3.25 · ocr nan · 32 images/s · 00:00:18 left",

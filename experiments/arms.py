@@ -1,0 +1,131 @@
+"""Training runs of the miniature that differ in one thing, measured on the same held-out prompts along the way.
+
+    FOLDER/design.json           what was asked for; another design needs another folder
+    FOLDER/embeddings            encoded prompts, of all runs
+    FOLDER/base.json             what the base draws of the held-out prompts
+    FOLDER/seed-0/ARM            a run folder, with point-00030.json for what it drew after 30 steps
+
+Killed anywhere, the same command goes on: a point that is there is not drawn again, and a run continues from its last checkpoint.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tastemaker import config as settings
+from tastemaker.config import TrainConfig
+from tastemaker.data.embeddings import EmbeddingCache, encoder_key
+from tastemaker.errors import UserMistake
+from tastemaker.evaluation.benchmark import Drawing, draw
+from tastemaker.evaluation.statistics import Estimate, paired_difference
+from tastemaker.miniature import demo, task
+from tastemaker.miniature.builder.parts import SIDE
+from tastemaker.models.adapter import Adapter, load
+from tastemaker.runtime import folder as disk
+from tastemaker.runtime.metrics import read_lines
+from tastemaker.training.start import Task, prepare_hardware, run_training
+from tastemaker.types import Prompt
+
+Say = Callable[[str], None]
+DRAWING_SEED = 0
+"""Of the held-out pictures' noise: the same for all arms and seeds, so that everything is paired."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """What a model drew of the held-out prompts after `step` steps and `seconds` of training."""
+
+    step: int
+    seconds: float
+    exact: list[bool]
+    """Whether every fact of prompt i holds."""
+    quality: list[float]
+
+    @property
+    def accuracy(self) -> float:
+        return float(np.mean(self.exact))
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What all arms share."""
+
+    folder: Path
+    held_out: Sequence[Prompt]
+    pool: Executor | None
+    say: Say
+
+    def open(self, config: TrainConfig) -> tuple[Adapter, EmbeddingCache]:
+        """A fresh base and the encodings of its prompts."""
+        device, dtype = prepare_hardware(config)
+        adapter = load(task.WEIGHTS, device=device, dtype=dtype)
+        key = encoder_key(task.WEIGHTS)
+        return adapter, EmbeddingCache(adapter, height=SIDE, width=SIDE, folder=self.folder / "embeddings", encoder_key=key)
+
+    def measure(self, config: TrainConfig, adapter: Adapter, cache: EmbeddingCache, step: int, seconds: float) -> Point:
+        drawing = Drawing(config.evaluation.steps, config.evaluation.guidance, DRAWING_SEED, SIDE, SIDE)
+        pictures = draw(adapter, cache, self.held_out, drawing)
+        exact = task.verdicts(pictures, self.held_out, self.pool)
+        return Point(step, seconds, exact.tolist(), task.qualities(pictures, self.held_out, self.pool).tolist())
+
+
+def claim(folder: Path, design: Any) -> None:
+    """Arms of two designs would be compared as one. More seeds may be asked for later: what is there stays valid."""
+    disk.make_folder(folder)
+    path, wanted = folder / "design.json", json.loads(json.dumps(asdict(design)))
+    if path.exists():
+        held = json.loads(path.read_text(encoding="utf-8"))
+        differing = [f"{key} {held.get(key)!r}" for key in wanted if key != "seeds" and held.get(key) != wanted[key]]
+        if differing:
+            raise UserMistake(
+                f"{folder} holds another design ({', '.join(differing)}): give the same settings, or a new folder"
+            )
+    disk.write_bytes_atomic(path, (json.dumps(wanted, indent=1) + "\n").encode())
+
+
+def demo_config(*overrides: str) -> TrainConfig:
+    """The demo's settings, changed."""
+    return settings.load(Path(demo.__file__).with_name("demo.yaml"), TrainConfig, overrides)
+
+
+def base_point(bench: Bench, config: TrainConfig) -> Point:
+    """The base, before any training."""
+    return _stored(bench.folder / "base.json", lambda: bench.measure(config, *bench.open(config), 0, 0.0))
+
+
+def run_arm(folder: Path, config: TrainConfig, prompts: Sequence[Prompt], bench: Bench, every: int) -> list[Point]:
+    """Trains to `config.budget.max_steps` and measures every so many steps, on the averaged weights where there are some."""
+    points = []
+    for step in range(every, config.budget.max_steps + 1, every):
+        bench.say(f"{folder.relative_to(bench.folder)}: to step {step} of {config.budget.max_steps}")
+        points.append(_stored(folder / f"point-{step:05d}.json", lambda step=step: _trained(folder, config, prompts, bench, step)))
+    return points
+
+
+def _trained(folder: Path, config: TrainConfig, prompts: Sequence[Prompt], bench: Bench, step: int) -> Point:
+    until = config.model_copy(update={"budget": config.budget.model_copy(update={"max_steps": step})})
+    adapter, cache = bench.open(config)
+    state = run_training(until, adapter, Task(prompts, task.rewards(bench.pool), SIDE, SIDE), folder, embeddings=cache)
+    seconds = sum(line["seconds"] for line in read_lines(folder / "metrics.jsonl") if line["step"] <= step)
+    with state.averaged():
+        return bench.measure(config, adapter, cache, step, seconds)
+
+
+def _stored(path: Path, make: Callable[[], Point]) -> Point:
+    if not path.exists():
+        point = make()
+        disk.make_folder(path.parent)
+        disk.write_text_atomic(path, json.dumps(asdict(point)) + "\n")
+    return Point(**json.loads(path.read_text(encoding="utf-8")))
+
+
+def pooled_difference(after: Sequence[Sequence[float]], before: Sequence[Sequence[float]]) -> Estimate:
+    """Paired by prompt, each prompt's mean over the seeds (S, n): sure for other prompts, with the seeds as they are."""
+    return paired_difference(np.mean(np.asarray(after, float), 0), np.mean(np.asarray(before, float), 0))
