@@ -5,7 +5,7 @@ The one place that knows both the names in settings (a model's folder, a file of
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from difflib import get_close_matches
@@ -33,6 +33,9 @@ from tastemaker.config import (
 from tastemaker.data.embeddings import EmbeddingCache, encoder_key
 from tastemaker.data.prompts import read_prompts
 from tastemaker.errors import UserMistake
+from tastemaker.evaluation.monitor import Plan, watching
+from tastemaker.evaluation.monitor_chart import write_monitor_chart
+from tastemaker.evaluation.watched import chosen
 from tastemaker.miniature import task as miniature
 from tastemaker.models.adapter import Adapter, load
 from tastemaker.models.lora import save_lora
@@ -76,21 +79,26 @@ def train(path: Path, *, overrides: Iterable[str] = (), folder: Path | None = No
     prompts = prompts_of(config, path.parent)
     check_categories(config, prompts)
     check_rewards(config, path.parent)
+    plan = monitor_plan(config, path.parent, prompts, console)
     model = model_folder(config, path.parent)
     device, dtype = prepare_hardware(config)
     with opened_rewards(config, path.parent, device) as rewards:
         adapter = load(model, device=device, dtype=dtype)
         side = config.rollout.picture_side
         cache = EmbeddingCache(adapter, height=side, width=side, folder=folder / "embeddings", encoder_key=encoder_key(model))
-        state = run_training(
-            config,
-            adapter,
-            Task(prompts, rewards, side, side),
-            folder,
-            embeddings=cache,
-            allow_changes=allow,
-            trackers=lambda start, total: [Progress(total, start=start, console=console)],
-        )
+        try:
+            state = run_training(
+                config,
+                adapter,
+                Task(prompts, rewards, side, side),
+                folder,
+                embeddings=cache,
+                allow_changes=allow,
+                trackers=lambda start, total: [Progress(total, start=start, console=console)],
+                watch=watching(plan) if plan else None,
+            )
+        finally:
+            write_monitor_chart(folder)
     with state.averaged():
         exported = export(config, adapter, folder)
     console.print(f"trained {state.step} steps; the policy is in {exported}")
@@ -111,6 +119,25 @@ def prompts_of(config: TrainConfig, beside: Path) -> list[Prompt]:
     if config.data.prompts == MINIATURE:
         return miniature.training_prompts(MINIATURE_PROMPTS, config.seed)
     return read_prompts(beside / config.data.prompts, skip_bad=config.data.skip_bad)
+
+
+def monitor_plan(config: TrainConfig, beside: Path, prompts: Sequence[Prompt], console: Console) -> Plan | None:
+    """What the monitor watches, on held-out prompts where there are some; None where it is switched off."""
+    watched = config.monitor
+    if not watched.every:
+        return None
+    if config.data.held_out is not None:
+        prompts = read_prompts(beside / config.data.held_out, skip_bad=config.data.skip_bad)
+    return Plan(
+        chosen(prompts, watched.prompts, config.seed),
+        every=watched.every,
+        samples=watched.samples,
+        seeds=watched.seeds,
+        threshold=watched.threshold,
+        stop=watched.stop,
+        truths=miniature.truths() if config.data.prompts == MINIATURE else (),
+        say=lambda line: console.print(line, markup=False, highlight=False, soft_wrap=True),
+    )
 
 
 def check_rewards(config: TrainConfig, beside: Path) -> None:

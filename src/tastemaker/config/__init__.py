@@ -4,6 +4,7 @@ Its files:
 
     settings.py     what can be set, and the rules between settings
     judges.py       judges by name: a folder, our server, a chat server, scorers of faces and lettering
+    monitor.py      what is watched while training
     base.py         what all groups of settings share: unknown keys refused, frozen, rules that name their keys
     strict_yaml.py  YAML in which a key occurs once, `1e-5` is a number, and every value knows its line
     load.py         file + overrides -> settings, or one UserMistake that lists every mistake
@@ -23,6 +24,7 @@ from tastemaker.config.judges import (
     check_judges,
 )
 from tastemaker.config.load import dump, load, parse
+from tastemaker.config.monitor import MonitorConfig
 from tastemaker.config.settings import (
     AlgorithmConfig,
     BudgetConfig,
@@ -60,6 +62,7 @@ __all__ = [
     "GRPOConfig",
     "GateConfig",
     "LoraPolicy",
+    "MonitorConfig",
     "NFTConfig",
     "OptimiserConfig",
     "PolicyConfig",

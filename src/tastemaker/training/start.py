@@ -152,6 +152,20 @@ class Task:
     width: int
 
 
+@dataclass(frozen=True)
+class Running:
+    """A run as those see it who watch it: made before its first step here, when the policy still is the base."""
+
+    setup: Setup
+    state: PolicyState
+    run: Run
+    stop: StopRequest
+
+
+Observer = Callable[[int, Tensor, Batch], None]
+"""Is called after each step, before it is saved, with its number, pictures and prompts."""
+
+
 def run_training(
     config: TrainConfig,
     adapter: Adapter,
@@ -161,10 +175,14 @@ def run_training(
     embeddings: EmbeddingCache | None = None,
     allow_changes: Iterable[str] = (),
     trackers: Callable[[int, int], Sequence[Tracker]] = lambda start, total: (),
-    after_step: Callable[[int, Tensor, Batch], None] = lambda step, images, batch: None,
+    after_step: Observer = lambda step, images, batch: None,
+    watch: Callable[[Running], Observer] | None = None,
     stop: StopRequest | None = None,
 ) -> PolicyState:
-    """Trains, or goes on training, in `folder`. Raises Stopped after saving when a signal or the time budget ended it early."""
+    """Trains, or goes on training, in `folder`. Raises Stopped after saving when a signal or the time budget ended it early.
+
+    `watch` is called once, before saved weights are put in place, and what it returns after each step.
+    """
     embeddings = embeddings or EmbeddingCache(adapter, height=task.height, width=task.width)
     setup = make_setup(config, adapter, task.prompts, task.rewards, embeddings, height=task.height, width=task.width)
     state = make_state(config, adapter)
@@ -173,12 +191,14 @@ def run_training(
     judges = fingerprints(setup.composite.rewards)
     with Run.open(folder, config, allow_changes=allow_changes, judges=judges, keep=config.checkpoint.keep) as run:
         saved = run.restore()
+        stopping = stop or StopRequest()
+        observers = [after_step, *([watch(Running(setup, state, run, stopping))] if watch else [])]
         if saved is not None:
             state.restore(saved.tensors, saved.state)
         run.require_space(state.tensors())
         for tracker in trackers(state.step, config.budget.max_steps):
             run.follow(tracker)
-        with stop or StopRequest() as stopping:
+        with stopping:
             train(
                 setup,
                 state,
@@ -187,10 +207,15 @@ def run_training(
                 checkpoint_every=config.checkpoint.every,
                 stop=stopping,
                 deadline=lambda: time.monotonic() > ends,
-                after_step=after_step,
+                after_step=lambda step, images, batch: _tell(observers, step, images, batch),
                 guard=_guard(run, saved.state if saved else None),
             )
     return state
+
+
+def _tell(observers: Iterable[Observer], step: int, images: Tensor, batch: Batch) -> None:
+    for observer in observers:
+        observer(step, images, batch)
 
 
 def _guard(run: Run, saved: Mapping[str, Any] | None) -> NanGuard:
