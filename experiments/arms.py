@@ -5,7 +5,7 @@
     FOLDER/base.json             what the base draws of the held-out prompts
     FOLDER/seed-0/ARM            a run folder, with point-00030.json for what it drew after 30 steps
 
-Killed anywhere, the same command goes on: a point that is there is not drawn again, and a run continues from its last checkpoint.
+Killed anywhere, the same command goes on: a point that is there is not drawn again, and a run goes on from its checkpoint.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import json
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -105,7 +106,8 @@ def run_arm(folder: Path, config: TrainConfig, prompts: Sequence[Prompt], bench:
     points = []
     for step in range(every, config.budget.max_steps + 1, every):
         bench.say(f"{folder.relative_to(bench.folder)}: to step {step} of {config.budget.max_steps}")
-        points.append(_stored(folder / f"point-{step:05d}.json", lambda step=step: _trained(folder, config, prompts, bench, step)))
+        path = folder / f"point-{step:05d}.json"
+        points.append(_stored(path, partial(_trained, folder, config, prompts, bench, step)))
     return points
 
 

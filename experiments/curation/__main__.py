@@ -130,7 +130,7 @@ def curated(
 
 
 def seconds_to(target: float, base: Point, points: Sequence[Point]) -> float:
-    """Seconds of training after which the accuracy first is at `target`, between two points in a straight line; NaN if never."""
+    """Seconds of training until the accuracy first is at `target`, between two points in a straight line; NaN if never."""
     before = base
     for point in points:
         if point.accuracy >= target:

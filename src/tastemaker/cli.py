@@ -151,15 +151,17 @@ def distill(
 @app.command("run")
 def run_recipe(
     recipe: Annotated[Path, typer.Argument(metavar="RECIPE.yaml", show_default=False, help="The stages.")],
-    folder: Annotated[Path | None, typer.Option(show_default=False, help="The recipe's folder; runs/NAME if not given.")] = None,
+    folder: Annotated[
+        Path | None, typer.Option(show_default=False, help="The recipe's folder; runs/NAME if not given.")
+    ] = None,
     stage: Annotated[str | None, typer.Option(show_default=False, help="Run this stage alone.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would run, why, and about what it takes.")] = False,
 ) -> None:
     """Run a recipe: judges, curation, specialists, distillation, evaluation, export, in one go or one after the other.
 
-    A recipe names stages, each with the settings of its own command; `stage:NAME/FILE` takes what a stage above leaves. Each stage
-    has a folder. What is finished is not run again; when its settings or the bytes of anything it reads have changed, it is, and
-    so is what depends on it, while what was there before is kept under another name.
+    A recipe names stages, each with the settings of its own command; `stage:NAME/FILE` takes what a stage above leaves. Each has a
+    folder. What is finished is not run again; when its settings or the bytes of anything it reads have changed, it is, and so is
+    what depends on it, while what was there before is kept under another name.
 
     All mistakes in the settings of all stages are told at once. Ctrl-C stops at a safe point; the same command goes on.
 

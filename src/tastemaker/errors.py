@@ -1,6 +1,7 @@
 """The mistakes tastemaker reports, one class per exit code, so that a shell script can tell them apart.
 
-0 done · 2 the user's mistake · 3 a service we depend on failed · 75 stopped on request and resumable (EX_TEMPFAIL).
+0 done · 2 the user's mistake · 3 a service we depend on failed · 4 the monitor's alarm ended the run · 75 stopped on request
+and resumable (EX_TEMPFAIL).
 """
 
 from __future__ import annotations
@@ -22,6 +23,12 @@ class ServiceFailed(TastemakerError):
     """Something training depends on (a reward, its server, a disk) failed for longer, or more often, than it may."""
 
     exit_code = 3
+
+
+class Alarmed(TastemakerError):
+    """The monitor saw signs that the reward is being bought and ended the run, as its settings say; everything is saved."""
+
+    exit_code = 4
 
 
 class DiskFull(ServiceFailed):

@@ -5,7 +5,7 @@ The one place that knows both the names in settings (a model's folder, a file of
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from difflib import get_close_matches
@@ -35,6 +35,9 @@ from tastemaker.config.distillation import DistillConfig
 from tastemaker.data.embeddings import EmbeddingCache, encoder_key
 from tastemaker.data.prompts import read_prompts
 from tastemaker.errors import UserMistake
+from tastemaker.evaluation.monitor import Plan, watching
+from tastemaker.evaluation.monitor_chart import write_monitor_chart
+from tastemaker.evaluation.watched import chosen
 from tastemaker.miniature import task as miniature
 from tastemaker.models.adapter import Adapter, load
 from tastemaker.models.lora import save_lora
@@ -84,22 +87,27 @@ def run_train(config: TrainConfig, beside: Path, folder: Path, console: Console,
     check_categories(config, prompts)
     check_edit_share(config, prompts)
     check_rewards(config, beside)
+    plan = monitor_plan(config, beside, prompts, console)
     model = model_folder(config, beside)
     device, dtype = prepare_hardware(config)
     with opened_rewards(config, beside, device) as rewards:
         adapter = load(model, device=device, dtype=dtype)
         side = config.rollout.picture_side
         cache = EmbeddingCache(adapter, height=side, width=side, folder=folder / "embeddings", encoder_key=encoder_key(model))
-        state = run_training(
-            config,
-            adapter,
-            Task(prompts, rewards, side, side),
-            folder,
-            embeddings=cache,
-            allow_changes=allow,
-            trackers=lambda start, total: [Progress(total, start=start, console=console)],
-            data_files=data_files(config, beside),
-        )
+        try:
+            state = run_training(
+                config,
+                adapter,
+                Task(prompts, rewards, side, side),
+                folder,
+                embeddings=cache,
+                allow_changes=allow,
+                trackers=lambda start, total: [Progress(total, start=start, console=console)],
+                watch=watching(plan) if plan else None,
+                data_files=data_files(config, beside),
+            )
+        finally:
+            write_monitor_chart(folder)
     with state.averaged():
         exported = export(config, adapter, folder)
     console.print(f"trained {state.step} steps; the policy is in {exported}")
@@ -123,6 +131,25 @@ def prompts_of(config: TrainConfig | DistillConfig, beside: Path, folder: Path) 
         sources = folder / "sources"
         return [*miniature.training_prompts(texts, config.seed), *miniature.training_edits(edits, sources, config.seed)]
     return read_prompts(beside / config.data.prompts, skip_bad=config.data.skip_bad, decode=True)
+
+
+def monitor_plan(config: TrainConfig, beside: Path, prompts: Sequence[Prompt], console: Console) -> Plan | None:
+    """What the monitor watches, on held-out prompts where there are some; None where it is switched off."""
+    watched = config.monitor
+    if not watched.every:
+        return None
+    if config.data.held_out is not None:
+        prompts = read_prompts(beside / config.data.held_out, skip_bad=config.data.skip_bad)
+    return Plan(
+        chosen(prompts, watched.prompts, config.seed),
+        every=watched.every,
+        samples=watched.samples,
+        seeds=watched.seeds,
+        threshold=watched.threshold,
+        stop=watched.stop,
+        truths=miniature.truths() if config.data.prompts in MINIATURE_PROMPTS else (),
+        say=lambda line: console.print(line, markup=False, highlight=False, soft_wrap=True),
+    )
 
 
 def data_files(config: TrainConfig, beside: Path) -> dict[str, Path]:

@@ -6,6 +6,7 @@ Its files:
     categories.py   how prompts get a category: rules, or a model that is asked
     evaluation.py   what can be set for `tastemaker evaluate`
     judges.py       judges by name: a folder, our server, a chat server, scorers of faces and lettering
+    monitor.py      what is watched while training
     base.py         what all groups of settings share: unknown keys refused, frozen, rules that name their keys
     strict_yaml.py  YAML in which a key occurs once, `1e-5` is a number, and every value knows its line
     load.py         file + overrides -> settings, or one UserMistake that lists every mistake
@@ -26,6 +27,7 @@ from tastemaker.config.judges import (
     check_judges,
 )
 from tastemaker.config.load import dump, load, parse
+from tastemaker.config.monitor import MonitorConfig
 from tastemaker.config.settings import (
     AlgorithmConfig,
     BudgetConfig,
@@ -70,6 +72,7 @@ __all__ = [
     "GateConfig",
     "Judged",
     "LoraPolicy",
+    "MonitorConfig",
     "NFTConfig",
     "OldPolicyConfig",
     "OptimiserConfig",

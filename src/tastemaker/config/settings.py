@@ -17,6 +17,7 @@ from pydantic.config import JsonDict
 
 from tastemaker.config.base import Broken, Settings, nearest
 from tastemaker.config.judges import AnyJudgeConfig, JudgeConfig
+from tastemaker.config.monitor import MonitorConfig
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
 Positive = Annotated[int, Field(ge=1)]
@@ -327,6 +328,7 @@ class TrainConfig(Settings):
     deadlines: DeadlineConfig = DeadlineConfig()
     checkpoint: CheckpointConfig = Field(default=CheckpointConfig(), json_schema_extra=FREE)
     evaluation: EvaluationConfig = Field(default=EvaluationConfig(), json_schema_extra=FREE)
+    monitor: MonitorConfig = Field(default=MonitorConfig(), json_schema_extra=FREE)
     budget: BudgetConfig = Field(default=BudgetConfig(), json_schema_extra=FREE)
 
     @property

@@ -106,7 +106,7 @@ def draw_panels(
     """A panel for each title, with the curves of the metrics named there."""
     columns = min(2, max(1, len(found)))
     rows = max(1, math.ceil(len(found) / columns))
-    with _style(theme):
+    with styled(theme):
         figure = Figure(figsize=(4.4 * columns, 2.7 * rows), layout="constrained")
         axes = figure.subplots(rows, columns, squeeze=False).ravel()
         for axis, (title, names) in zip(axes, found.items(), strict=False):
@@ -115,7 +115,7 @@ def draw_panels(
             axis.set_axis_off()
         if not found:
             axes[0].text(0.5, 0.5, "no training metrics", ha="center", va="center", color=theme.muted)
-        return _render(figure, form)
+        return render(figure, form)
 
 
 def category_bars(rows: Sequence[Row], *, models: Sequence[str] = (), theme: Theme = LIGHT, form: Format = "svg") -> bytes:
@@ -128,7 +128,7 @@ def category_bars(rows: Sequence[Row], *, models: Sequence[str] = (), theme: The
     facets = list(dict.fromkeys((row.task, row.guidance) for row in rows))
     counts = [len({r.category for r in rows if (r.task, r.guidance) == facet}) for facet in facets]
     heights = [0.75 + count * (0.2 * len(models) + 0.16) for count in counts] or [1.0]
-    with _style(theme):
+    with styled(theme):
         figure = Figure(figsize=(5.4, sum(heights) + 0.45), layout="constrained")
         axes = figure.subplots(len(heights), 1, squeeze=False, height_ratios=heights).ravel()
         for axis, facet in zip(axes, facets, strict=False):
@@ -141,7 +141,7 @@ def category_bars(rows: Sequence[Row], *, models: Sequence[str] = (), theme: The
         elif len(models) > 1:
             handles, labels = axes[0].get_legend_handles_labels()
             figure.legend(handles, labels, loc="outside lower left", ncols=3, frameon=False)
-        return _render(figure, form)
+        return render(figure, form)
 
 
 def difference_plot(differences: Sequence[Difference], *, theme: Theme = LIGHT, form: Format = "svg") -> bytes:
@@ -153,7 +153,7 @@ def difference_plot(differences: Sequence[Difference], *, theme: Theme = LIGHT, 
     bounds = [0.0, *(100 * x for d in differences for x in (d.low, d.high, d.difference) if not math.isnan(x))]
     room = max(0.08 * (max(bounds) - min(bounds)), 1.0)
     limits = (min(bounds) - room, max(bounds) + room)
-    with _style(theme):
+    with styled(theme):
         figure = Figure(figsize=(5.4, sum(heights) + 0.4), layout="constrained")
         axes = figure.subplots(len(heights), 1, squeeze=False, sharex=True, height_ratios=heights).ravel()
         for axis, ((pair, task, guidance, against), group) in zip(axes, facets.items(), strict=False):
@@ -164,7 +164,7 @@ def difference_plot(differences: Sequence[Difference], *, theme: Theme = LIGHT, 
         else:
             axes[0].set_axis_off()
             axes[0].text(0.5, 0.5, "nothing was compared", ha="center", va="center", color=theme.muted)
-        return _render(figure, form)
+        return render(figure, form)
 
 
 def range_histograms(
@@ -174,7 +174,7 @@ def range_histograms(
     present = {name: (values := np.asarray(found, dtype=float))[~np.isnan(values)] for name, found in ranges.items()}
     highest = max([threshold, *(float(values.max()) for values in present.values() if len(values))]) or 1.0
     edges = np.linspace(0, highest, 31)
-    with _style(theme):
+    with styled(theme):
         figure = Figure(figsize=(6.4, 0.7 + 1.35 * len(present)), layout="constrained")
         axes = figure.subplots(len(present), 1, squeeze=False, sharex=True).ravel()
         for axis, (name, values) in zip(axes, present.items(), strict=True):
@@ -188,7 +188,7 @@ def range_histograms(
         axes[-1].set_xlabel(f"range of the composite among a prompt's samples; threshold {threshold:.3g}")
         figure.supylabel("prompts", fontsize=9, color=theme.muted)
         figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper right", ncols=2, frameon=False)
-        return _render(figure, form)
+        return render(figure, form)
 
 
 def recolour(svg: bytes, new: Theme = DARK, old: Theme = LIGHT) -> bytes:
@@ -295,7 +295,8 @@ def _wrap(text: str) -> str:
 
 
 @contextlib.contextmanager
-def _style(theme: Theme) -> Iterator[None]:
+def styled(theme: Theme) -> Iterator[None]:
+    """Inside the block matplotlib draws in the report's fonts and the theme's colours."""
     settings = {
         "text.parse_math": False,  # names are data, and a "$" in one is no formula
         "font.family": "DejaVu Sans",
@@ -328,7 +329,8 @@ def _style(theme: Theme) -> Iterator[None]:
         yield
 
 
-def _render(figure: Figure, form: Format) -> bytes:
+def render(figure: Figure, form: Format) -> bytes:
+    """The bytes of a file; the same figure gives the same."""
     buffer = io.BytesIO()
     metadata = {"Date": None, "Creator": None} if form == "svg" else {"Software": None}
     figure.savefig(buffer, format=form, dpi=160, metadata=metadata)

@@ -21,10 +21,23 @@ MEANING = {
     "clipped": "share of pixels with a channel at its lowest or highest value",
     "sharpness": "root mean square of the luminance's Laplacian",
     "high_frequency": "share of the luminance's variance above half the Nyquist frequency",
+    "colour_cast": "how far the picture's mean colour is from grey: standard deviation of its three channel means",
     "grid": "log power at the multiples of the patch frequency against that between them; 0 is no grid to speak of",
     "diversity": "mean distance (RMS of thumbnails) between a prompt's pictures",
     "duplicates": "share of pictures that repeat an earlier one of the same prompt",
 }
+RESOLUTION = {
+    "saturation": 1 / 512,
+    "contrast": 1 / 512,
+    "clipped": 0.002,
+    "sharpness": 1 / 512,
+    "high_frequency": 0.002,
+    "colour_cast": 1 / 512,
+    "grid": 0.02,
+    "diversity": 1 / 512,
+    "duplicates": 0.02,
+}
+"""The least difference worth a word: half a grey level, a fifth of a percent of pixels or power, one picture in fifty."""
 THUMBNAIL = 16
 SAME_THUMBNAIL = 4 / 255
 """Largest difference of any thumbnail value at which two pictures count as one."""
@@ -61,6 +74,7 @@ def measure(pictures: Sequence[Any] | np.ndarray, *, patch: int = 16) -> dict[st
         "clipped": ((pixels_BCHW < edge) | (pixels_BCHW > 1 - edge)).any(1).mean((1, 2)),
         "sharpness": _laplacian_energy(luminance_BHW),
         "high_frequency": _high_frequency_share(power_BHW),
+        "colour_cast": pixels_BCHW.mean((2, 3)).std(1),
         "grid": _grid_peaks(power_BHW, patch),
     }
 
@@ -75,6 +89,23 @@ def measure_groups(pictures: Sequence[Any] | np.ndarray, prompts: Sequence[str])
         groups.setdefault(prompt, []).append(row)
     found = np.array([_spread(thumbnails_BD[rows]) for rows in groups.values()]).reshape(-1, 2)
     return {"diversity": found[:, 0], "duplicates": found[:, 1]}
+
+
+def measure_prompts(pictures: Sequence[Any] | np.ndarray, prompts: Sequence[str], *, patch: int = 16) -> dict[str, np.ndarray]:
+    """Every statistic as one value per prompt, in order of first appearance: the mean of its pictures, or of them together."""
+    groups = measure_groups(pictures, prompts)
+    return {name: prompt_means(values, prompts) for name, values in measure(pictures, patch=patch).items()} | groups
+
+
+def prompt_means(values_B: np.ndarray, prompts: Sequence[str]) -> np.ndarray:
+    """(P,) float64 means over each prompt's pictures, in order of first appearance, without NaN; NaN where nothing is left."""
+    rows = {prompt: row for row, prompt in enumerate(dict.fromkeys(prompts))}
+    places = np.array([rows[prompt] for prompt in prompts], int)
+    present = ~np.isnan(values_B)
+    sums, counts = np.zeros(len(rows)), np.zeros(len(rows))
+    np.add.at(sums, places[present], values_B[present])
+    np.add.at(counts, places[present], 1)
+    return np.divide(sums, counts, out=np.full(len(rows), np.nan), where=counts > 0)
 
 
 def compare(

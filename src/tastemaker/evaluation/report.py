@@ -18,6 +18,7 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 
 from tastemaker.evaluation.charts import category_bars, difference_plot, draw_panels, recolour, training_panels
+from tastemaker.evaluation.monitor_chart import monitor_curves, panels
 from tastemaker.evaluation.picture_statistics import MEANING, Shift
 from tastemaker.evaluation.pixels import as_image
 from tastemaker.evaluation.summary import ALL, Summary, duration, falls, guidance_words, headline, interval, percent, points
@@ -45,13 +46,14 @@ def write_report(
     history: Sequence[Mapping[str, Any]] | Mapping[str, Sequence[Mapping[str, Any]]] = (),
     walls: Sequence[Wall] = (),
     shifts: Sequence[Shift] = (),
+    watched: Sequence[Mapping[str, Any]] = (),
 ) -> Path:
     """Write `folder/report.html` whole or not at all, and return its path.
 
     `history` is the rows of a training's metrics, or such rows by stage name; `shifts` come from
-    picture_statistics.compare. Sections without content are left out.
+    picture_statistics.compare, `watched` the lines of monitor.jsonl. Sections without content are left out.
     """
-    page = render_report(summary, title=title, history=history, walls=walls, shifts=shifts)
+    page = render_report(summary, title=title, history=history, walls=walls, shifts=shifts, watched=watched)
     path = Path(folder) / "report.html"
     make_folder(path.parent)
     write_text_atomic(path, page)
@@ -65,6 +67,7 @@ def render_report(
     history: Sequence[Mapping[str, Any]] | Mapping[str, Sequence[Mapping[str, Any]]] = (),
     walls: Sequence[Wall] = (),
     shifts: Sequence[Shift] = (),
+    watched: Sequence[Mapping[str, Any]] = (),
 ) -> str:
     """The page as text."""
     stages = history if isinstance(history, Mapping) else {"": history}
@@ -87,6 +90,8 @@ def render_report(
         forests=_forests(summary),
         walls=[(wall, [[_picture(picture) for picture in case.pictures] for case in wall.cases]) for wall in walls],
         shifts=[(shift, MEANING.get(shift.name, ""), abs(shift.z) >= LARGE_SHIFT) for shift in shifts],
+        monitor=[_chart(partial(monitor_curves, watched, [name]), _described(name)) for name in panels(watched)],
+        alarms=_alarms(watched),
         settings=_flat(summary.settings),
         notes=(*_standing_notes(summary), *summary.notes),
     )
@@ -103,6 +108,19 @@ def _curves(stages: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[tuple[str
         if charts:
             found.append((stage, charts))
     return found
+
+
+def _described(name: str) -> str:
+    return f"{name.replace('_', ' ')} of the fixed prompts over training steps, against the base"
+
+
+def _alarms(watched: Sequence[Mapping[str, Any]]) -> list[tuple[int, str]]:
+    """Step and kind of each alarm, when it was first raised."""
+    first: dict[str, int] = {}
+    for record in watched:
+        for kind in record["alarms"]:
+            first.setdefault(kind, record["step"])
+    return [(step, kind) for kind, step in first.items()]
 
 
 def _bars(summary: Summary) -> list[Chart]:

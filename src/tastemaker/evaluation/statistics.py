@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.optimize import bisect
-from scipy.special import ndtr, ndtri
+from scipy.special import ndtr, ndtri, stdtrit
 
 Z95 = 1.959963984540054
 """The two-sided 95% point of the standard normal."""
@@ -56,6 +56,20 @@ def proportion(successes: Sequence[bool | float | None] | np.ndarray) -> Estimat
     if n == 1:
         return Estimate(1, share, math.nan, math.nan, missing)
     return Estimate(n, share, *_wilson(share, n), missing)
+
+
+def mean_over(values: Sequence[float | None] | np.ndarray) -> Estimate:
+    """Mean of independent values, such as one for each prompt, with Student's interval."""
+    array = _observations(values)
+    present = array[~np.isnan(array)]
+    n, missing = len(present), len(array) - len(present)
+    if n == 0:
+        return Estimate(0, math.nan, math.nan, math.nan, missing)
+    value = float(present.mean())
+    if n == 1:
+        return Estimate(1, value, math.nan, math.nan, missing)
+    half = float(stdtrit(n - 1, 0.975)) * float(present.std(ddof=1)) / math.sqrt(n)
+    return Estimate(n, value, value - half, value + half, missing)
 
 
 def paired_difference(

@@ -94,6 +94,11 @@ def rewards(pool: Executor | None = None) -> dict[str, Reward]:
     }
 
 
+def truths() -> list[Reward]:
+    """What a monitor may look at beside the rewards: whether every fact of a prompt holds in its picture."""
+    return [FunctionReward("exact", _exact)]
+
+
 def verdicts(pictures: np.ndarray, prompts: Sequence[Prompt], pool: Executor | None = None) -> np.ndarray:
     """bool (n,): whether every fact of prompt i holds in picture i."""
     return np.array(_over(_exact, pictures, prompts, pool))

@@ -4,6 +4,7 @@
                               state.json          counters and whatever else is plain data
                               manifest.json       size and SHA-256 of each file, and of itself; written last
     checkpoints/latest                            the name of the newest step, for people and scripts
+    checkpoints/protected                         names of steps that are never removed, one a line
 
 Not here: sharded saves of several processes. One writer at a time (the run's lock sees to that).
 """
@@ -35,7 +36,7 @@ PICKLE_SUFFIXES = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", 
 
 _STEP = re.compile(r"step-(\d{8,})")
 _GROUP = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
-_STATE, _MANIFEST, _POINTER = "state.json", "manifest.json", "latest"
+_STATE, _MANIFEST, _POINTER, _PROTECTED = "state.json", "manifest.json", "latest", "protected"
 
 
 class Checkpoint(NamedTuple):
@@ -84,9 +85,10 @@ def size(tensors: Groups, state: Mapping[str, Any] | None = None) -> int:
 
 
 def prune(folder: Path | str, keep: int) -> list[int]:
-    """Removes all but the newest `keep` steps and returns the numbers removed; a crash leaves no half step behind."""
+    """Removes all but the newest `keep` steps and the protected ones, and returns the numbers removed; a crash leaves no half
+    step behind."""
     root = Path(folder)
-    removed = steps(root)[: -max(keep, 1)]
+    removed = [step for step in steps(root)[: -max(keep, 1)] if step_folder(root, step).name not in _protected(root)]
     for step in removed:
         doomed = step_folder(root, step)
         temporary = doomed.with_name(f"{doomed.name}{disk.TEMPORARY}pruned-{os.getpid()}")
@@ -94,6 +96,20 @@ def prune(folder: Path | str, keep: int) -> list[int]:
         disk.remove(temporary)
         disk.barrier(f"removed {doomed.name}")
     return removed
+
+
+def protect(folder: Path | str, step: int) -> Path:
+    """Keeps a saved step from being pruned, for good, and returns its folder."""
+    root = Path(folder)
+    target = step_folder(root, step)
+    names = sorted({*_protected(root), target.name})
+    disk.write_text_atomic(root / _PROTECTED, "".join(f"{name}\n" for name in names))
+    return target
+
+
+def _protected(root: Path) -> set[str]:
+    path = root / _PROTECTED
+    return set(path.read_text(encoding="utf-8").split()) if path.exists() else set()
 
 
 def finish(folder: Path | str, keep: int) -> None:

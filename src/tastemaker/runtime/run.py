@@ -4,6 +4,7 @@
         environment.json   versions, fingerprints of data and judges, number of processes
         changes.jsonl      what was knowingly changed on a resumption
         metrics.jsonl      one line a step
+        monitor.jsonl      one line a check of the monitor, whose baseline is in monitor/
         incidents.jsonl    NaN, fallbacks, whatever a person should look at; never cut
         checkpoints/       see checkpoint.py
         images/            pictures for people
@@ -149,13 +150,13 @@ class Run:
     def log(self, step: int, metrics: Mapping[str, Any], stream: str = "metrics") -> None:
         """Appends the line of a step. In "metrics" no step may be left out; other streams (evaluation) may be sparse.
 
-        Trackers see the metrics afterwards; one that fails is dropped with a warning, the file is the truth.
+        Trackers see the "metrics" afterwards; one that fails is dropped with a warning, the file is the truth.
         """
         if not self._ready:
             raise ValueError("call restore() before log(): this folder already holds steps")
         time = datetime.now().astimezone().isoformat(timespec="milliseconds")
         self._log(stream).append(step, {**metrics, "time": time})
-        for tracker in list(self._trackers):
+        for tracker in list(self._trackers) if stream == "metrics" else ():
             try:
                 tracker.log(step, metrics)
             except Exception as error:
@@ -180,6 +181,11 @@ class Run:
         path = checkpoint.save(self.checkpoints, step, tensors, state)
         checkpoint.prune(self.checkpoints, self._keep)
         return path
+
+    def protect_before(self, step: int) -> Path | None:
+        """Keeps the newest checkpoint before `step` from ever being removed, and returns its folder; None without one."""
+        before = [saved for saved in checkpoint.steps(self.checkpoints) if saved < step]
+        return checkpoint.protect(self.checkpoints, before[-1]) if before else None
 
     def close(self) -> None:
         """Ends trackers and lets other processes in."""

@@ -10,7 +10,7 @@ import signal
 from types import FrameType, TracebackType
 from typing import Any
 
-from tastemaker.errors import Stopped
+from tastemaker.errors import Stopped, TastemakerError
 
 
 class StopRequest:
@@ -25,6 +25,7 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.requested = False
+        self._because: TastemakerError | None = None
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> StopRequest:
@@ -35,12 +36,15 @@ class StopRequest:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
-    def request(self) -> None:
-        """Asks for a stop as a signal does (a spent time budget, a button)."""
+    def request(self, because: TastemakerError | None = None) -> None:
+        """Asks for a stop as a signal does (a spent time budget, a button); `because` is then raised in place of Stopped."""
         self.requested = True
+        self._because = because
 
     def leave(self, done: str) -> None:
-        """Raises Stopped when a stop was asked for; call right after saving."""
+        """Raises Stopped, or what was given to `request`, when a stop was asked for; call right after saving."""
+        if self._because is not None:
+            raise self._because
         if self.requested:
             raise Stopped(f"stopped on request, {done}; the same command resumes it")
 

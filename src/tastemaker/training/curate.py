@@ -117,7 +117,7 @@ def _row(prompt: Prompt, nth: int, scores: Scores, group_size: int) -> dict[str,
 
 def _samples(setup: Setup, prompt: Prompt, row: Mapping[str, Any]) -> Samples:
     """A written row under the setup's gates and the weights of the prompt's category."""
-    composite_of, algorithm = setup.judged
+    composite_of, algorithm = setup.judges, setup.comparing
     names = composite_of.names
     columns = [[math.nan if value is None else value for value in row["scores"][name]] for name in names]
     missing = {(one["sample"], one["reward"]): one["reason"] for one in row["missing"]}

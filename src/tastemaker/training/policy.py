@@ -147,7 +147,7 @@ def within_budget(setup: Setup, scores: Scores) -> Scores:
 
 def signal_of(setup: Setup, batch: Batch, scores: Scores) -> Signal:
     """Gates first, then advantages under the weights of each prompt's category."""
-    composite, algorithm = setup.judged
+    composite, algorithm = setup.judges, setup.comparing
     prompts = _repeated(setup, batch.prompts)
     gated = composite.gated(scores, prompts)
     groups = group_index(len(prompts) // setup.group_size, setup.group_size)

@@ -59,11 +59,18 @@ class Setup:
     """Seconds from drawing a chunk to its scores before the run stops."""
 
     @property
-    def judged(self) -> tuple[Composite, GroupRelative]:
-        """Who judges, and what compares the scores. Raises ValueError where teachers are followed instead."""
-        if self.composite is None or not isinstance(self.algorithm, GroupRelative):
-            raise ValueError("nothing is judged here: this setup has no composite, or an algorithm without advantages")
-        return self.composite, self.algorithm
+    def judges(self) -> Composite:
+        """Raises ValueError where teachers are followed instead."""
+        if self.composite is None:
+            raise ValueError("nothing is judged here: this setup has no composite")
+        return self.composite
+
+    @property
+    def comparing(self) -> GroupRelative:
+        """The algorithm, of those that compare a prompt's samples. Raises ValueError for another."""
+        if not isinstance(self.algorithm, GroupRelative):
+            raise ValueError(f"{type(self.algorithm).__name__} compares no samples and has no advantages")
+        return self.algorithm
 
 
 def keyed_noise(setup: Setup, prompts: Sequence[Prompt], group_size: int, purpose: str, step: int, *, first: int = 0) -> Noise:

@@ -174,12 +174,30 @@ class Task:
 
 
 @dataclass(frozen=True)
+class Running:
+    """A run as those see it who watch it: made before its first step here, when the policy still is the base."""
+
+    setup: Setup
+    state: PolicyState
+    run: Run
+    stop: StopRequest
+
+
+Observer = Callable[[int, Tensor, Batch], None]
+"""Is called after each step, before it is saved, with its number, pictures and prompts."""
+
+
+@dataclass(frozen=True)
 class Around:
-    """What surrounds a training: how it is watched, stopped and resumed."""
+    """What surrounds a training: how it is watched, stopped and resumed.
+
+    `watch` is called once, before saved weights are put in place, and what it returns after each step.
+    """
 
     allow_changes: Iterable[str] = ()
     trackers: Callable[[int, int], Sequence[Tracker]] = lambda start, total: ()
-    after_step: Callable[[int, Tensor, Batch], None] = lambda step, images, batch: None
+    after_step: Observer = lambda step, images, batch: None
+    watch: Callable[[Running], Observer] | None = None
     stop: StopRequest | None = None
 
 
@@ -192,11 +210,12 @@ def run_training(
     embeddings: EmbeddingCache | None = None,
     allow_changes: Iterable[str] = (),
     trackers: Callable[[int, int], Sequence[Tracker]] = lambda start, total: (),
-    after_step: Callable[[int, Tensor, Batch], None] = lambda step, images, batch: None,
+    after_step: Observer = lambda step, images, batch: None,
+    watch: Callable[[Running], Observer] | None = None,
     stop: StopRequest | None = None,
     data_files: Mapping[str, Path] | None = None,
 ) -> PolicyState:
-    """Trains, or goes on training, in `folder`, which keeps the fingerprints of `data_files`.
+    """Trains, or goes on training, in `folder`, which keeps the fingerprints of `data_files`; see `Around` for the others.
 
     Raises Stopped after saving when a signal or the time budget ended it early.
     """
@@ -204,7 +223,7 @@ def run_training(
     setup = make_setup(config, adapter, task.prompts, task.rewards, embeddings, height=task.height, width=task.width)
     state = make_state(config, adapter)
     judges = fingerprints(setup.composite.rewards) if setup.composite else {}
-    around = Around(allow_changes, trackers, after_step, stop)
+    around = Around(allow_changes, trackers, after_step, watch, stop)
     run_loop(config, setup, state, folder, around, judges=judges, data_files=data_files)
     return state
 
@@ -231,12 +250,15 @@ def run_loop(
         keep=config.checkpoint.keep,
     ) as run:
         saved = run.restore()
+        stopping = around.stop or StopRequest()
+        watched = [around.watch(Running(setup, state, run, stopping))] if around.watch else []
+        observers = [around.after_step, *watched]
         if saved is not None:
             state.restore(saved.tensors, saved.state)
         run.require_space(state.tensors())
         for tracker in around.trackers(state.step, config.budget.max_steps):
             run.follow(tracker)
-        with around.stop or StopRequest() as stopping:
+        with stopping:
             train(
                 setup,
                 state,
@@ -245,9 +267,14 @@ def run_loop(
                 checkpoint_every=config.checkpoint.every,
                 stop=stopping,
                 deadline=lambda: time.monotonic() > ends,
-                after_step=around.after_step,
+                after_step=lambda step, images, batch: _tell(observers, step, images, batch),
                 guard=_guard(run, saved.state if saved else None),
             )
+
+
+def _tell(observers: Iterable[Observer], step: int, images: Tensor, batch: Batch) -> None:
+    for observer in observers:
+        observer(step, images, batch)
 
 
 def _guard(run: Run, saved: Mapping[str, Any] | None) -> NanGuard:

@@ -1,0 +1,188 @@
+"""What a monitor looks at: one set of pictures for fixed prompts and seeds, and every number about it as one value per prompt.
+
+statistics of the pictures            saturation, contrast, ...; diversity and duplicates within a prompt
+prompt_effect                         how much the velocity changes when the prompt is swapped
+reward/NAME, swapped/NAME             each reward for the prompt of the picture, and for another prompt
+reward, swapped_reward                the same, weighted, in units of the base's standard deviation within a prompt
+truth/NAME                            what training is not rewarded by and is known to be right, where there is such a thing
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tastemaker.evaluation.alarm import REWARD, SWAPPED, TRUTH
+from tastemaker.evaluation.picture_statistics import measure_prompts, prompt_means
+from tastemaker.rewards.composite import Composite
+from tastemaker.rewards.reward import Reward, score_all, to_uint8
+from tastemaker.rollout import denoise
+from tastemaker.runtime import seeds
+from tastemaker.training.policy import Setup, keyed_noise
+from tastemaker.types import Prompt
+
+PROBE_SIGMAS = (0.8, 0.4)
+"""Noise levels at which velocities are compared: where the layout is settled, and where details are."""
+Values = dict[str, np.ndarray]
+"""One value per prompt of each statistic, NaN where it has none."""
+
+
+@dataclass(frozen=True)
+class Watched:
+    """The fixed prompts, `samples` pictures of each in a set, and truths: rewards that nothing is trained on."""
+
+    setup: Setup
+    prompts: Sequence[Prompt]
+    samples: int
+    truths: Sequence[Reward] = ()
+
+    @cached_property
+    def partner(self) -> tuple[int | None, ...]:
+        """For each prompt another one that is judged by the same rewards with the same weights; None where there is none."""
+        weights = self.setup.judges.weights_BR(self.prompts).tolist()
+        return partners([(prompt.task, *row) for prompt, row in zip(self.prompts, weights, strict=True)])
+
+    @property
+    def repeated(self) -> list[Prompt]:
+        """The prompt of each picture, group-major."""
+        return [prompt for prompt in self.prompts for _ in range(self.samples)]
+
+    def draw(self, noise: int) -> Tensor:
+        """(P * samples, 3, H, W) float32 of 256 levels, as in a PNG: deterministic sampling from set `noise` of the noise."""
+        setup = self.setup
+        sampler = replace(setup.sampler, kind="ode", steps=())
+        device = next(setup.adapter.transformer.parameters()).device
+        negative = setup.embeddings.negative(setup.negative_prompt, self.prompts).to(device) if sampler.guided else None
+        trajectory = denoise(
+            setup.adapter,
+            setup.embeddings.condition(self.prompts).to(device),
+            negative,
+            group_size=self.samples,
+            sampler=sampler,
+            noise=keyed_noise(setup, self.prompts, self.samples, "monitor", noise),
+            max_batch=setup.max_batch,
+        )
+        images = setup.adapter.decode(trajectory.final_BX, setup.height, setup.width)
+        return to_uint8(images).permute(0, 3, 1, 2).float() / 255
+
+    def pictured(self, images: Tensor) -> Values:
+        """Statistics of the pictures of a set."""
+        return measure_prompts(images.numpy(), self._places())
+
+    def judged(self, images: Tensor) -> tuple[np.ndarray, np.ndarray]:
+        """Scores (B, R) under their gates: for the prompt of each picture, and for its partner's; NaN where there is none."""
+        composite, own = self.setup.judges, self.repeated
+        pairs = [(row, self.partner[row // self.samples]) for row in range(len(own))]
+        rows = [row for row, other in pairs if other is not None]
+        others = [self.prompts[other] for _, other in pairs if other is not None]
+        swapped_BR = np.full((len(own), len(composite.rewards)), np.nan)
+        if rows:
+            swapped_BR[rows] = _scores(composite, images[rows], others)
+        return _scores(composite, images, own), swapped_BR
+
+    def true(self, images: Tensor) -> Values:
+        """Truths of a set; a prompt that states none has none."""
+        if not self.truths:
+            return {}
+        values_BR = score_all(self.truths, images, self.repeated).values_BR.double().numpy()
+        return {f"{TRUTH}{one.name}": self._by_prompt(values_BR[:, column]) for column, one in enumerate(self.truths)}
+
+    def _by_prompt(self, values_B: np.ndarray) -> np.ndarray:
+        """(P,) means over each prompt's pictures."""
+        return prompt_means(values_B, self._places())
+
+    def _places(self) -> list[str]:
+        return [str(row) for row in range(len(self.prompts)) for _ in range(self.samples)]
+
+    @torch.no_grad()
+    def latents(self, images: Tensor) -> Tensor:
+        """(P, *X) of the first picture of each prompt."""
+        device = next(self.setup.adapter.transformer.parameters()).device
+        return torch.cat([self.setup.adapter.encode_images(one[None].to(device)).cpu() for one in images[:: self.samples]])
+
+    @torch.no_grad()
+    def velocities(self, latents_PX: Tensor, noise: int) -> tuple[Tensor, np.ndarray]:
+        """Conditional velocities (P, K, *X) at the noised latents, and how much the partner's prompt changes them, (P,).
+
+        The latter is the root mean square of the difference over that of the velocity. Prompt by prompt, so that a prompt's
+        number does not depend on the others.
+        """
+        setup, device = self.setup, next(self.setup.adapter.transformer.parameters()).device
+        sigma_K = torch.tensor(PROBE_SIGMAS, device=device)
+        along = sigma_K.view(-1, *[1] * (latents_PX.ndim - 1))
+        found, effect_P = [], np.full(len(self.prompts), np.nan)
+        for row, prompt in enumerate(self.prompts):
+            keys = [(setup.seed, "monitor probe", noise, prompt.id, place) for place in range(len(PROBE_SIGMAS))]
+            fresh_KX = seeds.noise_rows(latents_PX.shape[1:], keys).to(device)
+            states_KX = (1 - along) * latents_PX[row].to(device) + along * fresh_KX
+            found.append(self._velocity(states_KX, sigma_K, prompt))
+            if (other := self.partner[row]) is not None:
+                change = self._velocity(states_KX, sigma_K, self.prompts[other]) - found[-1]
+                effect_P[row] = float(rms(change) / rms(found[-1]))
+        return torch.stack(found), effect_P
+
+    def _velocity(self, states_KX: Tensor, sigma_K: Tensor, prompt: Prompt) -> Tensor:
+        adapter = self.setup.adapter
+        prefix = adapter.prefix(self.setup.embeddings.condition([prompt]).to(states_KX.device))
+        rows = torch.zeros(len(states_KX), dtype=torch.long, device=states_KX.device)
+        return adapter.velocity(states_KX, sigma_K, prefix.select(rows)).float().cpu()
+
+    def rewarded(self, scores: tuple[np.ndarray, np.ndarray], scale_R: np.ndarray) -> Values:
+        """Each reward and their weighted sum, for the own and for the other prompt; `scale_R` is the unit of each."""
+        values: Values = {}
+        for kind, total, scores_BR in (("reward", REWARD, scores[0]), ("swapped", SWAPPED, scores[1])):
+            for column, name in enumerate(self.setup.judges.names):
+                values[f"{kind}/{name}"] = self._by_prompt(scores_BR[:, column])
+            weights_BR = self.setup.judges.weights_BR(self.repeated).numpy()
+            values[total] = self._by_prompt(np.where(weights_BR > 0, weights_BR * scores_BR / scale_R, 0.0).sum(1))
+        return values
+
+
+def partners(kinds: Sequence[object]) -> tuple[int | None, ...]:
+    """For each place the next one of the same kind, the last one's being the first; None where a kind occurs once."""
+    groups: dict[object, list[int]] = {}
+    for row, kind in enumerate(kinds):
+        groups.setdefault(kind, []).append(row)
+    found: list[int | None] = [None] * len(kinds)
+    for rows in groups.values():
+        if len(rows) > 1:
+            for row, other in zip(rows, rows[1:] + rows[:1], strict=True):
+                found[row] = other
+    return tuple(found)
+
+
+def chosen(prompts: Sequence[Prompt], count: int, seed: int) -> list[Prompt]:
+    """`count` different prompts, or all there are, as evenly over categories as these allow; the same for a seed."""
+    different = list({(prompt.text, prompt.sources): prompt for prompt in prompts}.values())
+    shuffled = [different[row] for row in seeds.random(seed, "monitor prompts").permutation(len(different))]
+    queues: dict[str, list[Prompt]] = {}
+    for prompt in shuffled:
+        queues.setdefault(prompt.category, []).append(prompt)
+    rounds = [(place, name, prompt) for name, queue in queues.items() for place, prompt in enumerate(queue)]
+    taken = sorted(rounds, key=lambda one: one[:2])[:count]
+    return [prompt for _, _, prompt in sorted(taken, key=lambda one: one[1])]
+
+
+def _scores(composite: Composite, images: Tensor, prompts: Sequence[Prompt]) -> np.ndarray:
+    """(B, R) under the gates, NaN where a score was not asked for or did not arrive."""
+    return composite.gated(composite.score(images, prompts), prompts).values_BR.double().numpy()
+
+
+def rms(values: Tensor) -> Tensor:
+    """Root mean square."""
+    return values.double().square().mean().sqrt()
+
+
+def spread_within(scores: Sequence[np.ndarray], samples: int, composite: Composite) -> np.ndarray:
+    """(R,) standard deviation of the base's scores within a prompt, over all its sets; at least the reward's floor."""
+    values_PNR = np.concatenate([one.reshape(-1, samples, one.shape[1]) for one in scores], axis=1)
+    floors_R = np.array([max(reward.floor, 1e-6) for reward in composite.rewards])
+    count_PR = (~np.isnan(values_PNR)).sum(1)
+    centred = np.nan_to_num(values_PNR - np.nansum(values_PNR, 1, keepdims=True) / np.maximum(count_PR, 1)[:, None])
+    freedom_R = np.maximum((np.maximum(count_PR, 1) - 1).sum(0), 1)
+    return np.maximum(np.sqrt((centred**2).sum((0, 1)) / freedom_R), floors_R)
