@@ -159,9 +159,9 @@ def run_recipe(
 ) -> None:
     """Run a recipe: judges, curation, specialists, distillation, evaluation, export, in one go or one after the other.
 
-    A recipe names stages, each with the settings of its own command; `stage:NAME/FILE` takes what a stage above leaves. Each has a
-    folder. What is finished is not run again; when its settings or the bytes of anything it reads have changed, it is, and so is
-    what depends on it, while what was there before is kept under another name.
+    A recipe names stages, each with the settings of its own command; `stage:NAME/FILE` takes what a stage above leaves. Each
+    has a folder. What is finished is not run again; when its settings or the bytes of anything it reads have changed, it is,
+    and so is what depends on it, while what was there before is kept under another name.
 
     All mistakes in the settings of all stages are told at once. Ctrl-C stops at a safe point; the same command goes on.
 
