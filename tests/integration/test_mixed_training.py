@@ -214,7 +214,7 @@ def test_one_prefix_of_an_edit_gives_the_gradients_of_each_sample_and_step_alone
     largest = max(float(value.abs().max()) for value in alone.values())
     assert largest > 1e-3
     for key, value in alone.items():
-        assert torch.allclose(shared[key], value, rtol=0, atol=1e-5 * max(largest, 1.0)), key
+        assert torch.allclose(shared[key], value, rtol=0, atol=3e-5 * largest), key
 
 
 def only(trajectory, s):

@@ -255,6 +255,12 @@ def test_settings_of_the_read_out_have_its_defaults():
     assert shipped_rubrics() == shipped()
 
 
+def test_the_config_in_the_page_on_editing_is_accepted(tmp_path):
+    page = (ROOT / "docs" / "editing.md").read_text(encoding="utf-8")
+    (text,) = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    check_rewards(parse(text, TrainConfig), tmp_path)
+
+
 def test_the_configs_in_the_page_on_judges_are_accepted(tmp_path):
     """With the folders that they name in place."""
     configs = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs" / "judges.md").read_text(encoding="utf-8"), re.DOTALL)
