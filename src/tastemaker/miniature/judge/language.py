@@ -28,8 +28,8 @@ PATCH, MERGE = 8, 2
 PICTURE_TOKENS = (SIDE // PATCH // MERGE) ** 2
 
 DIRECT = ReadOut(chain_of_thought=False)
-THINKING = ReadOut(max_rationale_tokens=28)
-"""The longest reason has 18 tokens and the stop string."""
+THINKING = ReadOut(max_rationale_tokens=40)
+"""The longest reason has 33 tokens and the stop string."""
 
 _TEXT = "[[picture]]\n[[request]]\n[[answer]]"
 RUBRICS = {
