@@ -74,7 +74,8 @@ def run(folder: Path, design: Design, threads: int = 1, say: Say = lambda text: 
     disk.write_text_atomic(
         folder / "result.json", json.dumps(finite({"design": asdict(design), "rows": rows}), indent=1) + "\n"
     )
-    show(rows, Console())
+    console = Console()
+    show(rows, console if console.is_terminal else Console(width=150))
     say(f"written: {folder / 'result.json'}")
 
 

@@ -87,7 +87,8 @@ def run(folder: Path, design: Design, threads: int = 1, say: Say = lambda text: 
         runs = [_seed(bench, design, seed, threads) for seed in range(design.seeds)]
     found = {"design": asdict(design), "base": base.accuracy, "times": times(base, runs), "differences": differences(runs)}
     disk.write_text_atomic(folder / "result.json", json.dumps(finite(found), indent=1) + "\n")
-    show(found, Console())
+    console = Console()
+    show(found, console if console.is_terminal else Console(width=150))
     say(f"written: {folder / 'result.json'}")
 
 
