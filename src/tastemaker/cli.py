@@ -1,7 +1,8 @@
 """The command line: reads the arguments, calls one function, and turns a mistake into one clear line and an exit code.
 
 Commands import what they need when they run, so that help, version and a mistake in a config take less than a second.
-Exit codes: 0 done, 2 the user's mistake, 3 a service we depend on failed, 75 stopped and resumable, 1 anything else.
+Exit codes: 0 done, 2 the user's mistake, 3 a service we depend on failed, 4 the monitor's alarm ended the run,
+75 stopped and resumable, 1 anything else.
 """
 
 from __future__ import annotations
@@ -55,7 +56,8 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     help="Post-trains flow-matching image models towards what people want.\n\n"
     "New here? `tastemaker demo` runs the whole path on a CPU. Each command explains itself: `tastemaker train --help`.",
-    epilog="Exit codes: 0 done, 2 a mistake in what you gave, 3 a service or disk failed, 75 stopped and resumable.",
+    epilog="Exit codes: 0 done, 2 a mistake in what you gave, 3 a service or disk failed, 4 the monitor's alarm ended the run, "
+    "75 stopped and resumable.",
 )
 miniature = typer.Typer(no_args_is_help=True, rich_markup_mode="markdown")
 app.add_typer(miniature, name="miniature", help="The built-in model: rebuild it, or read its card.")
@@ -117,6 +119,9 @@ def train(
     Ctrl-C or SIGTERM saves and leaves with exit code 75. The same command resumes, also after a crash, and ends at the same
     weights. With other settings, data, judges or package versions it lists the differences and refuses, except for those you
     `--allow`.
+
+    With `monitor: {every: 10}` pictures of fixed prompts are held against the base's while it trains (`monitor.jsonl`,
+    `monitor.png`), and signs that a reward is being bought are reported; with `stop: true` they end the run with exit code 4.
 
     Example: `tastemaker train run.yaml -o rollout.group_size=16 -o budget.max_steps=200`
     """

@@ -29,6 +29,7 @@ from tastemaker.config import TrainConfig
 from tastemaker.data.embeddings import EmbeddingCache, encoder_key
 from tastemaker.evaluation import picture_statistics
 from tastemaker.evaluation.benchmark import Drawing, draw
+from tastemaker.evaluation.monitor import Plan, watching
 from tastemaker.evaluation.report import write_report
 from tastemaker.evaluation.summary import (
     Difference,
@@ -40,6 +41,7 @@ from tastemaker.evaluation.summary import (
     write_summary,
 )
 from tastemaker.evaluation.wall import Wall, paired_wall, save_wall
+from tastemaker.evaluation.watched import chosen
 from tastemaker.miniature import task
 from tastemaker.miniature.builder.parts import SIDE
 from tastemaker.models.adapter import Adapter, load
@@ -53,7 +55,10 @@ from tastemaker.types import Prompt
 TRAINING_PROMPTS = 4000
 FIRST_PICTURES = 12
 WALL_CASES = 12
-QUICK = ("rollout.prompts=4", "rollout.group_size=4", "budget.max_steps=2", "evaluation.prompts=16", "evaluation.steps=4")
+QUICK = (
+    *("rollout.prompts=4", "rollout.group_size=4", "budget.max_steps=2", "evaluation.prompts=16", "evaluation.steps=4"),
+    *("monitor.every=1", "monitor.prompts=4", "monitor.seeds=2"),
+)
 """Overrides for a demo that only shows that everything runs; its numbers mean nothing, and it says so."""
 MODELS = ("base", "trained")
 Pictures = dict[tuple[str, float], np.ndarray]
@@ -122,6 +127,21 @@ def trained(stage: Stage) -> PolicyState:
         embeddings=stage.embeddings,
         trackers=lambda start, total: [Progress(total, start=start, console=stage.console)],
         after_step=lambda step, images, batch: keep_pictures(stage.folder, step, images, config.rollout.group_size),
+        watch=watching(monitor_plan(stage, prompts)) if config.monitor.every else None,
+    )
+
+
+def monitor_plan(stage: Stage, prompts: Sequence[Prompt]) -> Plan:
+    watched = stage.config.monitor
+    return Plan(
+        chosen(prompts, watched.prompts, stage.config.seed),
+        every=watched.every,
+        samples=watched.samples,
+        seeds=watched.seeds,
+        threshold=watched.threshold,
+        stop=watched.stop,
+        truths=task.truths(),
+        say=lambda line: stage.console.print(line, markup=False, highlight=False, soft_wrap=True),
     )
 
 
@@ -135,7 +155,8 @@ def report(stage: Stage, pictures: Pictures, summary: Summary) -> None:
         save_wall(folder / f"wall-{name}.png", wall)
     shifts = picture_statistics.compare(pictures["base", guided], pictures["trained", guided])
     history = read_lines(folder / "metrics.jsonl")
-    page = write_report(folder, summary, title="tastemaker demo", history=history, walls=walls, shifts=shifts)
+    watched = read_lines(folder / "monitor.jsonl")
+    page = write_report(folder, summary, title="tastemaker demo", history=history, walls=walls, shifts=shifts, watched=watched)
     stage.console.print(f"report: {page}")
 
 
