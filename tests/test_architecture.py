@@ -35,6 +35,9 @@ STATIONS = (
     "miniature",
     "launch",
     "reward_launch",
+    "opening",
+    "export",
+    "evaluate_launch",
     "cli",
 )
 """The path, first to last: a module imports from its own station or an earlier one."""

@@ -20,6 +20,8 @@ COMMANDS = [
     "demo",
     "train",
     "check",
+    "export",
+    "evaluate",
     "calibrate",
     "train-reward",
     "serve-reward",
@@ -50,6 +52,9 @@ def calls(monkeypatch):
     called = {
         "launch": ("train", "serve_reward"),
         "reward_launch": ("train_reward",),
+        "export.plan": ("make_plan",),
+        "export.write": ("export",),
+        "evaluate_launch": ("evaluate",),
         "miniature.demo": ("run",),
         "miniature.builder.build": ("build",),
         "evaluation.calibrate_votes": ("run",),

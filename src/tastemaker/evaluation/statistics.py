@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.optimize import bisect
-from scipy.special import ndtr, ndtri
+from scipy.special import ndtr, ndtri, stdtrit
 
 Z95 = 1.959963984540054
 """The two-sided 95% point of the standard normal."""
@@ -58,6 +58,20 @@ def proportion(successes: Sequence[bool | float | None] | np.ndarray) -> Estimat
     return Estimate(n, share, *_wilson(share, n), missing)
 
 
+def mean_over(values: Sequence[float | None] | np.ndarray) -> Estimate:
+    """Mean of independent values, such as one for each prompt, with Student's interval."""
+    array = _observations(values)
+    present = array[~np.isnan(array)]
+    n, missing = len(present), len(array) - len(present)
+    if n == 0:
+        return Estimate(0, math.nan, math.nan, math.nan, missing)
+    value = float(present.mean())
+    if n == 1:
+        return Estimate(1, value, math.nan, math.nan, missing)
+    half = float(stdtrit(n - 1, 0.975)) * float(present.std(ddof=1)) / math.sqrt(n)
+    return Estimate(n, value, value - half, value + half, missing)
+
+
 def paired_difference(
     after: Sequence[bool | float | None] | np.ndarray,
     before: Sequence[bool | float | None] | np.ndarray,
@@ -85,7 +99,7 @@ def paired_difference(
         return Estimate(1, value, math.nan, math.nan, missing)
     if _binary(a) and _binary(b):
         won, lost = int((difference > 0).sum()), int((difference < 0).sum())
-        return Estimate(n, value, *_tango(won, lost, n), missing)
+        return Estimate(n, value, *tango(won, lost, n), missing)
     return Estimate(n, value, *_bootstrap(difference, resamples, seed), missing)
 
 
@@ -112,7 +126,7 @@ def _wilson(share: float, n: int) -> tuple[float, float]:
     return low, high
 
 
-def _tango(won: int, lost: int, n: int) -> tuple[float, float]:
+def tango(won: int, lost: int, n: int) -> tuple[float, float]:
     """Tango 1998: the differences of paired proportions that the score test does not reject at 5%."""
     value = (won - lost) / n
     low = -1.0 if value == -1 else bisect(lambda d: _score_statistic(d, won, lost, n) - Z95, -1.0, value, xtol=1e-10)
