@@ -308,6 +308,31 @@ def export(
 
 
 @app.command()
+def evaluate(
+    config: ConfigFile,
+    override: Overrides = None,
+    folder: Annotated[
+        Path | None, typer.Option(show_default=False, help="Where to write; evaluations/NAME if not given.")
+    ] = None,
+) -> None:
+    """Compare models on held-out prompts: same prompts, same noise, paired differences with 95% intervals.
+
+    A model is a pipeline's folder, a run of `train`, a LoRA or a transformer on its base, or the word miniature. Pictures are
+    read by the miniature's oracle, judged by rewards as in a training's config, or both. A model with guidance inside is
+    sampled without, and a line warns where more is asked for.
+
+    Writes `report.html`, `summary.json` (accuracy and scores by category with n, forwards an image, Elo against the first
+    model) and picture walls. Every mistake is listed before a model is opened. Ctrl-C stops it, and the same command goes on:
+    pictures and scores that are there are kept, also when a model is added. docs/evaluate.md has an example.
+
+    Example: `tastemaker evaluate compare.yaml -o guidance=[3,1]`
+    """
+    from tastemaker.evaluate_launch import evaluate as start
+
+    start(config, overrides=override or [], folder=folder)
+
+
+@app.command()
 def calibrate(
     votes: Annotated[Path, typer.Argument(metavar="VOTES.jsonl", show_default=False, help="Pair votes with scores.")],
     config: Annotated[

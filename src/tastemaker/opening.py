@@ -38,6 +38,11 @@ class Source(Protocol):
         ...
 
     @property
+    def pipeline(self) -> Path:
+        """The folder of the pipeline whose encoder it uses."""
+        ...
+
+    @property
     def guidance(self) -> float | None:
         """The scale that the model says it is meant to be sampled at, 1 where guidance is inside; None if it says nothing."""
         ...
@@ -54,6 +59,10 @@ class Pipeline:
     @cached_property
     def key(self) -> str:
         return fingerprint(self.folder)
+
+    @property
+    def pipeline(self) -> Path:
+        return self.folder
 
     @property
     def guidance(self) -> float | None:
@@ -74,6 +83,10 @@ class OnPipeline:
     @cached_property
     def key(self) -> str:
         return _digest(self.base.key, fingerprint(self.folder))
+
+    @property
+    def pipeline(self) -> Path:
+        return self.base.folder
 
     @property
     def guidance(self) -> float | None:
@@ -115,6 +128,10 @@ class TrainedRun:
     @cached_property
     def key(self) -> str:
         return _digest(self.base.key, fingerprint(self.weights))
+
+    @property
+    def pipeline(self) -> Path:
+        return self.base.folder
 
     @property
     def guidance(self) -> float | None:
