@@ -155,7 +155,10 @@ def distill(
 
 @app.command("run")
 def run_recipe(
-    recipe: Annotated[Path, typer.Argument(metavar="RECIPE.yaml", show_default=False, help="The stages.")],
+    recipe: Annotated[
+        Path,
+        typer.Argument(metavar="RECIPE.yaml", show_default=False, help="The stages, or the name of a shipped one: miniature."),
+    ],
     folder: Annotated[
         Path | None, typer.Option(show_default=False, help="The recipe's folder; runs/NAME if not given.")
     ] = None,
