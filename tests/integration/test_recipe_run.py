@@ -97,7 +97,7 @@ def test_shipped_recipes_hold_no_mistake(name: str, tmp_path: Path) -> None:
 def test_a_stage_whose_files_are_not_there_says_so_before_anything_runs(tmp_path: Path) -> None:
     text = load_recipe(shipped()["qwen-image-2.1"], KINDS)
     recipe = open_recipe(text, KINDS, tmp_path / "runs", tmp_path, Console(quiet=True))
-    with pytest.raises(UserMistake, match="base: .* is no model's folder"):
+    with pytest.raises(UserMistake, match=r"base: .* is no model's folder"):
         run_stages(recipe)
     assert not (tmp_path / "runs" / "alignment").exists()
 
