@@ -37,6 +37,7 @@ from tastemaker.errors import UserMistake
 from tastemaker.miniature import task as miniature
 from tastemaker.models.adapter import Adapter, load
 from tastemaker.models.lora import save_lora
+from tastemaker.models.stated_guidance import state_guidance
 from tastemaker.rewards.batching import ServerLimits
 from tastemaker.rewards.chat import ChatJudge
 from tastemaker.rewards.composite import called
@@ -288,6 +289,8 @@ def export(config: TrainConfig, adapter: Adapter, folder: Path) -> Path:
     if isinstance(config.policy, LoraPolicy):
         save_lora(adapter, folder / "lora")
         return folder / "lora"
+    if config.rollout.guidance == 1:
+        state_guidance(adapter.transformer, 1.0)
     adapter.transformer.save_pretrained(folder / "transformer")
     return folder / "transformer"
 
