@@ -42,6 +42,7 @@ from tastemaker.evaluation.watched import chosen
 from tastemaker.miniature import task as miniature
 from tastemaker.models.adapter import Adapter, load
 from tastemaker.models.lora import save_lora
+from tastemaker.models.stated_guidance import state_guidance
 from tastemaker.rewards.batching import ServerLimits
 from tastemaker.rewards.chat import ChatJudge
 from tastemaker.rewards.composite import called
@@ -333,6 +334,8 @@ def export(config: TrainConfig | DistillConfig, adapter: Adapter, folder: Path) 
     if isinstance(config.policy, LoraPolicy):
         save_lora(adapter, folder / "lora")
         return folder / "lora"
+    if config.rollout.guidance == 1:
+        state_guidance(adapter.transformer, 1.0)
     adapter.transformer.save_pretrained(folder / "transformer")
     return folder / "transformer"
 
