@@ -5,12 +5,14 @@
     FOLDER/base.json             what the base draws of the held-out prompts
     FOLDER/seed-0/ARM            a run folder, with point-00030.json for what it drew after 30 steps
 
-Killed anywhere, the same command goes on: a point that is there is not drawn again, and a run goes on from its checkpoint.
+Killed anywhere, the same command goes on: a point that is there is not drawn again, and a run goes on from its last
+checkpoint.
 """
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import asdict, dataclass
@@ -35,6 +37,7 @@ from tastemaker.training.start import Task, prepare_hardware, run_training
 from tastemaker.types import Prompt
 
 Say = Callable[[str], None]
+Values = Sequence[Sequence[float]] | np.ndarray
 DRAWING_SEED = 0
 """Of the held-out pictures' noise: the same for all arms and seeds, so that everything is paired."""
 
@@ -128,6 +131,15 @@ def _stored(path: Path, make: Callable[[], Point]) -> Point:
     return Point(**json.loads(path.read_text(encoding="utf-8")))
 
 
-def pooled_difference(after: Sequence[Sequence[float]], before: Sequence[Sequence[float]]) -> Estimate:
+def finite(value: Any) -> Any:
+    """NaN becomes null, which is all that JSON has."""
+    if isinstance(value, dict):
+        return {key: finite(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def pooled_difference(after: Values, before: Values) -> Estimate:
     """Paired by prompt, each prompt's mean over the seeds (S, n): sure for other prompts, with the seeds as they are."""
     return paired_difference(np.mean(np.asarray(after, float), 0), np.mean(np.asarray(before, float), 0))

@@ -14,7 +14,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from experiments.arms import Bench, Point, Say, base_point, claim, demo_config, pooled_difference, run_arm
+from experiments.arms import Bench, Point, Say, base_point, claim, demo_config, finite, pooled_difference, run_arm
 from tastemaker.config import TrainConfig
 from tastemaker.data.curation import composite_range, select, threshold_of
 from tastemaker.errors import TastemakerError
@@ -49,7 +49,7 @@ class Design:
     overrides: tuple[str, ...] = ()
 
 
-QUICK = Design(1, 6, 0.5, 2, 2, 1, 8, ("rollout.prompts=2", "rollout.group_size=2", "rollout.steps=3", "evaluation.steps=2"))
+QUICK = Design(1, 6, 0.5, 2, 2, 1, 8, ("rollout.prompts=2", "rollout.group_size=2", "rollout.steps=4", "evaluation.steps=2"))
 
 
 @dataclass(frozen=True)
@@ -86,8 +86,9 @@ def run(folder: Path, design: Design, threads: int = 1, say: Say = lambda text: 
         base = base_point(bench, _config(design, 0, threads))
         runs = [_seed(bench, design, seed, threads) for seed in range(design.seeds)]
     found = {"design": asdict(design), "base": base.accuracy, "times": times(base, runs), "differences": differences(runs)}
-    disk.write_text_atomic(folder / "result.json", json.dumps(_finite(found), indent=1) + "\n")
-    show(found, Console())
+    disk.write_text_atomic(folder / "result.json", json.dumps(finite(found), indent=1) + "\n")
+    console = Console()
+    show(found, console if console.is_terminal else Console(width=150))
     say(f"written: {folder / 'result.json'}")
 
 
@@ -132,10 +133,10 @@ def curated(
 def seconds_to(target: float, base: Point, points: Sequence[Point]) -> float:
     """Seconds of training until the accuracy first is at `target`, between two points in a straight line; NaN if never."""
     before = base
-    for point in points:
+    for point in (base, *points):
         if point.accuracy >= target:
-            share = (target - before.accuracy) / (point.accuracy - before.accuracy) if point.accuracy > before.accuracy else 0
-            return before.seconds + max(share, 0.0) * (point.seconds - before.seconds)
+            rise = point.accuracy - before.accuracy
+            return before.seconds + ((target - before.accuracy) / rise if rise else 0) * (point.seconds - before.seconds)
         before = point
     return math.nan
 
@@ -174,9 +175,9 @@ def show(found: Mapping, console: Console) -> None:
     for heading in ("seed", "arm", "target", "training", "with curation", "after all steps"):
         table.add_column(heading)
     for row in found["times"]:
-        reached = [f"{value:.0f}" if not math.isnan(value) else "not reached" for value in (row["seconds"],)]
-        whole = f"{row['seconds'] + row['curation']:.0f}" if not math.isnan(row["seconds"]) else "not reached"
-        table.add_row(str(row["seed"]), row["arm"], percent(row["target"]), *reached, whole, percent(row["final"]))
+        both = (row["seconds"], row["seconds"] + row["curation"])
+        reached = ["not reached" if math.isnan(value) else f"{value:.0f}" for value in both]
+        table.add_row(str(row["seed"]), row["arm"], percent(row["target"]), *reached, percent(row["final"]))
     console.print(table)
     table = Table(title="held-out accuracy after all steps, in points (95% intervals redraw prompts)", title_justify="left")
     for heading in ("difference", "seed", "n", "points", "95% interval"):
@@ -185,14 +186,6 @@ def show(found: Mapping, console: Console) -> None:
         seed = "all" if row["seed"] is None else str(row["seed"])
         table.add_row(row["what"], seed, str(row["n"]), points(row["value"]), interval(row["low"], row["high"], points))
     console.print(table)
-
-
-def _finite(value):
-    if isinstance(value, dict):
-        return {key: _finite(one) for key, one in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(one) for one in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 if __name__ == "__main__":

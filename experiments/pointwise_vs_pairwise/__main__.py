@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
-from dataclasses import asdict, fields, replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 from rich.console import Console
 
+from experiments.arms import claim
 from experiments.pointwise_vs_pairwise.arms import Say, run_arm
 from experiments.pointwise_vs_pairwise.comparison import Row, compare
 from experiments.pointwise_vs_pairwise.design import QUICK, Design
@@ -59,20 +59,6 @@ def run(folder: Path, design: Design, threads: int = 1, say: Say = lambda text: 
     disk.write_bytes_atomic(folder / "result.json", as_json(rows, arms, design).encode())
     disk.write_bytes_atomic(folder / "result.png", chart(rows))
     return rows
-
-
-def claim(folder: Path, design: Design) -> None:
-    """Arms of two designs would be compared as one. More seeds may be asked for later: what is there stays valid."""
-    disk.make_folder(folder)
-    path, wanted = folder / "design.json", asdict(design)
-    if path.exists():
-        held = json.loads(path.read_text(encoding="utf-8"))
-        differing = [f"{key} {held.get(key)!r}" for key in wanted if key != "seeds" and held.get(key) != wanted[key]]
-        if differing:
-            raise UserMistake(
-                f"{folder} holds another design ({', '.join(differing)}): give the same settings, or a new folder"
-            )
-    disk.write_bytes_atomic(path, (json.dumps(wanted, indent=1) + "\n").encode())
 
 
 if __name__ == "__main__":

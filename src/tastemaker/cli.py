@@ -1,7 +1,8 @@
 """The command line: reads the arguments, calls one function, and turns a mistake into one clear line and an exit code.
 
 Commands import what they need when they run, so that help, version and a mistake in a config take less than a second.
-Exit codes: 0 done, 2 the user's mistake, 3 a service we depend on failed, 75 stopped and resumable, 1 anything else.
+Exit codes: 0 done, 2 the user's mistake, 3 a service we depend on failed, 4 the monitor's alarm ended the run,
+75 stopped and resumable, 1 anything else.
 """
 
 from __future__ import annotations
@@ -55,7 +56,8 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     help="Post-trains flow-matching image models towards what people want.\n\n"
     "New here? `tastemaker demo` runs the whole path on a CPU. Each command explains itself: `tastemaker train --help`.",
-    epilog="Exit codes: 0 done, 2 a mistake in what you gave, 3 a service or disk failed, 75 stopped and resumable.",
+    epilog="Exit codes: 0 done, 2 a mistake in what you gave, 3 a service or disk failed, 4 the monitor's alarm ended the run, "
+    "75 stopped and resumable.",
 )
 miniature = typer.Typer(no_args_is_help=True, rich_markup_mode="markdown")
 app.add_typer(miniature, name="miniature", help="The built-in model: rebuild it, or read its card.")
@@ -118,6 +120,9 @@ def train(
     weights. With other settings, data, judges or package versions it lists the differences and refuses, except for those you
     `--allow`.
 
+    With `monitor: {every: 10}` pictures of fixed prompts are held against the base's while it trains (`monitor.jsonl`,
+    `monitor.png`), and signs that a reward is being bought are reported; with `stop: true` they end the run with exit code 4.
+
     Example: `tastemaker train run.yaml -o rollout.group_size=16 -o budget.max_steps=200`
     """
     from tastemaker.launch import train as start
@@ -150,7 +155,10 @@ def distill(
 
 @app.command("run")
 def run_recipe(
-    recipe: Annotated[Path, typer.Argument(metavar="RECIPE.yaml", show_default=False, help="The stages.")],
+    recipe: Annotated[
+        Path,
+        typer.Argument(metavar="RECIPE.yaml", show_default=False, help="The stages, or the name of a shipped one: miniature."),
+    ],
     folder: Annotated[
         Path | None, typer.Option(show_default=False, help="The recipe's folder; runs/NAME if not given.")
     ] = None,
@@ -300,6 +308,31 @@ def export(
 
     options: Any = {"form": form, "step": step, "live": live, "dtype": dtype, "base": base, "evaluation": evaluation}
     typer.echo(f"exported to {write(make_plan(run, out, force=force, **options))}")
+
+
+@app.command()
+def evaluate(
+    config: ConfigFile,
+    override: Overrides = None,
+    folder: Annotated[
+        Path | None, typer.Option(show_default=False, help="Where to write; evaluations/NAME if not given.")
+    ] = None,
+) -> None:
+    """Compare models on held-out prompts: same prompts, same noise, paired differences with 95% intervals.
+
+    A model is a pipeline's folder, a run of `train`, a LoRA or a transformer on its base, or the word miniature. Pictures are
+    read by the miniature's oracle, judged by rewards as in a training's config, or both. A model with guidance inside is
+    sampled without, and a line warns where more is asked for.
+
+    Writes `report.html`, `summary.json` (accuracy and scores by category with n, forwards an image, Elo against the first
+    model) and picture walls. Every mistake is listed before a model is opened. Ctrl-C stops it, and the same command goes on:
+    pictures and scores that are there are kept, also when a model is added. docs/evaluate.md has an example.
+
+    Example: `tastemaker evaluate compare.yaml -o guidance=[3,1]`
+    """
+    from tastemaker.evaluate_launch import evaluate as start
+
+    start(config, overrides=override or [], folder=folder)
 
 
 @app.command()

@@ -14,8 +14,9 @@ from tastemaker import config as settings
 from tastemaker.config.distillation import DistillConfig
 from tastemaker.data.embeddings import EmbeddingCache, encoder_key
 from tastemaker.errors import UserMistake
-from tastemaker.launch import check_edit_share, export, model_folder, prompts_of
+from tastemaker.launch import check_edit_share, data_files, export, model_folder, prompts_of
 from tastemaker.models.adapter import load
+from tastemaker.models.stated_guidance import state_guidance
 from tastemaker.runtime.progress import Progress
 from tastemaker.training.distill_start import check_routes, run_distillation
 from tastemaker.training.start import Around, prepare_hardware
@@ -39,7 +40,9 @@ def run_distill(config: DistillConfig, beside: Path, folder: Path, console: Cons
     side = config.rollout.picture_side
     cache = EmbeddingCache(adapter, height=side, width=side, folder=folder / "embeddings", encoder_key=encoder_key(model))
     around = Around(allow, lambda start, total: [Progress(total, start=start, console=console)])
-    state = run_distillation(config, adapter, prompts, weights, folder, embeddings=cache, around=around)
+    files = data_files(config, beside)
+    state = run_distillation(config, adapter, prompts, weights, folder, embeddings=cache, around=around, data_files=files)
+    state_guidance(adapter.transformer, 1.0)
     with state.averaged():
         exported = export(config, adapter, folder)
     console.print(f"distilled {state.step} steps; the student is in {exported}: sample it without guidance (scale 1)")

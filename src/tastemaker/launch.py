@@ -5,6 +5,7 @@ The one place that knows both the names in settings (a model's folder, a file of
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -41,6 +42,7 @@ from tastemaker.evaluation.watched import chosen
 from tastemaker.miniature import task as miniature
 from tastemaker.models.adapter import Adapter, load
 from tastemaker.models.lora import save_lora
+from tastemaker.models.stated_guidance import state_guidance
 from tastemaker.rewards.batching import ServerLimits
 from tastemaker.rewards.chat import ChatJudge
 from tastemaker.rewards.composite import called
@@ -129,8 +131,21 @@ def prompts_of(config: TrainConfig | DistillConfig, beside: Path, folder: Path) 
     if config.data.prompts in MINIATURE_PROMPTS:
         texts, edits = MINIATURE_PROMPTS[config.data.prompts]
         sources = folder / "sources"
-        return [*miniature.training_prompts(texts, config.seed), *miniature.training_edits(edits, sources, config.seed)]
-    return read_prompts(beside / config.data.prompts, skip_bad=config.data.skip_bad, decode=True)
+        drawn = [*miniature.training_prompts(texts, config.seed), *miniature.training_edits(edits, sources, config.seed)]
+        return first_of_each_task(drawn, config.data.most)
+    found = read_prompts(beside / config.data.prompts, skip_bad=config.data.skip_bad, decode=True)
+    return first_of_each_task(found, config.data.most)
+
+
+def first_of_each_task(prompts: Sequence[Prompt], most: int | None) -> list[Prompt]:
+    """In their order; all of them where `most` is None."""
+    seen: Counter[str] = Counter()
+    kept = []
+    for prompt in prompts:
+        seen[prompt.task] += 1
+        if most is None or seen[prompt.task] <= most:
+            kept.append(prompt)
+    return kept
 
 
 def monitor_plan(config: TrainConfig, beside: Path, prompts: Sequence[Prompt], console: Console) -> Plan | None:
@@ -152,7 +167,7 @@ def monitor_plan(config: TrainConfig, beside: Path, prompts: Sequence[Prompt], c
     )
 
 
-def data_files(config: TrainConfig, beside: Path) -> dict[str, Path]:
+def data_files(config: TrainConfig | DistillConfig, beside: Path) -> dict[str, Path]:
     """What of the run's inputs lies on the disk: the model, and the prompts where they come from a file."""
     files = {"model": model_folder(config, beside)}
     return files if config.data.prompts in MINIATURE_PROMPTS else {**files, "prompts": beside / config.data.prompts}
@@ -319,6 +334,8 @@ def export(config: TrainConfig | DistillConfig, adapter: Adapter, folder: Path) 
     if isinstance(config.policy, LoraPolicy):
         save_lora(adapter, folder / "lora")
         return folder / "lora"
+    if config.rollout.guidance == 1:
+        state_guidance(adapter.transformer, 1.0)
     adapter.transformer.save_pretrained(folder / "transformer")
     return folder / "transformer"
 

@@ -13,7 +13,8 @@ from typing import Any, Protocol
 import torch
 
 from tastemaker import config as settings
-from tastemaker.config import TrainConfig
+from tastemaker.config import TrainConfig, strict_yaml
+from tastemaker.config.distillation import DistillConfig
 from tastemaker.errors import Corrupt, UserMistake
 from tastemaker.launch import MINIATURE
 from tastemaker.miniature.task import WEIGHTS
@@ -38,6 +39,11 @@ class Source(Protocol):
         ...
 
     @property
+    def pipeline(self) -> Path:
+        """The folder of the pipeline whose encoder it uses."""
+        ...
+
+    @property
     def guidance(self) -> float | None:
         """The scale that the model says it is meant to be sampled at, 1 where guidance is inside; None if it says nothing."""
         ...
@@ -54,6 +60,10 @@ class Pipeline:
     @cached_property
     def key(self) -> str:
         return fingerprint(self.folder)
+
+    @property
+    def pipeline(self) -> Path:
+        return self.folder
 
     @property
     def guidance(self) -> float | None:
@@ -76,6 +86,10 @@ class OnPipeline:
         return _digest(self.base.key, fingerprint(self.folder))
 
     @property
+    def pipeline(self) -> Path:
+        return self.base.folder
+
+    @property
     def guidance(self) -> float | None:
         if self.is_lora:
             return 1.0 if _json(self.folder / RECORD).get("guidance") == 1 else None
@@ -94,10 +108,10 @@ class OnPipeline:
 
 @dataclass(frozen=True)
 class TrainedRun:
-    """A saved step of a run of `tastemaker train`; `live` chooses the last weights where there is an average of them."""
+    """A saved step of a run of `tastemaker train` or `distill`; `live` chooses the last weights, averaged or not."""
 
     folder: Path
-    config: TrainConfig
+    config: TrainConfig | DistillConfig
     environment: Mapping[str, Any]
     base: Pipeline
     step: int
@@ -115,6 +129,10 @@ class TrainedRun:
     @cached_property
     def key(self) -> str:
         return _digest(self.base.key, fingerprint(self.weights))
+
+    @property
+    def pipeline(self) -> Path:
+        return self.base.folder
 
     @property
     def guidance(self) -> float | None:
@@ -164,8 +182,10 @@ def is_run(folder: Path) -> bool:
 def read_run(folder: Path, *, step: int | None = None, live: bool = False, base: Path | None = None) -> TrainedRun:
     """The run's newest saved step, or `step`; `base` is where its base is now, if not where it was."""
     if not is_run(folder):
-        raise UserMistake(f"{folder}: holds no run of `tastemaker train` (config.yaml and checkpoints/), check the path")
-    config = settings.load(folder / "config.yaml", TrainConfig)
+        raise UserMistake(
+            f"{folder}: holds no run of `tastemaker train` or `distill` (config.yaml and checkpoints/), check the path"
+        )
+    config = _settings(folder / "config.yaml")
     environment = _json(folder / "environment.json")
     saved, mistakes = checkpoint.steps(folder / "checkpoints"), []
     if not saved:
@@ -181,7 +201,14 @@ def read_run(folder: Path, *, step: int | None = None, live: bool = False, base:
     return TrainedRun(folder, config, environment, pipeline, saved[-1] if step is None else step, live)
 
 
-def _base_of(config: TrainConfig, environment: Mapping[str, Any], given: Path | None) -> Pipeline:
+def _settings(path: Path) -> TrainConfig | DistillConfig:
+    """Only a distillation has teachers."""
+    written = strict_yaml.read(path.read_text(encoding="utf-8")).data
+    is_distillation = isinstance(written, dict) and "teachers" in written
+    return settings.load(path, DistillConfig) if is_distillation else settings.load(path, TrainConfig)
+
+
+def _base_of(config: TrainConfig | DistillConfig, environment: Mapping[str, Any], given: Path | None) -> Pipeline:
     """Where the base is; it must be the one that was trained, where the run wrote that down."""
     place = environment.get("places", {}).get("model", config.model)
     folder = given or (WEIGHTS if config.model == MINIATURE else Path(place))

@@ -12,14 +12,18 @@ from rich.table import Table
 
 from tastemaker.config import LoraPolicy, TrainConfig
 from tastemaker.config.distillation import DistillConfig
+from tastemaker.config.evaluation import EvaluateConfig
 from tastemaker.config.recipe import load_recipe
 from tastemaker.config.reward_training import RewardTrainConfig
 from tastemaker.config.stages import CurateStage, ExportStage
 from tastemaker.curate_launch import run_curate
 from tastemaker.distill_launch import run_distill, teacher_folders
+from tastemaker.evaluate_launch import run_evaluation
 from tastemaker.export.plan import make_plan
 from tastemaker.export.write import export
-from tastemaker.launch import MINIATURE_PROMPTS, check_rewards, model_folder, run_train
+from tastemaker.launch import MINIATURE, MINIATURE_PROMPTS, check_rewards, model_folder, run_train
+from tastemaker.miniature import task as miniature
+from tastemaker.miniature.world.splits import HELD_OUT_SIZE
 from tastemaker.recipe import Job, Kind, Outlook, Recipe, open_recipe, outlook
 from tastemaker.recipe import run as run_stages
 from tastemaker.reward_launch import collect, run_train_reward
@@ -38,15 +42,27 @@ from tastemaker.runtime.folder import readable_size
 RUN = "run"
 """In a stage's folder: that of the run."""
 LIST = "curated.jsonl"
+RESULTS = "evaluation"
 PIXELS = 16
 """Side of the square of pixels that one latent token stands for, in the families there are; for estimates alone."""
 
 
+def shipped() -> dict[str, Path]:
+    """Recipes that come with the package, by name."""
+    return {path.stem: path for path in sorted((Path(__file__).parent / "recipes").glob("*.yaml"))}
+
+
 def run(path: Path, *, folder: Path | None = None, stage: str | None = None, dry_run: bool = False) -> None:
-    """Runs the recipe's stages in `folder` (runs/NAME by default), or goes on; with `dry_run` says what would run."""
+    """Runs the recipe's stages in `folder` (runs/NAME by default), or goes on; with `dry_run` says what would run.
+
+    `path` may also be the name of a shipped recipe, whose relative paths start where one is.
+    """
     console = Console()
-    text = load_recipe(path, KINDS)
-    recipe = open_recipe(text, KINDS, folder or Path("runs") / text.name, path.parent, console)
+    if not path.exists() and str(path) in shipped():
+        text, beside = load_recipe(shipped()[str(path)], KINDS), Path()
+    else:
+        text, beside = load_recipe(path, KINDS), path.parent
+    recipe = open_recipe(text, KINDS, folder or Path("runs") / text.name, beside, console)
     if dry_run:
         chosen = recipe.stages if stage is None else (recipe.named(stage),)
         console.print(as_table(recipe, [look for look in outlook(recipe) if look.stage in chosen]))
@@ -103,6 +119,10 @@ def _train_reward(job: Job) -> None:
     run_train_reward(job.config, job.beside, job.folder / RUN, job.console)
 
 
+def _evaluate(job: Job) -> None:
+    run_evaluation(job.config, job.beside, job.folder / RESULTS, job.console)
+
+
 def _export(job: Job) -> None:
     out = job.folder / "model"
     if not out.exists():  # it is there whole or not at all
@@ -140,6 +160,18 @@ def _inputs_of_distillation(job: Job) -> dict[str, Path]:
         files["data.prompts"] = job.beside / config.data.prompts
     files |= {f"teachers.{name}": path for name, path in teacher_folders(config, job.beside).items()}
     return _given(job, files)
+
+
+def _inputs_of_evaluation(job: Job) -> dict[str, Path]:
+    config: EvaluateConfig = job.config
+    files = {f"models.{model.name}": _model(model.path, job) for model in config.models}
+    if config.prompts != MINIATURE:
+        files["prompts"] = job.beside / config.prompts
+    return _given(job, files)
+
+
+def _model(path: str, job: Job) -> Path:
+    return miniature.WEIGHTS if path == MINIATURE else job.beside / path
 
 
 def _inputs_of_judging(job: Job) -> dict[str, Path]:
@@ -202,6 +234,24 @@ def _estimate_curation(job: Job) -> Estimate:
     )
 
 
+def _estimate_evaluation(job: Job) -> Estimate:
+    """Where the first model is there already; the others are taken to be as large."""
+    config: EvaluateConfig = job.config
+    folder = _model(config.models[0].path, job) / "transformer"
+    if not folder.is_dir():
+        return Estimate()
+    model = num_parameters(folder)
+    scales = [scale for one in config.models for scale in (one.guidance or config.guidance)]
+    each = sum(2 if scale != 1 else 1 for scale in scales) * config.steps
+    known = sum(min(config.most or HELD_OUT_SIZE[task], HELD_OUT_SIZE[task]) for task in config.tasks)
+    path = job.beside / config.prompts
+    count = known if config.prompts == MINIATURE else sum(1 for _ in path.open()) if path.is_file() else 0
+    tokens = (config.picture_side // PIXELS) ** 2
+    rate = matrix_rate(pick_device().type, torch.get_num_threads())
+    pictures = count * len(scales) * 3 * config.picture_side**2
+    return Estimate(seconds_of(count * each, model, tokens, rate), 4 * model, pictures)
+
+
 def _estimate_export(job: Job) -> Estimate:
     return Estimate(disk=num_bytes(job.beside / job.config.run)) if (job.beside / job.config.run).is_dir() else Estimate()
 
@@ -237,6 +287,14 @@ KINDS: dict[str, Kind] = {
         _inputs_of_distillation,
         lambda job: _discard(teacher_folders(job.config, job.beside)),
         _estimate_distillation,
+    ),
+    "evaluate": Kind(
+        EvaluateConfig,
+        _evaluate,
+        lambda config: (f"{RESULTS}/summary.json",),
+        _inputs_of_evaluation,
+        lambda job: check_rewards(job.config, job.beside),
+        _estimate_evaluation,
     ),
     "export": Kind(ExportStage, _export, lambda config: ("model",), lambda job: {}, estimate=_estimate_export),
 }

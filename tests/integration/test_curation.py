@@ -25,9 +25,9 @@ from tastemaker.rewards.reward import Missing
 from tastemaker.runtime.metrics import read_lines
 from tastemaker.runtime.signals import StopRequest
 from tastemaker.training.curate import judge_prompts, kept_pictures
-from tastemaker.training.policy import draw_and_judge, pipeline, prepare
+from tastemaker.training.policy import draw_and_judge, pipeline, prepare, signal_of
 from tastemaker.training.start import make_setup
-from tastemaker.types import Prompt
+from tastemaker.types import Prompt, Scores
 
 WORDS = ["a red circle", "three squares", "make it green", "one triangle left", "a circle", "blue squares", "Picture of red"]
 PROMPTS = [Prompt(f"p{n}", text, ("even", "odd")[n % 2]) for n, text in enumerate(WORDS)]
@@ -187,6 +187,21 @@ def test_halves_of_honest_ranges_agree_and_of_noise_do_not(tmp_path):
     noise = half_agreement(of(np.full(200, 0.1)))
     assert noise.low < 0 < noise.high and noise.n == 200
     assert math.isnan(half_agreement(of([0.1])).low)
+
+
+def test_metrics_hold_each_reward_by_category_where_there_are_several():
+    setup = setup_of()
+    batch = prepare(setup, 1)
+    values = torch.rand(12, 1, generator=torch.Generator().manual_seed(0))
+    scores = Scores(("brightness",), values)
+    metrics = signal_of(setup, batch, scores).metrics
+    categories = [prompt.category for prompt in batch.prompts for _ in range(4)]
+    for category in set(categories):
+        mine = [value for value, c in zip(values.flatten().tolist(), categories, strict=True) if c == category]
+        assert metrics[f"reward/brightness/{category}"] == pytest.approx(np.mean(mine), rel=1e-5)
+    one = [replace(prompt, category="odd") for prompt in PROMPTS]
+    alone = signal_of(replace(setup, prompts=one), replace(batch, prompts=one[:3]), scores).metrics
+    assert [name for name in alone if name.startswith("reward/")] == ["reward/brightness"]
 
 
 CONFIG = """\

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from rich.console import Console
 
 from tastemaker import launch
 from tastemaker.config import (
@@ -71,6 +72,24 @@ def test_categories_that_look_misspelt_are_all_refused_at_once():
         "categories.typografy: 'typografy' is the category of no prompt, did you mean `typography`?",
         "rewards.0.gates.0.categories.0: 'landscapes' is the category of no prompt, did you mean `landscape`?",
     ]
+
+
+def test_the_monitor_watches_what_the_config_says(tmp_path):
+    """Held-out prompts where there are some; off by default; the truth of the miniature's own prompts."""
+    console = Console()
+    known = prompts("portrait", "typography", "landscape", "general")
+    assert launch.monitor_plan(parse(CONFIG, TrainConfig), tmp_path, known, console) is None
+    text = CONFIG + "monitor: {every: 5, prompts: 4, samples: 3, seeds: 6, threshold: 3.5, stop: true}\n"
+    plan = launch.monitor_plan(parse(text, TrainConfig), tmp_path, known, console)
+    assert (plan.every, plan.samples, plan.seeds, plan.threshold, plan.stop) == (5, 3, 6, 3.5, True)
+    assert [prompt.text for prompt in plan.prompts] == ["x"]  # the four say the same
+    assert [truth.name for truth in plan.truths] == ["exact"]
+
+    (tmp_path / "held-out.jsonl").write_text('{"id": "h1", "text": "a fox"}\n{"id": "h2", "text": "a hen"}\n')
+    (tmp_path / "own.jsonl").write_text('{"id": "p1", "text": "a cat"}\n')
+    text = text.replace("{prompts: miniature}", "{prompts: own.jsonl, held_out: held-out.jsonl}")
+    plan = launch.monitor_plan(parse(text, TrainConfig), tmp_path, known, console)
+    assert sorted(prompt.text for prompt in plan.prompts) == ["a fox", "a hen"] and not plan.truths
 
 
 def test_a_category_that_only_these_prompts_lack_is_fine():

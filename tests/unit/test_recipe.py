@@ -240,6 +240,7 @@ def test_like_merges_groups_and_replaces_variants_and_lists() -> None:
     changes = {"a": {"y": 3}, "algorithm": {"name": "grpo"}, "rows": [5]}
     assert merged(base, changes) == {"a": {"x": 1, "y": 3}, "algorithm": {"name": "grpo"}, "rows": [5]}
     assert merged(base, {"algorithm": {"points": 4}})["algorithm"] == {"name": "nft", "points": 4}
+    assert merged(base, {"a": None}) == {name: value for name, value in base.items() if name != "a"}
 
 
 def test_like_takes_a_group_of_a_stage_of_another_kind() -> None:

@@ -59,6 +59,19 @@ class StudentRollout(Settings):
     max_batch: Positive = 256
     """Most pictures in one forward pass of sampling; limits memory and changes no result."""
 
+    @property
+    def guidance(self) -> float:
+        """A student is sampled as it sampled in training."""
+        return 1.0
+
+    @property
+    def unguided_every(self) -> None:
+        """All of its steps are."""
+
+    @property
+    def negative_prompt(self) -> str:
+        return ""
+
     def broken_rules(self) -> Iterator[Broken]:
         if self.states is not None and self.states > self.steps:
             yield Broken(("states", "steps"), f"must be at most steps = {self.steps}", "lower it, or set it to null for all")

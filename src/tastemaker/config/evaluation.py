@@ -36,7 +36,7 @@ class EvaluateConfig(Settings):
     name: Name = Field(examples=["comparison"])
     """The comparison's name, and its folder's."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
-    """Of the noise, and of the intervals' resampling."""
+    """Of the noise."""
     models: Annotated[tuple[ModelConfig, ...], Field(min_length=1)] = Field(examples=[[{"name": "base", "path": "miniature"}]])
     """The first is the base that the others are compared with."""
     against: Annotated[tuple[str, ...], Field(min_length=1)] | None = None

@@ -24,7 +24,8 @@ from tastemaker.config.strict_yaml import Document, Path, read
 from tastemaker.errors import UserMistake
 
 REFERENCE = "stage:"
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_STAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")  # no dot: what it made before is kept as STAGE.1
 
 
 @dataclass(frozen=True)
@@ -111,10 +112,16 @@ def stage_of(reference: str) -> str:
 
 
 def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """`base` with `changes` in it: groups are merged, a group with another `kind` or `name` is replaced, as are lists."""
+    """`base` with `changes` in it: groups are merged, a group with another `kind` or `name` is replaced, as are lists.
+
+    null takes a whole group back to its defaults.
+    """
     result = dict(base)
     for key, value in changes.items():
         old = result.get(key)
+        if isinstance(old, Mapping) and value is None:
+            del result[key]
+            continue
         same = isinstance(old, Mapping) and isinstance(value, Mapping) and not _is_other_variant(old, value)
         result[key] = merged(old, value) if same else value  # type: ignore[arg-type]
     return result
@@ -145,7 +152,7 @@ def _mistakes(
     name: str, stage: Any, above: Mapping[str, StageText], kinds: Mapping[str, Any] | None
 ) -> Iterator[tuple[tuple[str, ...], str]]:
     """Each with its place below the stage."""
-    if not _NAME.fullmatch(name):
+    if not _STAGE.fullmatch(name):
         yield (), "a stage's name is its folder's: letters, digits, dashes and underscores, 64 at most"
     if not isinstance(stage, dict):
         yield (), "must be a group of settings, write `kind` and the settings of that kind indented below it"

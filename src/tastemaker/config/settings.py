@@ -242,6 +242,8 @@ class DataConfig(Settings):
 
     prompts: Annotated[str, Field(min_length=1)] = Field(examples=["prompts.jsonl"])
     """A JSONL file of prompts, or one of the words miniature, miniature-edits and miniature-mix."""
+    most: Positive | None = None
+    """Use no more than so many prompts of each task, the first ones; null uses all."""
     edit_share: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Share of edits among the prompts of each step; null takes all prompts as they come."""
     held_out: Annotated[str, Field(min_length=1)] | None = None

@@ -21,7 +21,19 @@ from tastemaker.evaluation.charts import category_bars, difference_plot, draw_pa
 from tastemaker.evaluation.monitor_chart import monitor_curves, panels
 from tastemaker.evaluation.picture_statistics import MEANING, Shift
 from tastemaker.evaluation.pixels import as_image
-from tastemaker.evaluation.summary import ALL, Summary, duration, falls, guidance_words, headline, interval, percent, points
+from tastemaker.evaluation.summary import (
+    ALL,
+    Summary,
+    duration,
+    elo_words,
+    falls,
+    guidance_words,
+    headline,
+    interval,
+    percent,
+    points,
+    score_words,
+)
 from tastemaker.evaluation.wall import Picture, Wall, png_bytes
 from tastemaker.runtime.folder import make_folder, write_text_atomic
 
@@ -74,6 +86,7 @@ def render_report(
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {"percent": percent, "points": points, "number": _number}
     environment.globals |= {"interval": interval, "guidance_words": guidance_words, "points": points, "isnan": math.isnan}
+    environment.globals |= {"elo_words": elo_words, "score_words": score_words}
     template = environment.from_string((files("tastemaker.evaluation") / "report.html").read_text(encoding="utf-8"))
     return template.render(
         title=title,
@@ -85,6 +98,9 @@ def render_report(
         overall_rows=[row for row in summary.rows if row.category == ALL],
         category_rows=[row for row in summary.rows if row.category != ALL],
         overall_differences=[d for d in summary.differences if d.category == ALL],
+        elo=[e for e in summary.elo if e.category == ALL],
+        scores=[s for s in summary.scores if s.category == ALL],
+        score_differences=[d for d in summary.score_differences if d.category == ALL],
         curves=_curves(stages),
         bars=_bars(summary),
         forests=_forests(summary),
@@ -176,13 +192,22 @@ def _flat(settings: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]
 
 def _standing_notes(summary: Summary) -> list[str]:
     """What every report owes its reader."""
-    sizes = sorted({row.n for row in summary.rows if row.category == ALL})
+    sizes = sorted({row.n for row in summary.rows if row.category == ALL} | {s.n for s in summary.scores if s.category == ALL})
     notes = [
         f"Held-out prompts, n = {' and '.join(str(n) for n in sizes) or 'none'}; seed {summary.seed}. Every model draws "
         "the same prompts from the same starting noise, so differences are between pairs.",
         "Intervals are 95%: Wilson's for shares, Tango's for paired differences. They cover the choice of prompts and noise, "
         "not the luck of a training run: another training seed can move a model by more.",
     ]
+    if summary.elo:
+        notes.append(
+            "Elo is 400 log10(p / (1 - p)), where p is the share of prompts that the first model of a pair won, ties counted "
+            "as half; its interval is that of the paired difference. Ties pull it towards 0, so it depends on how many prompts "
+            "both models get right, or wrong."
+        )
+    lost = sum(row.missing for row in summary.scores if row.category == ALL)
+    if lost:
+        notes.append(f"Scores missing over all rows: {lost}. They are left out, with their pairs, and count neither way.")
     missing = sum(row.missing for row in summary.rows if row.category == ALL)
     if missing:
         notes.append(f"Verdicts missing over all rows: {missing}. They are left out, with their pairs, and count neither way.")

@@ -99,7 +99,7 @@ def paired_difference(
         return Estimate(1, value, math.nan, math.nan, missing)
     if _binary(a) and _binary(b):
         won, lost = int((difference > 0).sum()), int((difference < 0).sum())
-        return Estimate(n, value, *_tango(won, lost, n), missing)
+        return Estimate(n, value, *tango(won, lost, n), missing)
     return Estimate(n, value, *_bootstrap(difference, resamples, seed), missing)
 
 
@@ -142,7 +142,7 @@ def _wilson(share: float, n: int) -> tuple[float, float]:
     return low, high
 
 
-def _tango(won: int, lost: int, n: int) -> tuple[float, float]:
+def tango(won: int, lost: int, n: int) -> tuple[float, float]:
     """Tango 1998: the differences of paired proportions that the score test does not reject at 5%."""
     value = (won - lost) / n
     low = -1.0 if value == -1 else bisect(lambda d: _score_statistic(d, won, lost, n) - Z95, -1.0, value, xtol=1e-10)

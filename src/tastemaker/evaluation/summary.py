@@ -19,6 +19,8 @@ from rich.text import Text
 from scipy.special import ndtr
 
 from tastemaker.errors import UserMistake
+from tastemaker.evaluation.ranking import Elo
+from tastemaker.evaluation.scores import ALL_JUDGES, ScoreDifference, ScoreRow
 from tastemaker.evaluation.statistics import Z95, Estimate, holm, paired_difference, proportion
 from tastemaker.runtime.folder import make_folder, write_text_atomic
 
@@ -121,6 +123,9 @@ class Summary:
     rewards: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     warning: str = ""
+    elo: tuple[Elo, ...] = ()
+    scores: tuple[ScoreRow, ...] = ()
+    score_differences: tuple[ScoreDifference, ...] = ()
 
 
 def rows_by_category(
@@ -136,7 +141,7 @@ def rows_by_category(
             forwards_per_image=forwards_per_image,
             category=category,
         )
-        for category, chosen in _split(categories, len(verdicts))
+        for category, chosen in split_by_category(categories, len(verdicts))
     )
 
 
@@ -163,11 +168,12 @@ def differences_by_category(
             category=category,
             against_guidance=against_guidance,
         )
-        for category, chosen in _split(categories, len(after))
+        for category, chosen in split_by_category(categories, len(after))
     )
 
 
-def _split(categories: Sequence[str], count: int) -> Iterator[tuple[str, np.ndarray]]:
+def split_by_category(categories: Sequence[str], count: int) -> Iterator[tuple[str, np.ndarray]]:
+    """ALL and the mask of every prompt, then each category and its own, in order of first appearance."""
     if len(categories) != count:
         raise ValueError(f"{count} verdicts but {len(categories)} categories; each verdict needs its prompt's category")
     names = list(dict.fromkeys(categories))
@@ -188,6 +194,14 @@ def percent(value: float) -> str:
 
 def points(value: float) -> str:
     return "–" if math.isnan(value) else f"{100 * value:+.1f}".replace("-", "−")
+
+
+def elo_words(value: float) -> str:
+    return "–" if math.isnan(value) else f"{value:+.0f}".replace("-", "−")
+
+
+def score_words(value: float) -> str:
+    return "–" if math.isnan(value) else f"{value:.3f}".replace("-", "−")
 
 
 def interval(low: float, high: float, form: Any = percent) -> str:
@@ -213,7 +227,7 @@ def headline(summary: Summary) -> str:
     if overall is None:
         row = next((r for r in summary.rows if r.category == ALL), None)
         if row is None:
-            return "Nothing was evaluated."
+            return _judged_headline(summary)
         return (
             f"{row.model} gets {percent(row.accuracy)} of {row.n} held-out prompts right "
             f"(95% interval {interval(row.low, row.high)}); it was compared with no other model."
@@ -232,6 +246,21 @@ def headline(summary: Summary) -> str:
     return (
         f"On {overall.n} held-out prompts{shared}, {compared}: {points(overall.difference)} points "
         f"(95% interval {interval(overall.low, overall.high, points)}){clear}."
+    )
+
+
+def _judged_headline(summary: Summary) -> str:
+    """Where no truth is known: the first difference of scores over all prompts, that of all judges if there is one."""
+    overall = [d for d in summary.score_differences if d.category == ALL]
+    found = next((d for d in overall if d.reward == ALL_JUDGES), next(iter(overall), None))
+    if found is None:
+        return "Nothing was compared." if summary.scores else "Nothing was evaluated."
+    clear = "" if found.low > 0 or found.high < 0 else "; no clear difference"
+    against = found.guidance if found.against_guidance is None else found.against_guidance
+    return (
+        f"On {found.n} held-out prompts, {found.pair[0]} {_sampling(found.guidance)} against {found.pair[1]} "
+        f"{_sampling(against)}: {score_words(found.difference)} in the score of {found.reward} "
+        f"(95% interval {interval(found.low, found.high, score_words)}){clear}."
     )
 
 
@@ -302,16 +331,22 @@ def read_summary(path: str | Path) -> Summary:
     """What `write_summary` wrote; raises UserMistake, naming the field, for anything else."""
     try:
         data = json.loads(Path(path).read_text(encoding="utf-8"))
-        rows = tuple(_restore(Row, row, f"rows[{i}]") for i, row in enumerate(data.pop("rows")))
-        differences = tuple(
-            _restore(Difference, {**row, "pair": tuple(row["pair"])}, f"differences[{i}]")
-            for i, row in enumerate(data.pop("differences"))
-        )
-        notes = tuple(data.pop("notes", ()))
-        return _restore(Summary, {**data, "rows": rows, "differences": differences, "notes": notes}, "summary")
+        tables = {name: tuple(_rows(kind, name, data.pop(name))) for name, kind in REQUIRED.items()}
+        tables |= {name: tuple(_rows(kind, name, data.pop(name, ()))) for name, kind in OPTIONAL.items()}
+        return _restore(Summary, {**data, **tables, "notes": tuple(data.pop("notes", ()))}, "summary")
     except (OSError, UnicodeDecodeError, AttributeError, KeyError, TypeError, ValueError) as error:
         reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
         raise UserMistake(f"{path}: not a summary of an evaluation ({reason}); write it again with `evaluate`") from error
+
+
+REQUIRED = {"rows": Row, "differences": Difference}
+OPTIONAL = {"elo": Elo, "scores": ScoreRow, "score_differences": ScoreDifference}
+"""Tables of a summary, and what a line of each is."""
+
+
+def _rows(kind: Any, table: str, rows: Sequence[Mapping[str, Any]]) -> Iterator[Any]:
+    for number, row in enumerate(rows):
+        yield _restore(kind, {**row, "pair": tuple(row["pair"])} if "pair" in row else row, f"{table}[{number}]")
 
 
 def _restore(kind: Any, data: Mapping[str, Any], where: str) -> Any:
@@ -377,13 +412,46 @@ def print_table(summary: Summary, console: Console | None = None) -> None:
         console.print(_table("Paired differences, in points", pair_columns, differences))
     for fall in falls(summary.differences):
         console.print(Text(f"fell below its base: {fall}", style="bold yellow"), soft_wrap=True)
+    _print_judged(summary, console)
     console.print(Text(headline(summary)))
+
+
+def _print_judged(summary: Summary, console: Console) -> None:
+    """Ratings and the judges' scores, over all prompts, where there are any."""
+    ratings = [
+        (
+            " − ".join(e.pair),
+            e.task,
+            guidance_words(e.guidance, e.against_guidance),
+            e.by,
+            f"{e.wins}/{e.ties}/{e.losses}",
+            elo_words(e.rating),
+            interval(e.low, e.high, elo_words),
+        )
+        for e in summary.elo
+        if e.category == ALL
+    ]
+    if ratings:
+        columns = ("pair", "task", "guidance", "by", "won/tied/lost", "Elo", "95% interval")
+        console.print(_table("Elo from paired verdicts", columns, ratings))
+    scores = [
+        (*(s.model, s.task, guidance_words(s.guidance), s.reward), *(str(s.n), str(s.missing), score_words(s.mean)), _span(s))
+        for s in summary.scores
+        if s.category == ALL
+    ]
+    if scores:
+        score_columns = ("model", "task", "guidance", "reward", "n", "missing", "mean", "95% interval")
+        console.print(_table("Mean scores", score_columns, scores))
+
+
+def _span(row: ScoreRow) -> str:
+    return interval(row.low, row.high, score_words)
 
 
 def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
     table = Table(title=Text(title), title_justify="left")
     for column in columns:
-        table.add_column(column, justify="left" if column in ("model", "pair", "task") else "right")
+        table.add_column(column, justify="left" if column in ("model", "pair", "task", "by", "reward") else "right")
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))  # Text, because names are data and rich reads [brackets]
     return table

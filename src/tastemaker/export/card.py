@@ -7,7 +7,17 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from tastemaker import config as settings
-from tastemaker.evaluation.summary import ALL, Summary, guidance_words, headline, interval, percent, points
+from tastemaker.evaluation.summary import (
+    ALL,
+    Summary,
+    elo_words,
+    guidance_words,
+    headline,
+    interval,
+    percent,
+    points,
+    score_words,
+)
 from tastemaker.export.plan import Plan
 
 FRONT_MATTER = "---\nlibrary_name: diffusers\npipeline_tag: text-to-image\ntags: [tastemaker{lora}]\n---\n"
@@ -122,6 +132,38 @@ def _numbers(summary: Summary) -> Iterator[str]:
             )
             for d in summary.differences
             if d.category == ALL
+        ],
+    )
+    yield from _table(
+        ("pair", "task", "guidance", "judged by", "n", "Elo", "95% interval"),
+        [
+            (
+                " − ".join(e.pair),
+                e.task,
+                guidance_words(e.guidance, e.against_guidance),
+                e.by,
+                e.n,
+                elo_words(e.rating),
+                interval(e.low, e.high, elo_words),
+            )
+            for e in summary.elo
+            if e.category == ALL
+        ],
+    )
+    yield from _table(
+        ("model", "task", "guidance", "score", "n", "mean", "95% interval"),
+        [
+            (
+                s.model,
+                s.task,
+                guidance_words(s.guidance),
+                s.reward,
+                s.n,
+                score_words(s.mean),
+                interval(s.low, s.high, score_words),
+            )
+            for s in summary.scores
+            if s.category == ALL
         ],
     )
 

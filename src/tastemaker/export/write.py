@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers.utils import logging
+from diffusers.utils import logging as diffusers_logging
+from transformers.utils import logging as transformers_logging
 
 from tastemaker.config import LoraPolicy
 from tastemaker.errors import UserMistake
@@ -23,7 +24,8 @@ from tastemaker.runtime import folder as disk
 
 def export(plan: Plan) -> Path:
     """Writes what the plan says and returns its folder. Everything but the trained weights is the base's, byte for byte."""
-    logging.disable_progress_bar()
+    diffusers_logging.disable_progress_bar()
+    transformers_logging.disable_progress_bar()
     with disk.whole_folder(plan.out, plan.num_bytes, replace=plan.replace) as folder:
         adapter = _opened(plan)
         for name in plan.copied:

@@ -8,11 +8,10 @@ Every part leaves a file in the run's folder and is skipped when that file is th
 from __future__ import annotations
 
 import io
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Executor
-from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
@@ -29,23 +28,21 @@ from tastemaker.config import TrainConfig
 from tastemaker.data.embeddings import EmbeddingCache, encoder_key
 from tastemaker.evaluation import picture_statistics
 from tastemaker.evaluation.benchmark import Drawing, draw
+from tastemaker.evaluation.comparison import Side, compare
+from tastemaker.evaluation.drawn import Drawn, Opened, draw_kept
+from tastemaker.evaluation.monitor import Plan, watching
 from tastemaker.evaluation.report import write_report
-from tastemaker.evaluation.summary import (
-    Difference,
-    Row,
-    Summary,
-    differences_by_category,
-    print_table,
-    rows_by_category,
-    write_summary,
-)
+from tastemaker.evaluation.summary import Summary, print_table, write_summary
 from tastemaker.evaluation.wall import Wall, paired_wall, save_wall
+from tastemaker.evaluation.watched import chosen
 from tastemaker.miniature import task
 from tastemaker.miniature.builder.parts import SIDE
 from tastemaker.models.adapter import Adapter, load
 from tastemaker.runtime import folder as disk
+from tastemaker.runtime.changes import fingerprint
 from tastemaker.runtime.metrics import read_lines
 from tastemaker.runtime.progress import Progress
+from tastemaker.runtime.sittings import counted
 from tastemaker.training.start import Task, prepare_hardware, run_training
 from tastemaker.training.state import PolicyState
 from tastemaker.types import Prompt
@@ -53,10 +50,13 @@ from tastemaker.types import Prompt
 TRAINING_PROMPTS = 4000
 FIRST_PICTURES = 12
 WALL_CASES = 12
-QUICK = ("rollout.prompts=4", "rollout.group_size=4", "budget.max_steps=2", "evaluation.prompts=16", "evaluation.steps=4")
+QUICK = (
+    *("rollout.prompts=4", "rollout.group_size=4", "budget.max_steps=2", "evaluation.prompts=16", "evaluation.steps=4"),
+    *("monitor.every=1", "monitor.prompts=4", "monitor.seeds=2"),
+)
 """Overrides for a demo that only shows that everything runs; its numbers mean nothing, and it says so."""
 MODELS = ("base", "trained")
-Pictures = dict[tuple[str, float], np.ndarray]
+Pictures = dict[tuple[str, float], Drawn]
 """Held-out pictures by model and guidance scale."""
 
 
@@ -71,10 +71,6 @@ class Stage:
     folder: Path
     console: Console
     pool: Executor | None
-
-    @property
-    def evaluation(self) -> Path:
-        return self.folder / "evaluation"
 
     def drawing(self, guidance: float) -> Drawing:
         return Drawing(self.config.evaluation.steps, guidance, self.config.seed, SIDE, SIDE)
@@ -106,8 +102,9 @@ def run(
         with state.averaged():
             adapter.transformer.save_pretrained(folder / "transformer")
             pictures |= {("trained", scale): drawn(stage, "trained", scale) for scale in stage.scales}
-        summary = summarise(stage, pictures, seconds(), quick)
-        report(stage, pictures, summary)
+        sides = [measured(stage, model, scale, pictures[model, scale]) for scale in stage.scales for model in MODELS]
+        summary = summarise(stage, sides, seconds(), quick)
+        report(stage, pictures, sides, summary)
     return summary
 
 
@@ -121,21 +118,38 @@ def trained(stage: Stage) -> PolicyState:
         stage.folder,
         embeddings=stage.embeddings,
         trackers=lambda start, total: [Progress(total, start=start, console=stage.console)],
+        data_files={"model": task.WEIGHTS},
         after_step=lambda step, images, batch: keep_pictures(stage.folder, step, images, config.rollout.group_size),
+        watch=watching(monitor_plan(stage, prompts)) if config.monitor.every else None,
     )
 
 
-def report(stage: Stage, pictures: Pictures, summary: Summary) -> None:
+def monitor_plan(stage: Stage, prompts: Sequence[Prompt]) -> Plan:
+    watched = stage.config.monitor
+    return Plan(
+        chosen(prompts, watched.prompts, stage.config.seed),
+        every=watched.every,
+        samples=watched.samples,
+        seeds=watched.seeds,
+        threshold=watched.threshold,
+        stop=watched.stop,
+        truths=task.truths(),
+        say=lambda line: stage.console.print(line, markup=False, highlight=False, soft_wrap=True),
+    )
+
+
+def report(stage: Stage, pictures: Pictures, sides: Sequence[Side], summary: Summary) -> None:
     """Table, summary.json, walls and report.html."""
     folder, guided = stage.folder, stage.scales[0]
     write_summary(folder / "summary.json", summary)
     print_table(summary, stage.console)
-    walls = [wall_of(stage, pictures, scale) for scale in stage.scales]
+    walls = [wall_of(stage, pictures, [side for side in sides if side.guidance == scale]) for scale in stage.scales]
     for name, wall in zip(("guided", "unguided"), walls, strict=True):
         save_wall(folder / f"wall-{name}.png", wall)
-    shifts = picture_statistics.compare(pictures["base", guided], pictures["trained", guided])
+    shifts = picture_statistics.compare(pictures["base", guided].pictures(), pictures["trained", guided].pictures())
     history = read_lines(folder / "metrics.jsonl")
-    page = write_report(folder, summary, title="tastemaker demo", history=history, walls=walls, shifts=shifts)
+    watched = read_lines(folder / "monitor.jsonl")
+    page = write_report(folder, summary, title="tastemaker demo", history=history, walls=walls, shifts=shifts, watched=watched)
     stage.console.print(f"report: {page}")
 
 
@@ -156,23 +170,32 @@ def show_first_pictures(stage: Stage) -> None:
     stage.console.print(f"first pictures of the base: {path}")
 
 
-def drawn(stage: Stage, model: str, scale: float) -> np.ndarray:
+def drawn(stage: Stage, model: str, scale: float) -> Drawn:
     """The held-out pictures of a model, from disk where a former run of this folder drew them."""
     after = stage.config.budget.max_steps if model == "trained" else 0
-    name = f"{model}-step-{after}-guidance-{scale:g}-steps-{stage.config.evaluation.steps}-n-{len(stage.held_out)}.npy"
-    path = stage.evaluation / name
-    if path.exists():
-        return np.load(path)
-    what = (
-        f"{model}, {'guidance ' + format(scale, 'g') if scale != 1 else 'no guidance'}: {len(stage.held_out)} held-out pictures"
+    guidance = f"guidance {scale:g}" if scale != 1 else "no guidance"
+
+    @cache
+    def opened() -> Opened:
+        stage.console.print(f"drawing {model}, {guidance}: {len(stage.held_out)} held-out pictures")
+        return stage.adapter, stage.embeddings
+
+    key = f"{fingerprint(task.WEIGHTS)} after {after} steps"
+    folder = stage.folder / "evaluation" / f"{model}-{guidance.replace(' ', '-')}"
+    return draw_kept(folder, key, stage.held_out, stage.drawing(scale), opened)
+
+
+def measured(stage: Stage, model: str, scale: float, pictures: Drawn) -> Side:
+    """What the oracle says of them."""
+    images = pictures.pictures()
+    return Side(
+        model,
+        scale,
+        stage.drawing(scale).forwards_per_image,
+        verdicts=task.verdicts(images, stage.held_out, stage.pool).astype(float),
+        scores={"quality": task.qualities(images, stage.held_out, stage.pool)},
+        missing={"quality": np.zeros(len(images), bool)},
     )
-    stage.console.print(f"drawing {what}")
-    pictures = draw(stage.adapter, stage.embeddings, stage.held_out, stage.drawing(scale))
-    buffer = io.BytesIO()
-    np.save(buffer, pictures)
-    disk.make_folder(path.parent)
-    disk.write_bytes_atomic(path, buffer.getvalue())
-    return pictures
 
 
 def keep_pictures(folder: Path, step: int, images: Tensor, group_size: int) -> None:
@@ -186,60 +209,31 @@ def keep_pictures(folder: Path, step: int, images: Tensor, group_size: int) -> N
     disk.write_bytes_atomic(folder / "images" / f"step-{step:04d}.png", buffer.getvalue())
 
 
-def summarise(stage: Stage, pictures: Pictures, seconds: float, quick: bool) -> Summary:
-    categories = [prompt.category for prompt in stage.held_out]
-    verdicts = {key: task.verdicts(images, stage.held_out, stage.pool) for key, images in pictures.items()}
-    rows: list[Row] = []
-    differences: list[Difference] = []
-    for scale in stage.scales:
-        forwards = stage.drawing(scale).forwards_per_image
-        for model in MODELS:
-            rows += rows_by_category(
-                verdicts[model, scale], categories, model=model, task="t2i", guidance=scale, forwards_per_image=forwards
-            )
-        differences += differences_by_category(
-            verdicts["trained", scale],
-            verdicts["base", scale],
-            categories,
-            pair=("trained", "base"),
-            task="t2i",
-            guidance=scale,
-        )
-    quality = {key: float(task.qualities(images, stage.held_out, stage.pool).mean()) for key, images in pictures.items()}
-    notes = [
+def summarise(stage: Stage, sides: Sequence[Side], seconds: float, quick: bool) -> Summary:
+    notes = (
         "accuracy: the share of held-out prompts of which every fact holds in the picture, by the miniature's oracle",
         "training used the oracle as a verifiable reward, on prompts without held-out combinations; for the base see its card",
-        *(f"mean picture quality, {model}, guidance {scale:g}: {value:.3f}" for (model, scale), value in quality.items()),
-    ]
+    )
     return Summary(
-        rows=tuple(rows),
-        differences=tuple(differences),
+        **vars(compare(sides, stage.held_out, against=("base",))),
         wall_seconds=seconds,
         seed=stage.config.seed,
         versions={name: version(name) for name in ("tastemaker", "torch", "diffusers", "transformers")},
         settings=stage.config.model_dump(mode="json"),
         rewards={reward.name: f"weight {reward.weight:g}" for reward in stage.config.rewards},
-        notes=tuple(notes),
+        notes=notes,
         warning="a quick demo: far too short to learn, its numbers mean nothing" if quick else "",
     )
 
 
-def wall_of(stage: Stage, pictures: Pictures, scale: float) -> Wall:
-    prompts = stage.held_out[: WALL_CASES * 2]
-    images = [pictures[model, scale][: len(prompts)] for model in MODELS]
-    heading = f"same prompts, same noise, {'guidance ' + format(scale, 'g') if scale != 1 else 'no guidance'}"
+def wall_of(stage: Stage, pictures: Pictures, sides: Sequence[Side]) -> Wall:
+    """Sides of one guidance scale."""
+    places = range(min(WALL_CASES * 2, len(stage.held_out)))
+    guidance = f"guidance {sides[0].guidance:g}" if sides[0].guidance != 1 else "no guidance"
     return paired_wall(
-        heading, list(MODELS), [p.text for p in prompts], images, [task.verdicts(some, prompts, stage.pool) for some in images]
+        f"same prompts, same noise, {guidance}",
+        [side.model for side in sides],
+        [stage.held_out[place].text for place in places],
+        [pictures[side.model, side.guidance].pictures(places) for side in sides],
+        [side.verdicts[: len(places)] for side in sides if side.verdicts is not None],
     )
-
-
-@contextmanager
-def counted(folder: Path) -> Iterator[Callable[[], float]]:
-    """Gives the seconds of all sittings of this folder so far; an interrupted one counts too."""
-    path = folder / "seconds.txt"
-    before, began = float(path.read_text()) if path.exists() else 0.0, time.monotonic()
-    try:
-        yield lambda: before + time.monotonic() - began
-    finally:
-        disk.make_folder(folder)
-        disk.write_text_atomic(path, f"{before + time.monotonic() - began}\n")

@@ -100,18 +100,15 @@ def run_distillation(
     *,
     embeddings: EmbeddingCache | None = None,
     around: Around | None = None,
+    data_files: Mapping[str, Path] | None = None,
 ) -> PolicyState:
-    """Distils, or goes on, in `folder`; see `run_training`. The run keeps digests of the teachers' files."""
+    """Distils, or goes on, in `folder`; see `run_training`. The run keeps fingerprints of `data_files` and of the teachers."""
     side = config.rollout.picture_side
     embeddings = embeddings or EmbeddingCache(adapter, height=side, width=side)
     setup = make_distillation(config, adapter, prompts, embeddings, weights)
     state = make_state(config, adapter)
-    files = {
-        f"{name}/{path.relative_to(where)}": path
-        for name, where in weights.items()
-        for path in sorted(where.rglob("*.safetensors"))
-    }
-    run_loop(config, setup, state, folder, around or Around(), data_files=files)
+    files = {f"teachers.{name}": where for name, where in weights.items()}
+    run_loop(config, setup, state, folder, around or Around(), data_files={**(data_files or {}), **files})
     return state
 
 

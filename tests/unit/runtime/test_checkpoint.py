@@ -14,7 +14,17 @@ import torch
 
 from tastemaker.errors import Corrupt, UserMistake
 from tastemaker.runtime import checkpoint
-from tastemaker.runtime.checkpoint import load, load_matching, load_safetensors, prune, save, step_folder, steps
+from tastemaker.runtime.checkpoint import (
+    finish,
+    load,
+    load_matching,
+    load_safetensors,
+    protect,
+    prune,
+    save,
+    step_folder,
+    steps,
+)
 from tastemaker.runtime.state import flatten, unflatten
 
 
@@ -188,6 +198,17 @@ def test_nonsense_manifests(saved: Path, content: str) -> None:
     (step_folder(saved, 8) / "manifest.json").write_bytes(content.encode("latin-1"))
     with pytest.raises(Corrupt, match=r"manifest.json: checksum mismatch"):
         load(saved, 8)
+
+
+def test_a_protected_step_is_never_pruned(tmp_path: Path) -> None:
+    for step in range(1, 6):
+        save(tmp_path, step, tensors(step), {})
+    assert protect(tmp_path, 2) == step_folder(tmp_path, 2)
+    protect(tmp_path, 2)
+    protect(tmp_path, 3)
+    assert prune(tmp_path, keep=1) == [1, 4] and steps(tmp_path) == [2, 3, 5]
+    finish(tmp_path, keep=1)
+    assert steps(tmp_path) == [2, 3, 5] and load(tmp_path).step == 5
 
 
 def test_prune_keeps_the_newest(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from tastemaker.errors import Stopped
+from tastemaker.errors import Alarmed, Stopped
 from tastemaker.runtime import device, seeds
 from tastemaker.runtime.progress import Progress, sparkline
 from tastemaker.runtime.signals import StopRequest
@@ -103,6 +103,15 @@ def test_first_signal_asks_and_leaving_is_resumable(number: int, capfd: pytest.C
     assert caught.value.exit_code == 75
     assert signal.getsignal(number) is before
     assert "safe point" in capfd.readouterr().err
+
+
+def test_who_asks_for_a_stop_may_say_why() -> None:
+    stop = StopRequest()
+    stop.request(Alarmed("loud"))
+    assert stop.requested
+    with pytest.raises(Alarmed, match="loud") as caught:
+        stop.leave("checkpoint of step 3 saved")
+    assert caught.value.exit_code == 4
 
 
 def test_second_signal_leaves_at_once() -> None:

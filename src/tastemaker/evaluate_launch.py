@@ -1,0 +1,322 @@
+"""`tastemaker evaluate`: models side by side on held-out prompts, by the world's truth, by judges, or by both.
+
+settings -> prompts, models, judges checked -> each model draws (kept) -> verdicts, scores (kept) -> tables, walls, report
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cache, partial
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers.utils import logging as diffusers_logging
+from rich.console import Console
+from transformers.utils import logging as transformers_logging
+
+from tastemaker import config as settings
+from tastemaker.config.evaluation import EvaluateConfig, ModelConfig
+from tastemaker.data.embeddings import EmbeddingCache, encoder_key
+from tastemaker.data.pictures import open_picture
+from tastemaker.data.prompts import read_prompts
+from tastemaker.errors import UserMistake
+from tastemaker.evaluation import picture_statistics
+from tastemaker.evaluation.benchmark import Drawing
+from tastemaker.evaluation.comparison import Side, compare, pairs_of
+from tastemaker.evaluation.drawn import Drawn, Opened, draw_kept, kept, missing_bytes
+from tastemaker.evaluation.judged import judge_kept, judged, noise_of
+from tastemaker.evaluation.report import write_report
+from tastemaker.evaluation.summary import NO_GUIDANCE, Summary, guidance_words, print_table, write_summary
+from tastemaker.evaluation.wall import Wall, paired_wall, save_wall
+from tastemaker.launch import MINIATURE, check_categories, check_rewards, opened_rewards
+from tastemaker.miniature import task as miniature
+from tastemaker.opening import Source, find_model, is_run
+from tastemaker.rewards.composite import Composite
+from tastemaker.runtime import device as hardware
+from tastemaker.runtime import folder as disk
+from tastemaker.runtime.lock import Lock
+from tastemaker.runtime.sittings import counted
+from tastemaker.training.start import make_composite
+from tastemaker.types import Prompt
+
+WALL_CASES = 24
+SHIFT_PICTURES = 400
+"""Most pictures whose plain statistics are compared; at 1024 pixels a side these are 1.2 GB."""
+
+
+@dataclass(frozen=True, eq=False)
+class Entrant:
+    """One model of the comparison, found but not opened, and the scales it is sampled at."""
+
+    name: str
+    source: Source
+    guidance: tuple[float, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Contest:
+    """Everything that is compared; nothing in it has been opened."""
+
+    config: EvaluateConfig
+    beside: Path
+    folder: Path
+    prompts: tuple[Prompt, ...]
+    entrants: tuple[Entrant, ...]
+    warnings: tuple[str, ...]
+
+    def drawing(self, guidance: float) -> Drawing:
+        config, side = self.config, self.config.picture_side
+        return Drawing(config.steps, guidance, config.seed, side, side, config.negative_prompt, config.batch)
+
+    @property
+    def against(self) -> tuple[str, ...]:
+        return self.config.against or (self.entrants[0].name,)
+
+
+def evaluate(path: Path, *, overrides: Iterable[str] = (), folder: Path | None = None) -> Summary:
+    """Compares what the file says in `folder` (evaluations/NAME by default), or goes on where it stopped."""
+    config = settings.load(path, EvaluateConfig, tuple(overrides))
+    return run_evaluation(config, path.parent, folder or Path("evaluations") / config.name)
+
+
+def run_evaluation(config: EvaluateConfig, beside: Path, folder: Path, console: Console | None = None) -> Summary:
+    """Writes report.html, summary.json and walls. All mistakes are told before a model is opened.
+
+    Pictures and scores are kept in `folder`, so what was interrupted goes on, and a model that is added draws only its own.
+    """
+    console = console or Console()
+    contest = prepare(config, beside, folder)
+    for warning in contest.warnings:
+        console.print(f"warning: {warning}", style="yellow", markup=False, highlight=False, soft_wrap=True)
+    hardware.set_threads(config.threads)
+    place = hardware.pick_device()
+    dtype = hardware.pick_precision(config.precision, place)
+    diffusers_logging.disable_progress_bar()
+    transformers_logging.disable_progress_bar()
+    with _alone(folder), counted(folder) as seconds, _judges(config, beside, place) as composite:
+        disk.write_text_atomic(folder / "evaluation.yaml", settings.dump(config))
+        pictures = drawn_by_all(contest, place, dtype, console)
+        truth = config.prompts == MINIATURE
+        with miniature.reading_processes(torch.get_num_threads() if truth else 1) as pool:
+            sides = [measured(contest, key, drawn, composite, pool, console) for key, drawn in pictures.items()]
+        summary = summarise(contest, sides, seconds())
+        write_summary(folder / "summary.json", summary)
+        print_table(summary, console)
+        page = report(contest, sides, pictures, summary)
+        console.print(f"report: {page}", soft_wrap=True)
+    return summary
+
+
+def prepare(config: EvaluateConfig, beside: Path, folder: Path) -> Contest:
+    """Raises UserMistake with every mistake that can be told without opening a model or asking a server."""
+    mistakes: list[str] = []
+    prompts: list[Prompt] = []
+    entrants: list[Entrant] = []
+    if is_run(folder):
+        mistakes.append(f"{folder}: holds a run of training; choose another folder")
+    else:
+        disk.make_folder(folder)
+    for key, model in ((f"models.{place}", model) for place, model in enumerate(config.models)):
+        try:
+            entrants.append(_entrant(model, config, beside))
+        except UserMistake as error:
+            mistakes += [f"{key}: {line}" for line in str(error).splitlines()]
+    for check in (
+        lambda: prompts.extend(prompts_of(config, beside, folder / "sources")),
+        lambda: check_rewards(config, beside),
+        lambda: check_categories(config, prompts),
+    ):
+        try:
+            check()
+        except UserMistake as error:
+            mistakes += str(error).splitlines()
+    if mistakes:
+        raise UserMistake("\n".join(mistakes))
+    return Contest(config, beside, folder, tuple(prompts), tuple(entrants), tuple(_guidance_warnings(entrants)))
+
+
+def _entrant(model: ModelConfig, config: EvaluateConfig, beside: Path) -> Entrant:
+    source = find_model(model.path, beside, base=model.base, step=model.step, live=model.live)
+    stated = source.guidance
+    return Entrant(model.name, source, model.guidance or (config.guidance if stated is None else (stated,)))
+
+
+def _guidance_warnings(entrants: Iterable[Entrant]) -> Iterator[str]:
+    for one in entrants:
+        on_top = [scale for scale in one.guidance if scale != NO_GUIDANCE]
+        if one.source.guidance == NO_GUIDANCE and on_top:
+            scales = " and ".join(f"{scale:g}" for scale in on_top)
+            yield (
+                f"{one.name} has guidance inside its weights and says that it is sampled without; guidance {scales} on top "
+                "costs twice the forwards and is not what it was made for"
+            )
+
+
+def prompts_of(config: EvaluateConfig, beside: Path, sources: Path) -> list[Prompt]:
+    """The held-out prompts of the tasks asked for; the miniature's edits have their source pictures in `sources`."""
+    if config.prompts == MINIATURE:
+        found = {
+            "t2i": lambda: miniature.held_out_prompts(config.most),
+            "edit": lambda: miniature.held_out_edits(sources, config.most),
+        }
+        return [prompt for task in config.tasks for prompt in found[task]()]
+    read = read_prompts(beside / config.prompts, decode=True)
+    chosen = [[prompt for prompt in read if prompt.task == task][: config.most] for task in config.tasks]
+    if not any(chosen):
+        raise UserMistake(f"prompts: {config.prompts} holds no prompt of {' or '.join(config.tasks)}; change tasks or the file")
+    return [prompt for some in chosen for prompt in some]
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    lock = Lock(folder / "lock")
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def _judges(config: EvaluateConfig, beside: Path, device: torch.device) -> Iterator[Composite | None]:
+    if not config.rewards:
+        yield None
+        return
+    with opened_rewards(config, beside, device) as rewards:
+        yield make_composite(config, rewards)
+
+
+def drawn_by_all(
+    contest: Contest, device: torch.device, dtype: torch.dtype, console: Console
+) -> dict[tuple[str, float], Drawn]:
+    """The pictures of each model at each of its scales; one model is open at a time."""
+    places = [(one, scale, contest.drawing(scale)) for one in contest.entrants for scale in one.guidance]
+    folders = {(one.name, scale): contest.folder / "pictures" / f"{one.name}-guidance-{scale:g}" for one, scale, _ in places}
+    absent = (
+        missing_bytes(kept(folders[one.name, scale], one.source.key, contest.prompts, how), how) for one, scale, how in places
+    )
+    disk.require_space(contest.folder, sum(absent))
+    found = {}
+    for one in contest.entrants:
+        opened = cache(partial(_opened, contest, one, device, dtype, console))
+        for scale in one.guidance:
+            say = partial(_say, console, f"{one.name}, guidance {guidance_words(scale)}")
+            where = folders[one.name, scale]
+            found[one.name, scale] = draw_kept(where, one.source.key, contest.prompts, contest.drawing(scale), opened, say)
+    return found
+
+
+def _opened(contest: Contest, one: Entrant, device: torch.device, dtype: torch.dtype, console: Console) -> Opened:
+    console.print(f"opening {one.name}", highlight=False)
+    adapter = one.source.open(device, dtype)
+    side, base = contest.config.picture_side, one.source.pipeline
+    cached = contest.folder / "embeddings"
+    return adapter, EmbeddingCache(adapter, height=side, width=side, folder=cached, encoder_key=encoder_key(base))
+
+
+def _say(console: Console, what: str, done: int, total: int) -> None:
+    console.print(f"{what}: {done} of {total} pictures", highlight=False, markup=False)
+
+
+def measured(
+    contest: Contest,
+    key: tuple[str, float],
+    drawn: Drawn,
+    composite: Composite | None,
+    pool: Executor | None,
+    console: Console,
+) -> Side:
+    """What truth and judges say of one side's pictures."""
+    name, scale = key
+    side = Side(name, scale, contest.drawing(scale).forwards_per_image)
+    if contest.config.prompts == MINIATURE:
+        found = [truths(pictures, drawn.prompts[places], pool) for _, places, pictures in drawn.batches()]
+        read = {measure: np.concatenate([one[measure] for one in found]) for measure in found[0]}
+        verdicts = read.pop("verdict")
+        side = replace(side, verdicts=verdicts, scores=read, missing={m: np.zeros(len(verdicts), bool) for m in read})
+    if composite is not None:
+        console.print(f"judging {side.title}", highlight=False, markup=False)
+        said = judged(composite, judge_kept(drawn, composite), drawn.prompts)
+        scores, missing = {**side.scores, **said.scores}, {**side.missing, **said.missing}
+        side = replace(side, scores=scores, missing=missing, judged=said.total, noise=noise_of(composite, drawn.prompts))
+    return side
+
+
+def truths(pictures: np.ndarray, prompts: Sequence[Prompt], pool: Executor | None) -> dict[str, np.ndarray]:
+    """(n,) floats by the miniature's oracle: whether a prompt is met, and of edits what became of the rest; NaN elsewhere."""
+    found = {name: np.full(len(prompts), np.nan) for name in ("verdict", "oracle: preserved", "oracle: same person")}
+    rows = {task: [row for row, prompt in enumerate(prompts) if prompt.task == task] for task in ("t2i", "edit")}
+    if rows["t2i"]:
+        texts = [prompts[row] for row in rows["t2i"]]
+        found["verdict"][rows["t2i"]] = miniature.verdicts(pictures[rows["t2i"]], texts, pool)
+    if rows["edit"]:
+        edits = [prompts[row] for row in rows["edit"]]
+        read = miniature.edit_verdicts(pictures[rows["edit"]], edits, pool)
+        for name, values in zip(found, (read.success, read.preserved, read.identity), strict=True):
+            found[name][rows["edit"]] = values
+    return found
+
+
+def summarise(contest: Contest, sides: Sequence[Side], seconds: float) -> Summary:
+    config = contest.config
+    tables = compare(sides, contest.prompts, against=contest.against)
+    lost = sum(int(values.sum()) for side in sides for name, values in side.missing.items() if name in _names(config))
+    notes = [
+        *(f"{one.name}: {config.models[place].path}" for place, one in enumerate(contest.entrants)),
+        *(
+            ["accuracy: every fact of the prompt holds, by the miniature's oracle; of an edit, and the rest is preserved"]
+            * (config.prompts == MINIATURE)
+        ),
+        *contest.warnings,
+    ]
+    return Summary(
+        **vars(tables),
+        wall_seconds=seconds,
+        seed=config.seed,
+        versions={name: version(name) for name in ("tastemaker", "torch", "diffusers", "transformers")},
+        settings=config.model_dump(mode="json"),
+        rewards={reward.name: f"weight {reward.weight:g}" for reward in config.rewards},
+        notes=tuple(notes),
+        warning=f"incomplete: {lost} scores are missing; the same command asks for them again" if lost else "",
+    )
+
+
+def _names(config: EvaluateConfig) -> set[str]:
+    return {reward.name for reward in config.rewards}
+
+
+def report(contest: Contest, sides: Sequence[Side], pictures: Mapping[tuple[str, float], Drawn], summary: Summary) -> Path:
+    """Walls, and the page with the tables; gives the page's path."""
+    walls = [wall_of(contest, sides, pictures, task) for task in dict.fromkeys(prompt.task for prompt in contest.prompts)]
+    for wall in walls:
+        save_wall(contest.folder / f"wall-{wall.heading.split(':')[0]}.png", wall)
+    shifts: tuple[picture_statistics.Shift, ...] = ()
+    notes = summary.notes
+    if pairs := pairs_of(sides, contest.against):
+        after, before = pairs[0]
+        some = range(min(len(contest.prompts), SHIFT_PICTURES))
+        base, other = (pictures[side.model, side.guidance].pictures(some) for side in (before, after))
+        shifts = picture_statistics.compare(base, other)
+        notes = (*notes, f"picture statistics: before is {before.title}; after is {after.title}")
+    title = f"tastemaker evaluation: {contest.config.name}"
+    return write_report(contest.folder, replace(summary, notes=notes), title=title, walls=walls, shifts=shifts)
+
+
+def wall_of(contest: Contest, sides: Sequence[Side], pictures: Mapping[tuple[str, float], Drawn], task: str) -> Wall:
+    """Prompts spread evenly over those of the task, a picture of each side, and the source of an edit first."""
+    places = [place for place, prompt in enumerate(contest.prompts) if prompt.task == task]
+    chosen = [places[i] for i in np.linspace(0, len(places) - 1, min(WALL_CASES, len(places))).round().astype(int)]
+    prompts = [contest.prompts[place] for place in chosen]
+    sources = [[np.asarray(open_picture(p.sources[0])) for p in prompts]] if task == "edit" else []
+    unjudged: list[bool | None] = [None] * len(chosen)
+    return paired_wall(
+        f"{task}: same prompts, same noise",
+        [*(["source"] * len(sources)), *(side.title for side in sides)],
+        [prompt.text for prompt in prompts],
+        [*sources, *(pictures[side.model, side.guidance].pictures(chosen) for side in sides)],
+        [*([unjudged] * len(sources)), *(unjudged if side.verdicts is None else side.verdicts[chosen] for side in sides)],
+    )

@@ -1,0 +1,100 @@
+"""Judges asked about held-out pictures. What they said stays on the disk beside the pictures; what they could not say does not.
+
+So an interruption, or a judge that failed, costs only what is still missing when the same command runs again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tastemaker.evaluation.drawn import Drawn
+from tastemaker.evaluation.scores import ALL_JUDGES
+from tastemaker.flow.advantage import composite as weighted
+from tastemaker.rewards.composite import Composite
+from tastemaker.rewards.reward import fingerprints
+from tastemaker.runtime import folder as disk
+from tastemaker.types import Prompt, Scores
+
+
+def judge_kept(drawn: Drawn, composite: Composite, progress: Callable[[int, int], None] = lambda done, total: None) -> Scores:
+    """Scores (n, R) of all pictures, before gates; a score that did not arrive is asked for again by the next run."""
+    key = _key(composite)
+    values: list[Tensor] = []
+    missing: dict[tuple[int, str], str] = {}
+    for file, places, pictures in drawn.batches():
+        prompts = drawn.prompts[places]
+        found = _judged(file.with_suffix(f".scores-{key}.json"), composite, pictures, prompts)
+        values.append(found.values_BR)
+        missing |= {(places.start + row, name): reason for (row, name), reason in found.missing.items()}
+        progress(places.start + len(prompts), len(drawn.prompts))
+    return Scores(composite.names, torch.cat(values), missing)
+
+
+@dataclass(frozen=True, eq=False)
+class Judged:
+    """Gated scores (n,) by reward and where each is missing; the weighted sum of their range-normalised values, in [0, 1]."""
+
+    scores: Mapping[str, np.ndarray]
+    missing: Mapping[str, np.ndarray]
+    total: np.ndarray
+
+
+def judged(composite: Composite, scores: Scores, prompts: Sequence[Prompt]) -> Judged:
+    """What the judges say after gates. With several judges their sum is one of the scores, as ALL_JUDGES."""
+    gated = composite.gated(scores, prompts)
+    weights_BR, ranges_R2 = composite.weights_BR(prompts), torch.tensor([(r.low, r.high) for r in composite.rewards])
+    values = {name: gated.values_BR[:, column].double().numpy() for column, name in enumerate(gated.names)}
+    lost = {name: np.array([(row, name) in gated.missing for row in range(len(prompts))]) for name in gated.names}
+    total = weighted(gated.values_BR, weights_BR, ranges_R2).numpy()
+    if len(values) > 1:
+        values[ALL_JUDGES], lost[ALL_JUDGES] = total, np.isnan(total)
+    return Judged(values, lost, total)
+
+
+def noise_of(composite: Composite, prompts: Sequence[Prompt]) -> np.ndarray:
+    """(n,) standard deviation that the judges' own noise gives to the difference of two pictures' totals."""
+    floors_R = torch.tensor([r.floor / (r.high - r.low) for r in composite.rewards], dtype=torch.float64)
+    return (2 * (composite.weights_BR(prompts) * floors_R).square().sum(1)).sqrt().numpy()
+
+
+def _judged(path: Path, composite: Composite, pictures: np.ndarray, prompts: Sequence[Prompt]) -> Scores:
+    known = _read(path, (len(prompts), len(composite.names)))
+    asked_BR = composite.asked_BR(prompts)
+    rows = [row for row in range(len(prompts)) if (known[row].isnan() & asked_BR[row]).any()]
+    if not rows:
+        return Scores(composite.names, known)
+    images = torch.from_numpy(pictures[rows]).permute(0, 3, 1, 2).float() / 255
+    found = composite.score(images, [prompts[row] for row in rows])
+    known[rows] = found.values_BR.double()
+    disk.write_text_atomic(path, json.dumps([[None if math.isnan(v) else v for v in row] for row in known.tolist()]) + "\n")
+    return Scores(composite.names, known, {(rows[row], name): reason for (row, name), reason in found.missing.items()})
+
+
+def _read(path: Path, shape: tuple[int, int]) -> Tensor:
+    """What was kept, NaN elsewhere; a file that is absent or broken holds nothing."""
+    empty = torch.full(shape, math.nan, dtype=torch.float64)
+    try:
+        rows: Any = json.loads(path.read_text(encoding="utf-8"))
+        found = torch.tensor([[math.nan if v is None else v for v in row] for row in rows], dtype=torch.float64)
+    except (OSError, ValueError, TypeError):
+        return empty
+    return found if found.shape == shape else empty
+
+
+def _key(composite: Composite) -> str:
+    """Changes whenever a score could be another one, or another one could be asked for."""
+    rewards = [(reward.name, reward.low, reward.high) for reward in composite.rewards]
+    gates = [{**asdict(gate), "categories": sorted(gate.categories or ())} for gate in composite.gates]
+    plan = (composite.weights, dict(composite.categories), gates, fingerprints(composite.rewards), version("tastemaker"))
+    return hashlib.blake2b(json.dumps([rewards, *plan], sort_keys=True).encode(), digest_size=8).hexdigest()

@@ -1,0 +1,22 @@
+"""How long something took that was interrupted and taken up again: the seconds of all its sittings."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tastemaker.runtime import folder as disk
+
+
+@contextmanager
+def counted(folder: Path) -> Iterator[Callable[[], float]]:
+    """Gives the seconds of all sittings of this folder so far; an interrupted one counts too."""
+    path = folder / "seconds.txt"
+    before, began = float(path.read_text()) if path.exists() else 0.0, time.monotonic()
+    try:
+        yield lambda: before + time.monotonic() - began
+    finally:
+        disk.make_folder(folder)
+        disk.write_text_atomic(path, f"{before + time.monotonic() - began}\n")

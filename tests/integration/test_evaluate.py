@@ -1,0 +1,201 @@
+"""`tastemaker evaluate` on tiny models: the right pairs, the same noise, resumed without paying twice, honest about gaps."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from tastemaker import cli, evaluate_launch
+from tastemaker.config import parse
+from tastemaker.config.evaluation import EvaluateConfig
+from tastemaker.errors import UserMistake
+from tastemaker.evaluate_launch import evaluate, prepare
+from tastemaker.evaluation import drawn as drawn_module
+from tastemaker.evaluation.summary import read_summary
+from tastemaker.export.plan import make_plan
+from tastemaker.export.write import export
+from tastemaker.miniature import task
+from tiny_run import tiny_base, tiny_run
+
+COMPARE = """
+name: tiny
+prompts: miniature
+most: 4
+steps: 2
+batch: 3
+threads: 1
+guidance: [2.0, 1.0]
+models:
+- {{name: base, path: {0}/base}}
+- {{name: same, path: {0}/base}}
+- {{name: run, path: {0}/run, guidance: [2.0]}}
+- {{name: student, path: {0}/student, base: {0}/base}}
+rewards:
+- {{name: quality, floor: 0.02}}
+"""
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A base, a run of it, and an exported LoRA that was trained without guidance."""
+    top = tmp_path_factory.mktemp("models")
+    base = tiny_base(top / "base")
+    tiny_run(top / "run", base)
+    lora = tiny_run(top / "lora", base, policy={"kind": "lora", "rank": 2, "alpha": 8.0}, rollout={"guidance": 1.0})
+    export(make_plan(lora, top / "student"))
+    return top
+
+
+@pytest.fixture(scope="module")
+def config(made, tmp_path_factory):
+    path = tmp_path_factory.mktemp("config") / "compare.yaml"
+    path.write_text(COMPARE.format(made))
+    return path
+
+
+@pytest.fixture(scope="module")
+def whole(config, tmp_path_factory):
+    """The uninterrupted evaluation: its folder and summary."""
+    folder = tmp_path_factory.mktemp("whole") / "out"
+    return folder, evaluate(config, folder=folder)
+
+
+def overall(rows):
+    return [row for row in rows if row.category == "all"]
+
+
+def test_who_is_compared_and_at_what_cost(whole):
+    folder, summary = whole
+    rows = [(r.task, r.model, r.guidance, r.forwards_per_image, r.n) for r in overall(summary.rows)]
+    expected = [("base", 2.0, 4), ("base", 1.0, 2), ("same", 2.0, 4), ("same", 1.0, 2), ("run", 2.0, 4), ("student", 1.0, 2)]
+    assert rows == [(task, model, scale, cost, 4) for task in ("t2i", "edit") for model, scale, cost in expected]
+    pairs = [(e.pair[0], e.guidance, e.against_guidance) for e in overall(summary.elo) if (e.task, e.by) == ("edit", "judges")]
+    assert pairs == [
+        ("same", 2.0, None),
+        ("same", 1.0, None),
+        ("same", 1.0, 2.0),
+        ("run", 2.0, None),
+        ("student", 1.0, None),
+        ("student", 1.0, 2.0),
+    ]
+    assert not summary.warning and not any("on top" in note for note in summary.notes)
+    assert repr(read_summary(folder / "summary.json")) == repr(summary)
+    assert {"report.html", "wall-t2i.png", "wall-edit.png", "evaluation.yaml"} <= {path.name for path in folder.iterdir()}
+    assert "Elo from paired verdicts" in (folder / "report.html").read_text()
+
+
+def test_the_same_weights_draw_the_same_pictures_and_others_do_not(whole):
+    folder, summary = whole
+    files = {path.name: sorted(path.glob("*.npy")) for path in (folder / "pictures").iterdir()}
+    read = {name: np.concatenate([np.load(file) for file in found]) for name, found in files.items()}
+    assert read["base-guidance-2"].shape == (8, 64, 64, 3)
+    np.testing.assert_array_equal(read["base-guidance-2"], read["same-guidance-2"])
+    different = [read[name] for name in ("base-guidance-2", "base-guidance-1", "run-guidance-2", "student-guidance-1")]
+    for place, pictures in enumerate(different):
+        assert all((pictures != other).any((1, 2, 3)).all() for other in different[:place])
+    same = [d for d in summary.score_differences if d.pair == ("same", "base") and d.against_guidance is None]
+    assert same and all(d.difference == 0 for d in same)
+
+
+def test_interrupted_it_goes_on_and_ends_at_the_same_numbers(config, whole, tmp_path, monkeypatch):
+    done, draw = [], drawn_module.draw
+
+    def counted(adapter, embeddings, prompts, drawing, dies_after=None):
+        if dies_after is not None and len(done) == dies_after:
+            raise KeyboardInterrupt
+        done.append([prompt.id for prompt in prompts])
+        return draw(adapter, embeddings, prompts, drawing)
+
+    monkeypatch.setattr(drawn_module, "draw", lambda *given: counted(*given, dies_after=7))
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(config, folder=tmp_path)
+    assert len(done) == 7 and not (tmp_path / "summary.json").exists()
+    monkeypatch.setattr(drawn_module, "draw", counted)
+    summary = evaluate(config, folder=tmp_path)
+    assert len(done) == 6 * 3  # six sides of three batches, each drawn once
+    assert repr(replace(summary, wall_seconds=0)) == repr(replace(whole[1], wall_seconds=0))
+
+
+def test_a_model_that_is_added_draws_only_its_own(config, whole, made, monkeypatch):
+    folder, before = whole
+    opened = []
+    original = evaluate_launch._opened
+    monkeypatch.setattr(
+        evaluate_launch, "_opened", lambda contest, one, *rest: opened.append(one.name) or original(contest, one, *rest)
+    )
+    models = [model.model_dump(mode="json") for model in parse(config.read_text(), EvaluateConfig).models]
+    models[3] |= {"name": "forced", "guidance": [1.5]}
+    result = CliRunner().invoke(
+        cli.app, ["evaluate", str(config), "-o", f"models={json.dumps(models)}", "--folder", str(folder)]
+    )
+    assert result.exit_code == 0, result.output
+    assert opened == ["forced"]
+    lines = [line for line in result.output.splitlines() if line.startswith("warning:")]
+    assert len(lines) == 1 and "forced has guidance inside" in lines[0] and "guidance 1.5 on top" in lines[0]
+    after = read_summary(folder / "summary.json")
+    assert any("on top" in note for note in after.notes)
+    kept = [row for row in before.rows if row.model != "student"]
+    assert repr([row for row in after.rows if row.model != "forced"]) == repr(kept)
+    assert [r.forwards_per_image for r in overall(after.rows) if r.model == "forced"] == [4, 4]
+
+
+def test_missing_scores_are_counted_and_said(config, tmp_path, monkeypatch):
+    """The built-in judge reads the prompt's truth; without it there is no score."""
+    held_out = task.held_out_prompts
+    monkeypatch.setattr(
+        task, "held_out_prompts", lambda count: [replace(p, truth=None) if n == 1 else p for n, p in enumerate(held_out(count))]
+    )
+    monkeypatch.setattr(evaluate_launch, "truths", lambda pictures, prompts, pool: {"verdict": np.full(len(prompts), np.nan)})
+    summary = evaluate(config, overrides=["tasks=[t2i]", "guidance=[1.0]"], folder=tmp_path)
+    scores = [(row.model, row.n, row.missing) for row in overall(summary.scores)]
+    assert scores == [(name, 3, 1) for name in ("base", "same", "run", "student")]
+    assert summary.warning.startswith("incomplete: 4 scores are missing")
+    assert all(row.n == 0 and row.missing == 4 for row in overall(summary.rows))
+    assert all((e.n, e.missing) == (3, 1) for e in overall(summary.elo) if e.by == "judges")
+
+
+def test_all_mistakes_are_listed_at_once(made, tmp_path):
+    def config(**changes):
+        models = [
+            {"name": "base", "path": str(made / "nowhere")},
+            {"name": "lora", "path": str(made / "student")},
+            {"name": "run", "path": str(made / "run"), "step": 9},
+            {"name": "pipe", "path": str(made / "base"), "base": "miniature", "live": True},
+        ]
+        values = {"name": "bad", "prompts": "none.jsonl", "models": models, "rewards": [{"name": "beauty"}], **changes}
+        return parse(json.dumps(values), EvaluateConfig)
+
+    with pytest.raises(UserMistake) as caught:
+        prepare(config(), tmp_path, made / "run")
+    lines = str(caught.value).splitlines()
+    for words in (
+        "holds a run of training",
+        "models.0: ",
+        "models.1: ",
+        "models.2: ",
+        "live means nothing",
+        "needs no base",
+        "no such file",
+        "'beauty' is not built in",
+    ):
+        assert sum(words in line for line in lines) == 1, (words, lines)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"rewards": []}, "no reward is listed"),
+        ({"against": ["bse"]}, "did you mean `base`"),
+        ({"guidance": [2.0, 2.0]}, "listed twice"),
+        ({"models": [{"name": "base", "path": "a"}, {"name": "base", "path": "b"}]}, "names 2 models"),
+        ({"rewards": [{"name": "quality", "weight": 0.5}]}, "add up to 1"),
+    ],
+)
+def test_rules_between_settings(changes, says):
+    values = {"name": "x", "prompts": "p.jsonl", "models": [{"name": "base", "path": "a"}], "rewards": [{"name": "quality"}]}
+    with pytest.raises(UserMistake, match=says):
+        parse(json.dumps(values | changes), EvaluateConfig)

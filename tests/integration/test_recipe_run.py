@@ -1,0 +1,108 @@
+"""A whole recipe on the miniature, far too short to learn: every kind of stage runs, and only what changed runs again."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from diffusers import DiffusionPipeline
+from rich.console import Console
+
+from tastemaker.config.recipe import load_recipe
+from tastemaker.data.prompts import write_prompts
+from tastemaker.errors import UserMistake
+from tastemaker.launch import first_of_each_task
+from tastemaker.miniature import task
+from tastemaker.models.stated_guidance import stated_guidance
+from tastemaker.recipe import open_recipe, outlook
+from tastemaker.recipe import run as run_stages
+from tastemaker.recipe_launch import KINDS, as_table, run, shipped
+from tastemaker.types import Prompt
+
+RECIPE = """\
+name: short
+stages:
+  curated:
+    kind: curate
+    keep: 0.5
+    training:
+      name: t2i
+      model: miniature
+      threads: 1
+      data: {prompts: prompts.jsonl}
+      rollout: {prompts: 4, group_size: 2, steps: 4, guidance: 1.5}
+      algorithm: {name: nft, points: 1, velocity_kl: 0.0}
+      rewards: [{name: facts, floor: 0.05}]
+      budget: {max_steps: 1}
+  t2i: {kind: train, like: curated/training, data: {prompts: "stage:curated/curated.jsonl"}}
+  student:
+    kind: distill
+    model: miniature
+    threads: 1
+    teachers: [{name: t2i, weights: "stage:t2i/run/transformer", teaches: [t2i], guidance: 1.5}]
+    data: {prompts: prompts.jsonl, most: 4}
+    rollout: {prompts: 2, steps: 2}
+    budget: {max_steps: 1}
+  compared:
+    kind: evaluate
+    threads: 1
+    prompts: miniature
+    tasks: [t2i]
+    most: 4
+    steps: 2
+    models: [{name: base, path: miniature}, {name: student, path: "stage:student/run"}]
+  model: {kind: export, run: "stage:student/run"}
+"""
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    write_prompts(tmp_path / "prompts.jsonl", task.training_prompts(8, 0))
+    (tmp_path / "short.yaml").write_text(RECIPE)
+    return tmp_path / "short.yaml"
+
+
+def test_every_kind_of_stage_runs_and_only_what_changed_runs_again(recipe: Path, capsys) -> None:
+    folder = recipe.parent / "runs"
+    run(recipe, folder=folder, dry_run=True)
+    assert not folder.exists()  # a dry run writes nothing
+    run(recipe, folder=folder)
+    pipeline = DiffusionPipeline.from_pretrained(folder / "model" / "model")
+    assert stated_guidance(pipeline.transformer) == 1
+    summary = json.loads((folder / "compared" / "evaluation" / "summary.json").read_text())
+    assert {row["model"] for row in summary["rows"]} == {"base", "student"}
+    capsys.readouterr()
+    run(recipe, folder=folder)
+    assert capsys.readouterr().out.count("finished, unchanged") == 5
+    recipe.write_text(
+        RECIPE.replace("most: 4\n    steps: 2", "most: 4\n    steps: 3").replace("{prompts: 2, steps", "{prompts: 3, steps")
+    )
+    text = load_recipe(recipe, KINDS)
+    found = open_recipe(text, KINDS, folder, recipe.parent, Console(quiet=True))
+    assert [bool(look.why) for look in outlook(found)] == [False, False, True, True, True]
+    assert as_table(found, outlook(found)).row_count == 5
+    (recipe.parent / "prompts.jsonl").write_text((recipe.parent / "prompts.jsonl").read_text().replace("circle", "square"))
+    looks = {look.stage.name: look.why for look in outlook(found)}
+    assert looks["curated"] == "changed: data.prompts has other content" and looks["t2i"] == "needs curated"
+
+
+@pytest.mark.parametrize("name", sorted(shipped()))
+def test_shipped_recipes_hold_no_mistake(name: str, tmp_path: Path) -> None:
+    text = load_recipe(shipped()[name], KINDS)
+    recipe = open_recipe(text, KINDS, tmp_path, tmp_path, Console(quiet=True))
+    assert text.name == name and len(recipe.stages) > 4
+
+
+def test_a_stage_whose_files_are_not_there_says_so_before_anything_runs(tmp_path: Path) -> None:
+    text = load_recipe(shipped()["qwen-image-2.1"], KINDS)
+    recipe = open_recipe(text, KINDS, tmp_path / "runs", tmp_path, Console(quiet=True))
+    with pytest.raises(UserMistake, match=r"base: .* is no model's folder"):
+        run_stages(recipe)
+    assert not (tmp_path / "runs" / "alignment").exists()
+
+
+def test_the_first_prompts_of_each_task() -> None:
+    prompts = [Prompt("a", "x"), Prompt("b", "x", task="edit"), Prompt("c", "x"), Prompt("d", "x", task="edit")]
+    assert [prompt.id for prompt in first_of_each_task(prompts, 1)] == ["a", "b"]
+    assert first_of_each_task(prompts, None) == prompts
