@@ -94,7 +94,7 @@ class Design:
         return Plan(**{**_NOTHING, **dict.fromkeys(DIMENSIONS, examples)}, steps=self.steps, seeing=0.0, seed=seed)
 
 
-_NOTHING: dict[str, Any] = {**dict.fromkeys(RUBRICS, 0), "captions": 0}
+_NOTHING: dict[str, Any] = {**dict.fromkeys(RUBRICS, 0), "captions": 0, "comparing": 0, "matching": 0}
 QUICK = Design(
     t2i=2,
     edits=2,

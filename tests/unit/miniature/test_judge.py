@@ -10,6 +10,7 @@ from PIL import Image
 from tastemaker.data.ratings import Rating
 from tastemaker.errors import UserMistake
 from tastemaker.miniature.judge.language import DIRECT, RUBRICS, THINKING, QuickProcessor
+from tastemaker.miniature.judge.matching import Matching, held, request_of
 from tastemaker.miniature.judge.model import new_judge, open_judges
 from tastemaker.miniature.judge.train import JudgeTrainer, Plan, by_dimension, captioned, train
 from tastemaker.miniature.raters.rationale import WORDS
@@ -20,7 +21,19 @@ from tastemaker.rewards.vlm import VLMJudge
 from tastemaker.runtime.metrics import read_lines
 from tastemaker.training.reward_model import save_judge
 
-SMALL = Plan(steps=4, seeing=0.5, describing=3, alignment=2, aesthetic=1, portrait=0, instruction=1, captions=1, save_every=2)
+SMALL = Plan(
+    steps=4,
+    seeing=0.5,
+    describing=3,
+    alignment=2,
+    aesthetic=1,
+    portrait=0,
+    instruction=1,
+    captions=1,
+    comparing=2,
+    matching=1,
+    save_every=2,
+)
 LOOSE = ReadOut(chain_of_thought=False, min_mass=1e-9)
 
 
@@ -138,3 +151,19 @@ def test_a_dimension_without_ratings_is_named(vlm, examples):
         JudgeTrainer(vlm, examples, Plan())
     with pytest.raises(UserMistake, match="judge plan"):
         Plan(precision="float64")
+
+
+def test_a_wrong_word_spoils_the_rest_of_its_phrase_and_no_other():
+    own, request = ["a", "red", "circle", "and", "a", "star"], ["a", "blue", "circle", "and", "a", "star"]
+    ids = {word: number for number, word in enumerate({*own, *request})}
+    found = held([ids[w] for w in own], [ids[w] for w in request], frozenset({ids["and"], ids["a"]}))
+    assert found == [True, False, False, True, True, True]
+
+
+def test_requests_are_held_against_pictures_of_the_training_split():
+    requests = [request_of(np.random.default_rng(seed)) for seed in range(60)]
+    assert 8 <= sum(own == request for _, own, request in requests) <= 30
+    assert all(picture.shape == (64, 64, 3) for picture, _, _ in requests)
+    matching = Matching(new_judge(), seed=0)
+    again = [matching.loss(3, 5, torch.float32) for _ in range(2)]
+    assert torch.equal(*again) and again[0].shape == (3,) and bool(again[0].isfinite().all())

@@ -1,7 +1,8 @@
 """Trains the miniature judge on simulated ratings: four dimensions and two read-outs in one model, by the house's own losses.
 
-    first part   it describes pictures of the world (captions, no scores): so a vision-language model first learns to see
-    the rest     soft labels of the raters' scores, with and without the reason before them, and some describing still
+    first part   it describes pictures of the world, and holds words against them (captions, no scores): so a vision-language
+                 model first learns to see and to compare
+    the rest     soft labels of the raters' scores, with and without the reason before them, and some of the former still
 
 A step takes examples of every dimension, each by one read-out in turn. What a step sees depends on seed and step alone, so a
 training that was interrupted goes on as if it had not been. No prompt's truth is read here: only pictures, texts and ratings.
@@ -22,6 +23,7 @@ from tastemaker.data.ratings import Rating
 from tastemaker.errors import UserMistake
 from tastemaker.miniature.builder.optimiser import Optimiser, split
 from tastemaker.miniature.judge.language import DESCRIBE, DIRECT, RUBRICS, THINKING, as_picture
+from tastemaker.miniature.judge.matching import Matching
 from tastemaker.miniature.world.description import General
 from tastemaker.miniature.world.layout import GeneralLayout, sample_layout
 from tastemaker.miniature.world.prompts import write_prompt
@@ -37,7 +39,7 @@ from tastemaker.training.reward_loss import IGNORED, rationale_loss
 from tastemaker.training.reward_model import Example, Rated, RewardSetup, examples_of_step, losses
 
 EMA_DECAY = 0.998
-_SHOWN = ("abs_error", "pairs_right", "caption_loss")
+_SHOWN = ("abs_error", "pairs_right", "caption_loss", "matching_loss")
 _BESIDE = ("model.language_model.embed_tokens", "lm_head", "model.visual.pos_embed")
 Examples = Mapping[str, Sequence[Example]]
 """By dimension; either ratings or pairs in each."""
@@ -48,15 +50,19 @@ class Plan:
     """How the judge is trained. Batches are examples of one step; a step that only describes takes `describing` of them."""
 
     steps: int = 6000
-    seeing: float = 0.3
-    """Share of the steps that only describe."""
-    describing: int = 48
+    seeing: float = 0.4
+    """Share of the steps that only describe and compare."""
+    describing: int = 32
     alignment: int = 20
     aesthetic: int = 8
     portrait: int = 8
     instruction: int = 16
-    captions: int = 8
+    comparing: int = 32
+    """Requests held against pictures, in a step that only describes and compares."""
+    captions: int = 4
     """Pictures described in a step that also rates."""
+    matching: int = 12
+    """Requests held against pictures in a step that also rates."""
     muon_lr: float = 0.01
     adam_lr: float = 1.5e-3
     seed: int = 0
@@ -108,6 +114,7 @@ class JudgeTrainer:
             if examples.get(name)
         }
         self._encoder = QuestionEncoder(vlm.processor, RUBRICS["alignment"], DIRECT)
+        self._matching = Matching(vlm, plan.seed)
 
     def step(self, step: int) -> dict[str, float]:
         """Gradients of step 1, 2, ... and the update; returns means over its examples."""
@@ -116,7 +123,8 @@ class JudgeTrainer:
         metrics: dict[str, float] = {}
         sizes = {} if only_describes else {name: getattr(plan, name) for name in RUBRICS if getattr(plan, name)}
         captions = plan.describing if only_describes else plan.captions
-        total = sum(sizes.values()) + captions
+        matching = plan.comparing if only_describes else plan.matching
+        total = sum(sizes.values()) + captions + matching
         for place, (name, size) in enumerate(sizes.items()):
             setups = self._setups[name]
             rating_step = step - int(plan.seeing * plan.steps)
@@ -129,6 +137,10 @@ class JudgeTrainer:
             loss = self.caption_loss(captions, step)
             (loss.sum() / total).backward()
             metrics["caption_loss"] = float(loss.detach().mean())
+        if matching:
+            loss = self._matching.loss(matching, step, getattr(torch, plan.precision))
+            (loss.sum() / total).backward()
+            metrics["matching_loss"] = float(loss.detach().mean())
         self.optimiser.step(step / plan.steps, step - 1, warmup=max(1, min(50, plan.steps // 20)))
         decay = min(EMA_DECAY, (step + 1) / (step + 10))
         with torch.no_grad():
