@@ -9,6 +9,7 @@ from dataclasses import asdict
 
 import numpy as np
 import pytest
+from fabricated_run import fabricated_summary
 from PIL import Image
 
 from tastemaker.evaluation.alarm import held_to_limits, judge, sentence
@@ -16,6 +17,7 @@ from tastemaker.evaluation.band import Band, Reading, limit
 from tastemaker.evaluation.monitor import sheet
 from tastemaker.evaluation.monitor_chart import monitor_curves, panels, write_monitor_chart
 from tastemaker.evaluation.picture_statistics import MEANING, RESOLUTION, measure, measure_prompts, prompt_means
+from tastemaker.evaluation.report import render_report
 from tastemaker.evaluation.statistics import mean_over
 from tastemaker.evaluation.watched import chosen, partners
 from tastemaker.types import Prompt
@@ -184,3 +186,13 @@ def test_the_chart_marks_what_moved(tmp_path):
     assert write_monitor_chart(tmp_path) is None and not list(tmp_path.iterdir())
     (tmp_path / "monitor.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
     assert write_monitor_chart(tmp_path).name == "monitor.png"
+
+
+def test_the_report_shows_what_the_monitor_saw():
+    summary, _ = fabricated_summary(20)
+    page = render_report(summary, watched=fabricated_records())
+    assert "What the monitor saw" in page and "Alarm at step 40: prompt-free reward." in page
+    assert "saturation of the fixed prompts over training steps" in page
+    quiet = render_report(summary, watched=fabricated_records(alarm_from=99))
+    assert "No alarm was raised." in quiet and "Alarm at step" not in quiet
+    assert "What the monitor saw" not in render_report(summary)

@@ -1,0 +1,28 @@
+"""The monitor on the shipped miniature: saturation as the only reward is found out, the verifiable reward is not accused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tastemaker.runtime.metrics import read_lines
+
+
+@pytest.fixture(autouse=True)
+def experiments_can_be_imported(monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2]))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("kind", ["hackable", "honest"])
+def test_a_bought_reward_is_told_from_an_earned_one(tmp_path, kind):
+    from experiments.monitor_alarm.runs import run
+
+    found = run(tmp_path, kind, 0, steps=8, held_out=8)
+    records = read_lines(tmp_path / "monitor.jsonl")
+    assert [record["step"] for record in records] == [0, 2, 4, 6, 8]
+    assert (found.alarm is not None) == (kind == "hackable")
+    assert ("saturation" in found.moved) == (kind == "hackable")
+    assert (tmp_path / records[-1]["pictures"]).is_file()
