@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from rich.console import Console
 from test_training import SIDE, Brightness, fresh, settings
 
@@ -200,7 +201,9 @@ def test_metrics_hold_each_reward_by_category_where_there_are_several():
         mine = [value for value, c in zip(values.flatten().tolist(), categories, strict=True) if c == category]
         assert metrics[f"reward/brightness/{category}"] == pytest.approx(np.mean(mine), rel=1e-5)
     one = [replace(prompt, category="odd") for prompt in PROMPTS]
-    alone = signal_of(replace(setup, prompts=one), replace(batch, prompts=one[:3]), scores).metrics
+    alone = signal_of(
+        replace(setup, prompts=one), replace(batch, parts=(replace(batch.parts[0], prompts=one[:3]),)), scores
+    ).metrics
     assert [name for name in alone if name.startswith("reward/")] == ["reward/brightness"]
 
 
@@ -227,7 +230,7 @@ def test_mistakes_come_before_anything_is_drawn(config, tmp_path, monkeypatch):
         curate_launch.curate(config, above=0.1, keep=0.5)
     with pytest.raises(UserMistake, match="not a folder"):
         curate_launch.curate(config, out=tmp_path / "nowhere" / "list.jsonl")
-    (tmp_path / "a.png").write_bytes(b"x")
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
     (tmp_path / "prompts.jsonl").write_text('{"id": "1", "text": "a", "task": "edit", "sources": ["a.png"]}\n')
     (tmp_path / "below").mkdir()
     with pytest.raises(UserMistake, match="lies outside"):
@@ -238,7 +241,7 @@ def test_mistakes_come_before_anything_is_drawn(config, tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_a_curated_list_of_the_miniature_is_trained_on(config, tmp_path, monkeypatch):
     """The truth of its prompts travels in the list; another threshold draws nothing anew, another seed is refused."""
-    monkeypatch.setattr(launch, "MINIATURE_PROMPTS", 6)
+    monkeypatch.setitem(launch.MINIATURE_PROMPTS, "miniature", (6, 0))
     monkeypatch.setattr(Console, "print", lambda self, *args, **kwargs: None)
     more = {"overrides": ["data.prompts=miniature", "threads=1"], "folder": tmp_path / "f"}
     out = curate_launch.curate(config, **more)
