@@ -145,19 +145,19 @@ def test_each_task_is_judged_by_its_own_rewards_and_others_are_not_asked(tmp_pat
         assert abs(float(group.sum())) < 1e-5, "advantages are those of the group alone"
 
 
-@pytest.mark.parametrize("name", ["grpo", "nft"])
-@pytest.mark.parametrize("chunks", [1, 3])
+@pytest.mark.parametrize(("name", "chunks"), [("grpo", 1), ("nft", 3)])
 def test_a_mixed_run_resumes_bit_for_bit(tmp_path, monkeypatch, name, chunks):
-    """Killed in its third step, after the second part was drawn, and started again."""
+    """Killed in its second step, when one chunk was drawn, and started again."""
     some = prompts(tmp_path / "pictures")
-    options = {"rollout": {"chunks": chunks}, "data": {"edit_share": 0.6}}
+    options = {"rollout": {"chunks": chunks, "prompts": 5}, "data": {"edit_share": 0.6}, "budget": {"max_steps": 3}}
+    options["checkpoint"] = {"every": 1}
     options["algorithm"] = {"updates_per_rollout": 2}
     whole = go(config(name, **options), some, tmp_path / "whole")
     original, steps = policy.rollout, []
 
     def dies(setup, chunk, step):
         steps.append(step)
-        if steps.count(3) == 2:
+        if steps.count(2) == 2:
             raise Killed
         return original(setup, chunk, step)
 
@@ -173,7 +173,7 @@ def test_a_mixed_run_resumes_bit_for_bit(tmp_path, monkeypatch, name, chunks):
     assert [{k: v for k, v in line.items() if k not in drop} for line in lines[0]] == [
         {k: v for k, v in line.items() if k not in drop} for line in lines[1]
     ]
-    assert all(line["images"] == 18 and "hidden_latency" in line for line in lines[0])
+    assert all(line["images"] == 15 and "hidden_latency" in line for line in lines[0])
 
 
 # ---- one prefix for all samples and steps -------------------------------------------------------------
@@ -214,7 +214,7 @@ def test_one_prefix_of_an_edit_gives_the_gradients_of_each_sample_and_step_alone
     largest = max(float(value.abs().max()) for value in alone.values())
     assert largest > 1e-3
     for key, value in alone.items():
-        assert torch.allclose(shared[key], value, rtol=0, atol=1e-5 * max(largest, 1.0)), key
+        assert torch.allclose(shared[key], value, rtol=0, atol=3e-5 * largest), key
 
 
 def only(trajectory, s):

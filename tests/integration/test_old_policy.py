@@ -53,30 +53,31 @@ def test_it_draws_and_is_learnt_against_as_written_down_by_hand(tmp_path, monkey
 def test_the_first_gradient_after_a_lag_is_not_that_of_the_present_weights(tmp_path):
     """kl_old is the distance from the old policy before the first update of a step: 0 without a lag, not 0 with one."""
     for name, algorithm, zero in (("none", {**LAG, "old_policy": None}, True), ("lag", LAG, False)):
-        go_texts(nft(algorithm={**algorithm, "updates_per_rollout": 1}), tmp_path / name)
+        go_texts(nft(algorithm={**algorithm, "updates_per_rollout": 1}, budget={"max_steps": 2}), tmp_path / name)
         later = [line["kl_old"] for line in read_lines(tmp_path / name / "metrics.jsonl")[1:]]
         assert all((value < 1e-9) == zero for value in later), later
 
 
 def test_a_lag_of_nothing_is_no_lag(tmp_path):
     """With eta 0 at the end of each step the old policy is the present one."""
+    short = {"budget": {"max_steps": 2}}
     tiny = {**LAG, "old_policy": {"decay": 1e-9, "rise": 1e-9}}
     assert_same(
-        weights(go_texts(nft(algorithm=tiny), tmp_path / "tiny")),
-        weights(go_texts(nft(algorithm={**LAG, "old_policy": None}), tmp_path / "none")),
+        weights(go_texts(nft(algorithm=tiny, **short), tmp_path / "tiny")),
+        weights(go_texts(nft(algorithm={**LAG, "old_policy": None}, **short), tmp_path / "none")),
     )
 
 
 @pytest.mark.parametrize("kind", [{"kind": "full"}, {"kind": "lora", "rank": 2, "alpha": 4}])
 def test_it_is_saved_and_resumed_bit_for_bit(tmp_path, monkeypatch, kind):
     some = prompts(tmp_path / "pictures")
-    run = config("nft", algorithm=LAG, policy=kind)
+    run = config("nft", algorithm=LAG, policy=kind, rollout={"prompts": 3}, budget={"max_steps": 3})
     whole = go(run, some, tmp_path / "whole")
     original, calls = policy.signal_of, []
 
     def dies(*args):
         calls.append(1)
-        if len(calls) == 4:
+        if len(calls) == 3:
             raise Killed
         return original(*args)
 

@@ -23,7 +23,15 @@ from tastemaker.config import (
 )
 from tastemaker.config.judges import shipped_rubrics
 from tastemaker.errors import UserMistake
-from tastemaker.launch import check_categories, check_rewards, opened_rewards, remote_judge
+from tastemaker.launch import (
+    MINIATURE_PROMPTS,
+    check_categories,
+    check_edit_share,
+    check_rewards,
+    opened_rewards,
+    prompts_of,
+    remote_judge,
+)
 from tastemaker.rewards import extras
 from tastemaker.rewards.faces_arcface import ArcFaceEmbedder
 from tastemaker.rewards.faces_dlib import DlibFaces
@@ -69,6 +77,45 @@ def test_a_category_that_only_these_prompts_lack_is_fine():
     check_categories(parse(CONFIG, TrainConfig), prompts("portrait", "general"))
 
 
+def test_tasks_are_categories_too():
+    mixed = [*prompts("portrait", "general"), Prompt("e", "x", "portrait", "edit", ("a.png",))]
+    text = CONFIG.replace("typografy", "edit/portrat").replace("landscapes, general", "edits, edit/portrait, t2i")
+    with pytest.raises(UserMistake) as caught:
+        check_categories(parse(text, TrainConfig), mixed)
+    assert str(caught.value).splitlines() == [
+        "categories.edit/portrat: 'edit/portrat' is the category of no prompt, did you mean `edit/portrait`?",
+        "rewards.0.gates.0.categories.0: 'edits' is the category of no prompt, did you mean `edit`?",
+    ]
+
+
+def test_a_share_of_edits_needs_both_tasks():
+    config = parse(CONFIG, TrainConfig, ["data.edit_share=0.25"])
+    edit = Prompt("e", "x", "portrait", "edit", ("a.png",))
+    check_edit_share(config, [*prompts("general"), edit])
+    with pytest.raises(UserMistake, match=r"data\.edit_share: 0\.25 .* all of miniature are text to image"):
+        check_edit_share(config, prompts("general"))
+    with pytest.raises(UserMistake, match=r"are edits"):
+        check_edit_share(config, [edit])
+
+
+def test_the_words_for_the_miniatures_prompts(tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        launch, "MINIATURE_PROMPTS", {name: (min(t, 3), min(e, 2)) for name, (t, e) in MINIATURE_PROMPTS.items()}
+    )
+    for name, tasks in (("miniature", "ttt"), ("miniature-edits", "ee"), ("miniature-mix", "tttee")):
+        some = prompts_of(parse(CONFIG, TrainConfig, [f"data.prompts={name}"]), tmp_path, tmp_path / name)
+        assert "".join(prompt.task[0] for prompt in some) == tasks
+        assert all(Path(source).parent == tmp_path / name / "sources" for prompt in some for source in prompt.sources)
+        assert len({prompt.id for prompt in some}) == len(some) and (tmp_path / name).exists() == ("e" in tasks)
+
+
+def test_a_broken_source_is_told_with_its_line_before_a_model_is_loaded(tmp_path):
+    (tmp_path / "a.png").write_bytes(b"no picture")
+    (tmp_path / "p.jsonl").write_text('{"id": "1", "text": "x", "task": "edit", "sources": ["a.png"]}\n')
+    with pytest.raises(UserMistake, match=r"p\.jsonl:1: sources: "):
+        prompts_of(parse(CONFIG, TrainConfig, ["data.prompts=p.jsonl"]), tmp_path, tmp_path / "run")
+
+
 CHAT = """\
 name: first
 model: miniature
@@ -89,7 +136,7 @@ def test_all_mistakes_of_rewards_at_once(tmp_path, monkeypatch):
     with pytest.raises(UserMistake) as caught:
         check_rewards(parse(CHAT, TrainConfig), tmp_path)
     assert str(caught.value).splitlines() == [
-        "rewards.0.name: 'fakts' is not built in (there are facts, quality); give it a judge",
+        "rewards.0.name: 'fakts' is not built in (there are edit_facts, facts, quality); give it a judge",
         "rewards.1.judge: the environment variable TASTEMAKER_NO_SUCH_TOKEN holds no token for http://gpu:8000/v1; set it",
         "rewards.1.judge.rubric: rubric mine.v1: [[answer]] is missing; see the shipped ones",
     ]
@@ -206,6 +253,12 @@ def test_settings_of_the_read_out_have_its_defaults():
     assert ReadOut(**ReadOutConfig().model_dump()) == ReadOut()
     assert set(ReadOutConfig.model_fields) <= {field.name for field in fields(ReadOut)}
     assert shipped_rubrics() == shipped()
+
+
+def test_the_config_in_the_page_on_editing_is_accepted(tmp_path):
+    page = (ROOT / "docs" / "editing.md").read_text(encoding="utf-8")
+    (text,) = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    check_rewards(parse(text, TrainConfig), tmp_path)
 
 
 def test_the_configs_in_the_page_on_judges_are_accepted(tmp_path):

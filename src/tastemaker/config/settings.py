@@ -58,8 +58,9 @@ class RolloutConfig(Settings):
     max_batch: Positive = 256
     """Most pictures in one forward pass; limits memory and changes no result."""
     chunks: Positive = 1
-    """Parts, of whole groups, in which a step's pictures are drawn: while one is drawn, those before it are judged. Noise and
-    order stay what they are, pictures but for rounding."""
+    """Chunks, of whole groups, in which a step's pictures are drawn: while one is drawn, those before it are judged. Noise and
+    order stay what they are, pictures but for rounding. Text to image, and edits of each number and shape of source pictures,
+    are chunks of their own, so there may be more."""
 
     def broken_rules(self) -> Iterator[Broken]:
         if self.chunks > self.prompts:

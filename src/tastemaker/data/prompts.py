@@ -22,6 +22,8 @@ def _prompt(row: Fields) -> Prompt:
     if truth is not None and not isinstance(truth, dict):
         row.wrong("truth", f"{shorten(truth)} is not an object")
     task, sources = row.task()
+    if task == "t2i" and sources:
+        row.wrong("sources", "text to image starts from no picture; write 'task': 'edit', or remove them")
     return Prompt(row.text("id"), row.text("text"), row.text("category", "general"), task, sources, truth)
 
 

@@ -46,6 +46,7 @@ def test_byte_order_mark_and_windows_line_ends(tmp_path):
         ({"id": "1", "text": "x", "truth": "yes"}, "truth"),
         ({"id": "1", "text": "x", "sources": "a.png"}, "sources: must be a list"),
         ({"id": "1", "text": "x", "task": "edit"}, "needs at least one source"),
+        ({"id": "1", "text": "x", "sources": ["a.png"]}, "write 'task': 'edit'"),
         ({"id": "1", "text": "x", "sources": ["missing.png"]}, "not a file"),
         ({"id": "1", "text": "x", "sources": ["../secret"]}, "plain path inside"),
         ({"id": "1", "text": "x", "sources": ["/etc/passwd"]}, "plain path inside"),

@@ -50,6 +50,27 @@ def test_each_prompt_has_the_weights_of_its_category_or_the_default_ones():
     assert panel().weights_BR([]).shape == panel().asked_BR([]).shape == (0, 3)
 
 
+EDITS = [Prompt(p.id, p.text, p.category, "edit", ("a.png",)) for p in PROMPTS]
+
+
+def test_the_most_exact_name_of_a_prompt_has_its_weights():
+    """edit/portrait before edit before portrait; a task does not touch the other one."""
+    weights = {"portrait": (0.4, 0.6, 0.0), "edit": (0.0, 0.0, 1.0), "edit/landscape": (0.5, 0.0, 0.5)}
+    composite = Composite((Told("alignment"), Told("portrait"), Told("objects")), (1.0, 0.0, 0.0), weights)
+    assert composite.weights_BR(PROMPTS).tolist() == [[0.4, 0.6, 0.0], [1.0, 0.0, 0.0], [1.0, 0.0, 0.0]]
+    assert composite.weights_BR(EDITS).tolist() == [[0.0, 0.0, 1.0], [0.0, 0.0, 1.0], [0.5, 0.0, 0.5]]
+    assert composite.asked_BR([PROMPTS[0], EDITS[0]]).tolist() == [[True, True, False], [False, False, True]]
+
+
+@pytest.mark.parametrize(
+    ("named", "holds"), [("edit", [1, 1, 1]), ("edit/portrait", [1, 0, 0]), ("portrait", [1, 0, 0]), ("t2i", [0] * 3)]
+)
+def test_a_gate_may_be_for_a_task(named, holds):
+    gate = Gate("alignment", "objects", 2.0, 2.0, frozenset({named}))
+    composite = Composite((Told("alignment"), Told("portrait"), Told("objects")), (1.0, 0.0, 0.0), gates=(gate,))
+    assert composite.asked_BR(EDITS)[:, 2].int().tolist() == holds
+
+
 def test_a_reward_without_weight_is_not_asked_and_that_is_not_missing():
     portrait, objects = Told("portrait", a=4.0), Told("objects")
     scores = panel(portrait=portrait, objects=objects).score(IMAGES, PROMPTS)
