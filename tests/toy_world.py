@@ -45,6 +45,7 @@ class ToyAdapter:
     """The protocol of a model family, without a pipeline."""
 
     family, pipeline, lora_targets = "toy", None, ()
+    tasks, rescales_guidance = ("t2i",), False
 
     def __init__(self):
         self.transformer = deepcopy(base())

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from tastemaker.config import TrainConfig
+from tastemaker.data.embeddings import EmbeddingCache
 from tastemaker.errors import UserMistake
 from tastemaker.models.adapter import load
 from tastemaker.models.qwen_image21 import adapt
@@ -84,9 +85,8 @@ def training(**changes) -> TrainConfig:
 
 
 def go(config: TrainConfig, folder: Path, adapter) -> PolicyState:
-    return run_training(
-        config, adapter, Task(PROMPTS, {"brightness": Brightness()}, SIDE, SIDE), folder, cache=folder / "cache"
-    )
+    cache = EmbeddingCache(adapter, height=SIDE, width=SIDE, folder=folder / "cache")
+    return run_training(config, adapter, Task(PROMPTS, {"brightness": Brightness()}, SIDE, SIDE), folder, embeddings=cache)
 
 
 def weights(state: PolicyState) -> dict[str, torch.Tensor]:

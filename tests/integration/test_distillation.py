@@ -208,6 +208,7 @@ class GaussianAdapter:
 
     transformer: Means
     pipeline = SimpleNamespace()
+    tasks = ("t2i",)
 
     def encode(self, texts, sources=None, *, height, width):
         return Condition({"which": torch.tensor([[list(MEANS).index(text)] for text in texts])})

@@ -13,7 +13,7 @@ from tastemaker.models.adapter import Adapter
 from tastemaker.rewards.composite import called
 from tastemaker.rollout import Sampler
 from tastemaker.training.setup import Setup
-from tastemaker.training.start import Around, make_state, run_loop
+from tastemaker.training.start import Around, check_tasks, make_state, run_loop
 from tastemaker.training.state import PolicyState
 from tastemaker.training.teachers import Route, Teachers
 from tastemaker.types import Prompt
@@ -55,6 +55,7 @@ def make_distillation(
     weights: Mapping[str, Path],
 ) -> Setup:
     """The loop's view. `weights` has each teacher's folder by name; the adapter is still the base."""
+    check_tasks(adapter, prompts)
     teachers = Teachers(adapter, route_of(config.teachers))
     for row, teacher in enumerate(config.teachers):
         try:
