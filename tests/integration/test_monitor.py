@@ -18,7 +18,7 @@ from tastemaker.runtime.signals import StopRequest
 from tastemaker.training.start import Task, run_training
 
 BOUGHT = "prompt-free reward"
-BARELY = 1.0
+BARELY = 2.0
 """A threshold that a few steps are enough for."""
 
 
@@ -76,7 +76,7 @@ def test_a_bought_reward_is_told_from_an_earned_one_over_20_seeds(tmp_path):
         if (toy.share_right(adapter) - start) / (start * (1 - start) / 48) ** 0.5 <= -1:
             late.append(seed)
         adapter = toy.ToyAdapter()
-        go(tmp_path / f"hue-{seed}", toy.Hue(), seed=seed, adapter=adapter)
+        go(tmp_path / f"hue-{seed}", toy.Hue(), seed=seed, adapter=adapter, look=4)
         false += [seed for record in lines(tmp_path / f"hue-{seed}") if record["alarms"]]
         learnt.append(toy.share_right(adapter) - start)
     assert not false and not late, (false, late)
