@@ -6,6 +6,7 @@ import json
 import textwrap
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from tastemaker.config import TrainConfig, parse
 from tastemaker.data.embeddings import EmbeddingCache
+from tastemaker.errors import Alarmed
 from tastemaker.evaluation.benchmark import Drawing, draw
 from tastemaker.evaluation.monitor import Plan, watching
 from tastemaker.evaluation.watched import chosen
@@ -32,7 +34,7 @@ REWARDS: Mapping[str, tuple[dict[str, Any], ...]] = {
     "mixed": ({"name": "saturation", "weight": 0.5, "floor": 0.005}, {"name": "facts", "weight": 0.5, "floor": 0.05}),
     "honest": ({"name": "facts", "weight": 0.9, "floor": 0.05}, {"name": "quality", "weight": 0.1, "floor": 0.02}),
 }
-STEPS, EVERY, PROMPTS, HELD_OUT = 10, 2, 16, 200
+STEPS, EVERY, PROMPTS, HELD_OUT = 10, 2, 24, 200
 ALARM = "prompt-free reward"
 """The alarm that rests on rewards and pictures alone."""
 
@@ -76,7 +78,7 @@ def config_of(kind: str, seed: int, steps: int = STEPS) -> TrainConfig:
     seed: {seed}
     model: miniature
     data: {{prompts: miniature}}
-    rollout: {{prompts: 6, group_size: 8, steps: 6, guidance: 1.0}}
+    rollout: {{prompts: 8, group_size: 8, steps: 6, guidance: 1.0}}
     algorithm: {{name: nft, points: 2, sigma_low: 0.4, updates_per_rollout: 2, velocity_kl: 0.0}}
     optimiser: {{learning_rate: 6e-4, epsilon: 4e-4}}
     rewards: {json.dumps(REWARDS[kind])}
@@ -87,7 +89,7 @@ def config_of(kind: str, seed: int, steps: int = STEPS) -> TrainConfig:
 
 
 def run(folder: Path, kind: str, seed: int, *, steps: int = STEPS, held_out: int = HELD_OUT) -> Outcome:
-    """Trains in `folder`, which is new, and reads truth when the alarm comes, or at the end."""
+    """Trains in `folder`, which is new, until the alarm comes or to the end, and reads truth there."""
     began = time.perf_counter()
     config = config_of(kind, seed, steps)
     adapter = load(task.WEIGHTS, device=torch.device("cpu"), dtype=torch.float32)
@@ -97,27 +99,21 @@ def run(folder: Path, kind: str, seed: int, *, steps: int = STEPS, held_out: int
     plan = Plan(chosen(prompts[:200], PROMPTS, seed), every=EVERY, truths=task.truths())
     truth = HeldOut(adapter, cache, task.held_out_prompts(held_out), config.rollout.steps)
     before = truth.read()
-    after: list[float] = []
 
     def watch(running: Running) -> Observer:
         monitor = watching(plan)(running)
 
         def after_step(step: int, images: Tensor, batch: Batch) -> None:
             monitor(step, images, batch)
-            if step == steps or (not after and _first(_records(folder), ALARM) is not None):
-                after.append(truth.read())
+            if _first(_records(folder), ALARM) is not None:
+                running.stop.request(Alarmed("found out"))
 
         return after_step
 
-    run_training(
-        config,
-        adapter,
-        Task(prompts[200:], {one.name: built_in[one.name] for one in config.rewards}, SIDE, SIDE),
-        folder,
-        embeddings=cache,
-        watch=watch,
-    )
-    return _outcome(kind, seed, _records(folder), after[0] - before, time.perf_counter() - began)
+    rewards = {one.name: built_in[one.name] for one in config.rewards}
+    with suppress(Alarmed):
+        run_training(config, adapter, Task(prompts[200:], rewards, SIDE, SIDE), folder, embeddings=cache, watch=watch)
+    return _outcome(kind, seed, _records(folder), truth.read() - before, time.perf_counter() - began)
 
 
 @dataclass(frozen=True)

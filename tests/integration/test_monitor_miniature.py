@@ -22,7 +22,6 @@ def test_a_bought_reward_is_told_from_an_earned_one(tmp_path, kind):
 
     found = run(tmp_path, kind, 0, steps=8, held_out=8)
     records = read_lines(tmp_path / "monitor.jsonl")
-    assert [record["step"] for record in records] == [0, 2, 4, 6, 8]
     assert (found.alarm is not None) == (kind == "hackable")
-    assert ("saturation" in found.moved) == (kind == "hackable")
+    assert records[-1]["step"] == (found.alarm or 8)
     assert (tmp_path / records[-1]["pictures"]).is_file()

@@ -4,6 +4,13 @@ A set is one or more pictures of each of P prompts, and its statistic is the mea
 different prompts is independent, so the variance of the mean is (1 / P^2) sum_p var_p, and each prompt's var_p is estimated
 from the S sets that the base drew. From S values of the mean itself, the spread would be known to S - 1 degrees of freedom; by
 prompts it is known to about P (S - 1), fewer where a few prompts vary most (Satterthwaite 1946).
+
+A check draws the first of these sets again. As long as the policy still draws much the same from the same noise, what was
+special about that noise is in both, and is taken off. With r the slope, over prompts, of the residuals of now on those of then,
+
+    expected = mean + r (first - mean),    variance of value - expected = spread^2 (1 - r^2 + (1 - r)^2 / S)
+
+which is the paired difference for r = 1 and the difference from the mean for r = 0.
 """
 
 from __future__ import annotations
@@ -19,10 +26,11 @@ from scipy.special import ndtr, ndtri, stdtrit
 
 @dataclass(frozen=True)
 class Reading:
-    """One statistic now. `distance` is (value - base) / spread, and `limit` how many spreads are too many.
+    """One statistic now. `distance` is (value - base) / spread; `limit` and `notice` say how many spreads are too many.
 
-    `value` and `base` are means over the same prompts; `spread` is the standard deviation of such a mean from one set of noise
-    to another.
+    `value` is a mean over prompts, `base` what the base would give for them from this noise, `spread` the standard deviation of
+    such a mean from one set of noise to another. `limit` is for a statistic that decides, `notice` for one of many that are
+    looked at.
     """
 
     value: float
@@ -30,10 +38,15 @@ class Reading:
     spread: float
     distance: float
     limit: float
+    notice: float
 
     @property
     def beyond(self) -> bool:
         return abs(self.distance) > self.limit
+
+    @property
+    def notable(self) -> bool:
+        return abs(self.distance) > self.notice
 
     @property
     def rise(self) -> float:
@@ -42,10 +55,11 @@ class Reading:
 
 @dataclass(frozen=True, eq=False)
 class Band:
-    """What the base does: mean and variance (P,) of each prompt over `seeds` sets. NaN for a prompt that lacks a value."""
+    """What the base does: each prompt's mean and variance (P,) over `seeds` sets, and the first set; NaN without a value."""
 
     means_P: np.ndarray
     variances_P: np.ndarray
+    first_P: np.ndarray
     seeds: int
     floor: float
     """The least spread of the mean, above 0, for statistics that hardly vary: less is no difference to speak of."""
@@ -56,7 +70,7 @@ class Band:
         if len(values_SP) < 2:
             raise ValueError(f"a spread needs at least two sets, got {len(values_SP)}")
         values_SP = np.asarray(values_SP, np.float64)
-        return cls(values_SP.mean(0), values_SP.var(0, ddof=1), len(values_SP), floor)
+        return cls(values_SP.mean(0), values_SP.var(0, ddof=1), values_SP[0], len(values_SP), floor)
 
     @property
     def empty(self) -> bool:
@@ -68,47 +82,73 @@ class Band:
         """Standard deviation of the mean over all prompts that have a value; NaN without one."""
         return self._spread(~np.isnan(self.means_P))
 
+    def read(self, values_P: np.ndarray, *, threshold: float, deciding: int, looked_at: int) -> Reading | None:
+        """Where `values_P` stand, drawn from the noise of the first set; None where no prompt has a value now and in the base.
+
+        `deciding` and `looked_at` are the numbers of statistics that share the chance of a false alarm, or notice.
+        """
+        present = ~(np.isnan(values_P) | np.isnan(self.means_P))
+        if not present.any():
+            return None
+        means, first = self.means_P[present], self.first_P[present]
+        r = _slope(values_P[present] - means, first - means)
+        value, base = float(np.mean(values_P[present])), float(means.mean() + r * (first - means).mean())
+        spread = self._spread(present)
+        width = math.sqrt(1 - r**2 + (1 - r) ** 2 / self.seeds)
+        limits = (
+            max(threshold, width * quantile(threshold, tests=tests, freedom=self._freedom(present)))
+            for tests in (deciding, looked_at)
+        )
+        return Reading(value, base, spread, (value - base) / spread, *limits)
+
     def _spread(self, present_P: np.ndarray) -> float:
         count = int(present_P.sum())
         return max(math.sqrt(self.variances_P[present_P].sum()) / count, self.floor) if count else math.nan
 
-    def read(self, values_P: np.ndarray, *, threshold: float, tests: int) -> Reading | None:
-        """Where `values_P` of one set stand; None where no prompt has a value now and in the base."""
-        present = ~(np.isnan(values_P) | np.isnan(self.means_P))
-        if not present.any():
-            return None
-        value, base = float(np.mean(values_P[present])), float(self.means_P[present].mean())
-        spread = self._spread(present)
-        return Reading(value, base, spread, (value - base) / spread, self._limit(self.variances_P[present], threshold, tests))
-
-    def _limit(self, variances: np.ndarray, threshold: float, tests: int) -> float:
-        total, squares = float(variances.sum()), float((variances**2).sum())
-        known = math.sqrt(total) / len(variances) <= self.floor  # the floor is no estimate
-        freedom = math.inf if known else total**2 / (squares / (self.seeds - 1))
-        return limit(threshold, tests=tests, seeds=self.seeds, freedom=freedom)
+    def _freedom(self, present_P: np.ndarray) -> float:
+        """Degrees of freedom of the spread; the floor is no estimate, and has as many as one likes."""
+        variances = self.variances_P[present_P]
+        if math.sqrt(variances.sum()) / len(variances) <= self.floor:
+            return math.inf
+        return float(variances.sum()) ** 2 / (float((variances**2).sum()) / (self.seeds - 1))
 
     def to_json(self) -> dict[str, Any]:
         """Plain numbers, null for NaN."""
-        rows = {"means": self.means_P, "variances": self.variances_P}
+        rows = {"means": self.means_P, "variances": self.variances_P, "first": self.first_P}
         plain = {name: [None if math.isnan(x) else float(x) for x in values] for name, values in rows.items()}
         return {**plain, "seeds": self.seeds, "floor": self.floor}
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> Band:
         """What `to_json` gave."""
-        means, variances = (
-            np.array([math.nan if x is None else x for x in stored[name]], np.float64) for name in ("means", "variances")
+        means, variances, first = (
+            np.array([math.nan if x is None else x for x in stored[name]], np.float64)
+            for name in ("means", "variances", "first")
         )
-        return cls(means, variances, stored["seeds"], stored["floor"])
+        return cls(means, variances, first, stored["seeds"], stored["floor"])
 
 
-def limit(threshold: float, *, tests: int, seeds: int, freedom: float) -> float:
-    """How many estimated spreads one of `tests` statistics may be from the mean of `seeds` sets.
+def quantile(threshold: float, *, tests: int, freedom: float) -> float:
+    """How many of its own estimated standard deviations one of `tests` differences may be.
 
-    The chance that any of them is farther in one look, while the policy draws as the base does, is that of a normal variable
-    beyond `threshold` standard deviations (0.27% for 3): Bonferroni's share of it for each, Student's quantile because the
-    spread is estimated, and sqrt(1 + 1 / seeds) because the mean is.
+    The chance that any of them is larger in one look, while the policy draws as the base does, is that of a normal variable
+    beyond `threshold` standard deviations (0.27% for 3): Bonferroni's share of it for each, and Student's quantile because the
+    standard deviation is estimated.
     """
     tail = float(ndtr(-threshold)) / tests
-    quantile = float(-ndtri(tail)) if math.isinf(freedom) else float(-stdtrit(freedom, tail))
-    return quantile * math.sqrt(1 + 1 / seeds)
+    return float(-ndtri(tail)) if math.isinf(freedom) else float(-stdtrit(freedom, tail))
+
+
+def _slope(now: np.ndarray, first: np.ndarray) -> float:
+    """Of the regression of residuals now on those of the first set, over prompts, between 0 and 1; 0 where nothing varies.
+
+    Two standard errors less than estimated (White's, for prompts vary differently): too small a slope only makes the limit
+    wider than it had to be, too large a one would find differences in noise.
+    """
+    first, now = first - first.mean(), now - now.mean()
+    squares = float((first**2).sum())
+    if squares <= 1e-18:
+        return 0.0
+    slope = float((now * first).sum()) / squares
+    error = math.sqrt(float((first**2 * (now - slope * first) ** 2).sum())) / squares
+    return min(max(slope - 2 * error, 0.0), 1.0)

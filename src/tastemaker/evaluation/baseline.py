@@ -28,13 +28,17 @@ from tastemaker.runtime import folder as disk
 
 @dataclass(frozen=True, eq=False)
 class Baseline:
-    """Bands by statistic; `scale_R` is the base's standard deviation of each reward within a prompt; `start` the first set."""
+    """Bands by statistic; `scale_R` is the base's standard deviation of each reward within a prompt."""
 
     bands: Mapping[str, Band]
     scale_R: np.ndarray
-    start: Values
     latents_PX: Tensor
     velocities_PKX: Tensor
+
+    @property
+    def start(self) -> Values:
+        """The first set of the base."""
+        return {name: band.first_P for name, band in self.bands.items()}
 
     def distance(self, velocities_PKX: Tensor) -> float:
         """Of the velocities from the base's at the same states: root mean square, as a share of that of the base's."""
@@ -59,7 +63,7 @@ def take(watched: Watched, num_seeds: int, show: Callable[[Tensor], object] = la
         {**some, PROMPT_EFFECT: effect, **watched.rewarded(score, scale_R)}
         for some, effect, score in zip(pictured, effects, scores, strict=True)
     ]
-    return Baseline(_bands(watched, sets), scale_R, sets[0], *probe)
+    return Baseline(_bands(watched, sets), scale_R, *probe)
 
 
 def _bands(watched: Watched, sets: list[Values]) -> dict[str, Band]:
@@ -103,7 +107,6 @@ def save(folder: Path, baseline: Baseline, measured_with: Mapping[str, Any]) -> 
         "measured_with": dict(measured_with),
         "bands": {name: band.to_json() for name, band in baseline.bands.items()},
         "scale": baseline.scale_R.tolist(),
-        "start": {name: [None if math.isnan(x) else float(x) for x in values] for name, values in baseline.start.items()},
     }
     disk.write_text_atomic(folder / "baseline.json", json.dumps(content, allow_nan=False) + "\n")
 
@@ -121,6 +124,5 @@ def load(folder: Path, measured_with: Mapping[str, Any]) -> Baseline | None:
             "what came before; set them back, switch the monitor off (monitor.every: 0), or use another folder"
         )
     probe = load_file(folder / "probe.safetensors")
-    start = {name: np.array([math.nan if x is None else x for x in values]) for name, values in content["start"].items()}
     bands = {name: Band.from_json(stored) for name, stored in content["bands"].items()}
-    return Baseline(bands, np.array(content["scale"]), start, probe["latents"], probe["velocities"])
+    return Baseline(bands, np.array(content["scale"]), probe["latents"], probe["velocities"])

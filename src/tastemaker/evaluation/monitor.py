@@ -123,8 +123,9 @@ class Monitor:
     def read(self, values: Values) -> dict[str, Reading]:
         """Every statistic against its band, where both have something to say."""
         bands = self.baseline.bands
-        count = sum(not bands[name].empty for name in held_to_limits(bands))
-        found = {name: band.read(values[name], threshold=self.plan.threshold, tests=count) for name, band in bands.items()}
+        known = [name for name in held_to_limits(bands) if not bands[name].empty]
+        tests = {"deciding": max(sum(name.startswith(TRUTH) for name in known), 1), "looked_at": len(known)}
+        found = {name: band.read(values[name], threshold=self.plan.threshold, **tests) for name, band in bands.items()}
         return {name: reading for name, reading in found.items() if reading is not None}
 
     def _alarmed(self) -> bool:
@@ -156,7 +157,7 @@ class Monitor:
                 self._incident("monitor alarm", record, f"ALARM, {kind}: {sentence(names, readings)}{_kept(record)}")
         new = [name for name in record["moved"] if name not in before["moved"]]
         if new and not record["alarms"]:
-            self._incident("monitor notice", record, f"left the base's band: {sentence(new, readings)}")
+            self._incident("monitor notice", record, f"left the base's band: {sentence(new, readings, notice=True)}")
 
     def _incident(self, kind: str, record: Mapping[str, Any], what: str) -> None:
         """Once a step and text: steps that are trained again after a crash write none a second time."""

@@ -75,7 +75,7 @@ def _draw(axis: Any, name: str, records: Records, theme: Theme) -> None:
 
 
 def _draw_band(axis: Any, name: str, records: Records, theme: Theme) -> None:
-    """The dark band is one spread of the base to either side, the light one the limit."""
+    """The dark band is one spread of the base to either side, the light one the limit; what is noted is marked."""
     some = [
         (record["step"], record["statistics"][name], name in record["moved"])
         for record in records

@@ -13,7 +13,7 @@ from fabricated_run import fabricated_summary
 from PIL import Image
 
 from tastemaker.evaluation.alarm import held_to_limits, judge, sentence
-from tastemaker.evaluation.band import Band, Reading, limit
+from tastemaker.evaluation.band import Band, Reading, quantile
 from tastemaker.evaluation.monitor import sheet
 from tastemaker.evaluation.monitor_chart import monitor_curves, panels, write_monitor_chart
 from tastemaker.evaluation.picture_statistics import MEANING, RESOLUTION, measure, measure_prompts, prompt_means
@@ -22,9 +22,11 @@ from tastemaker.evaluation.statistics import mean_over
 from tastemaker.evaluation.watched import chosen, partners
 from tastemaker.types import Prompt
 
+ONE = {"threshold": 3, "deciding": 1, "looked_at": 12}
+
 
 def reading(distance=0.0, limit=4.0, base=1.0, spread=0.1):
-    return Reading(base + spread * distance, base, spread, distance, limit)
+    return Reading(base + spread * distance, base, spread, distance, limit, limit + 1)
 
 
 def readings(**distances):
@@ -35,7 +37,7 @@ def readings(**distances):
 def test_a_band_says_how_far_in_spreads_of_the_mean():
     """Two prompts with standard deviations 3 and 4: their mean has 5 / 2."""
     band = Band.of(np.array([[7.0, 16.0], [10.0, 20.0], [13.0, 24.0]]), floor=1e-3)
-    found = band.read(np.array([20.0, 30.0]), threshold=3, tests=1)
+    found = band.read(np.array([20.0, 30.0]), **ONE)
     assert (found.base, found.value) == (15, 25)
     assert found.spread == pytest.approx(2.5) and found.distance == pytest.approx(4) and found.rise == pytest.approx(10)
     assert band.spread == pytest.approx(2.5)
@@ -43,9 +45,9 @@ def test_a_band_says_how_far_in_spreads_of_the_mean():
 
 def test_a_band_compares_the_prompts_that_both_have():
     band = Band.of(np.array([[1.0, math.nan, 3.0], [3.0, 5.0, 5.0]]), floor=1e-3)
-    found = band.read(np.array([4.0, 9.0, math.nan]), threshold=3, tests=1)
+    found = band.read(np.array([4.0, 9.0, math.nan]), **ONE)
     assert (found.base, found.value, found.rise) == (2, 4, 2)
-    assert band.read(np.array([math.nan, 9.0, math.nan]), threshold=3, tests=1) is None
+    assert band.read(np.array([math.nan, 9.0, math.nan]), **ONE) is None
     assert Band.of(np.full((2, 3), math.nan), 1e-3).empty and not band.empty
     with pytest.raises(ValueError, match="at least two"):
         Band.of(np.ones((1, 3)), 1e-3)
@@ -53,9 +55,11 @@ def test_a_band_compares_the_prompts_that_both_have():
 
 def test_what_never_varied_is_held_against_the_floor():
     band = Band.of(np.zeros((4, 6)), floor=0.02)
-    found = band.read(np.full(6, 0.1), threshold=3, tests=1)
+    found = band.read(np.full(6, 0.1), **ONE)
     assert found.spread == 0.02 and found.distance == pytest.approx(5)
     assert found.limit == pytest.approx(3 * math.sqrt(1.25))  # a floor is no estimate, so no wider than a normal's
+    assert found.notice == pytest.approx(3.68917 * math.sqrt(1.25), abs=0.01)  # the normal's for 0.27% / 12
+    assert found.beyond and found.notable
 
 
 def test_a_band_survives_the_file():
@@ -63,14 +67,30 @@ def test_a_band_survives_the_file():
     again = Band.from_json(json.loads(json.dumps(band.to_json(), allow_nan=False)))
     np.testing.assert_array_equal(again.means_P, band.means_P)
     np.testing.assert_array_equal(again.variances_P, band.variances_P)
+    np.testing.assert_array_equal(again.first_P, band.first_P)
     assert (again.seeds, again.floor) == (2, 0.1)
 
 
 def test_limits_against_tables():
     """Student's table: t(10, 0.995) = 3.169; a normal variable is beyond 1.959964 in 2.5% on each side."""
-    assert limit(2.5758293, tests=1, seeds=10**9, freedom=10) == pytest.approx(3.1693, abs=1e-3)
-    assert limit(1.9599640, tests=1, seeds=3, freedom=math.inf) == pytest.approx(1.959964 * math.sqrt(4 / 3), abs=1e-6)
-    assert limit(1.6448536, tests=2, seeds=10**9, freedom=math.inf) == pytest.approx(1.959964, abs=1e-5)
+    assert quantile(2.5758293, tests=1, freedom=10) == pytest.approx(3.1693, abs=1e-3)
+    assert quantile(1.6448536, tests=2, freedom=math.inf) == pytest.approx(1.959964, abs=1e-5)
+
+
+def test_what_was_special_about_the_noise_is_taken_off_as_long_as_it_shows():
+    """The same pictures are no distance away, however odd their noise; then a shift of theirs is seen whole."""
+    rng = np.random.default_rng(0)
+    sets = rng.normal(size=(4, 24))
+    sets[0] += 0.8  # a set that is far from the others
+    band = Band.of(sets, 1e-3)
+    assert abs(band.read(sets[1], **ONE).distance) > 0.3
+    same, shifted = band.read(sets[0], **ONE), band.read(sets[0] + 0.7, **ONE)
+    assert same.distance == pytest.approx(0, abs=1e-9) and same.limit == 3
+    assert shifted.rise == pytest.approx(0.7) and shifted.limit == 3
+    other = band.read(rng.normal(size=24), **ONE)
+    assert other.limit > 3.3 and other.notice > other.limit
+    against = band.read(-sets[0], **ONE)  # a negative correlation is none
+    assert against.base == pytest.approx(sets.mean())
 
 
 @pytest.mark.parametrize(
@@ -93,7 +113,7 @@ def test_when_it_is_an_alarm(found, alarms):
 
 
 def test_what_moved_is_listed_but_rewards_may_rise():
-    found = readings(reward=50, swapped_reward=-9, truth=9, contrast=5, grid=-3.9)
+    found = readings(reward=50, swapped_reward=-9, truth=9, contrast=5.1, grid=-4.9)
     found |= {"reward/taste": reading(50), "swapped/taste": reading(50)}
     assert judge(found).moved == ("contrast",)
     assert held_to_limits(found) == ["swapped_reward", "truth/exact", "contrast", "grid"]
@@ -101,6 +121,7 @@ def test_what_moved_is_listed_but_rewards_may_rise():
 
 def test_the_line_names_the_farthest_first():
     text = sentence(["grid", "saturation"], {"grid": reading(5), "saturation": reading(8.44, limit=4.1)})
+    assert "grid 1.5, base 1 ± 0.1: +5.0 sd (limit 5.0)" in sentence(["grid"], {"grid": reading(5)}, notice=True)
     assert text == "saturation 1.84, base 1 ± 0.1: +8.4 sd (limit 4.1); grid 1.5, base 1 ± 0.1: +5.0 sd (limit 4.0)"
     many = {str(n): reading(n) for n in range(5, 10)}
     assert sentence(many, many).endswith("and 2 more") and sentence(many, many).startswith("9 ")
