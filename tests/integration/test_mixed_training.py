@@ -145,6 +145,22 @@ def test_each_task_is_judged_by_its_own_rewards_and_others_are_not_asked(tmp_pat
         assert abs(float(group.sum())) < 1e-5, "advantages are those of the group alone"
 
 
+@pytest.mark.slow
+def test_the_reward_of_both_tasks_rises_in_one_run(tmp_path):
+    """Every prompt is in every step, so steps can be compared."""
+    means = {"t2i": [], "edit": []}
+
+    def keep(step, images, batch):
+        for task, kept in means.items():
+            mine = torch.tensor([prompt.task == task for prompt in batch.prompts]).repeat_interleave(3)
+            kept.append(float(images[mine].mean()))
+
+    run = config("nft", rollout=ALL, budget={"max_steps": 12}, optimiser={"learning_rate": 2e-3})
+    go(run, prompts(tmp_path / "pictures"), tmp_path / "run", after_step=keep)
+    for task, kept in means.items():
+        assert sum(kept[-3:]) > sum(kept[:3]), (task, kept)
+
+
 @pytest.mark.parametrize(("name", "chunks"), [("grpo", 1), ("nft", 3)])
 def test_a_mixed_run_resumes_bit_for_bit(tmp_path, monkeypatch, name, chunks):
     """Killed in its second step, when one chunk was drawn, and started again."""
