@@ -129,10 +129,9 @@ def model_folder(config: TrainConfig | DistillConfig, beside: Path) -> Path:
 def prompts_of(config: TrainConfig | DistillConfig, beside: Path, folder: Path) -> list[Prompt]:
     """What `data.prompts` names. The miniature's edits have their source pictures in the run's folder."""
     if config.data.prompts in MINIATURE_PROMPTS:
-        texts, edits = MINIATURE_PROMPTS[config.data.prompts]
+        texts, edits = (min(count, config.data.most or count) for count in MINIATURE_PROMPTS[config.data.prompts])
         sources = folder / "sources"
-        drawn = [*miniature.training_prompts(texts, config.seed), *miniature.training_edits(edits, sources, config.seed)]
-        return first_of_each_task(drawn, config.data.most)
+        return [*miniature.training_prompts(texts, config.seed), *miniature.training_edits(edits, sources, config.seed)]
     found = read_prompts(beside / config.data.prompts, skip_bad=config.data.skip_bad, decode=True)
     return first_of_each_task(found, config.data.most)
 

@@ -39,7 +39,7 @@ from tastemaker.training.reward_loss import IGNORED, rationale_loss
 from tastemaker.training.reward_model import Example, Rated, RewardSetup, examples_of_step, losses
 
 EMA_DECAY = 0.998
-_SHOWN = ("abs_error", "pairs_right", "caption_loss", "matching_loss")
+_SHOWN = ("abs_error", "pairs_right", "caption_loss", "matching_answer", "matching_words")
 _BESIDE = ("model.language_model.embed_tokens", "lm_head", "model.visual.pos_embed")
 Examples = Mapping[str, Sequence[Example]]
 """By dimension; either ratings or pairs in each."""
@@ -138,9 +138,9 @@ class JudgeTrainer:
             (loss.sum() / total).backward()
             metrics["caption_loss"] = float(loss.detach().mean())
         if matching:
-            loss = self._matching.loss(matching, step, getattr(torch, plan.precision))
-            (loss.sum() / total).backward()
-            metrics["matching_loss"] = float(loss.detach().mean())
+            found = self._matching.losses(matching, step, getattr(torch, plan.precision))
+            (sum(found.values()).sum() / total).backward()  # type: ignore[union-attr]
+            metrics |= {f"matching_{key}": float(value.detach().mean()) for key, value in found.items()}
         self.optimiser.step(step / plan.steps, step - 1, warmup=max(1, min(50, plan.steps // 20)))
         decay = min(EMA_DECAY, (step + 1) / (step + 10))
         with torch.no_grad():
