@@ -436,13 +436,14 @@ def build(
         str | None, typer.Option(show_default=False, help="Such as cpu or cuda; the best there is if not given.")
     ] = None,
 ) -> None:
-    """Rebuild the miniature from nothing: its world, tokenizer, VAE, text encoder and transformer.
+    """Rebuild the miniature from nothing: its world, tokenizer, VAE, text encoder, transformer and judges.
 
     You do not need this to use tastemaker: the built model is part of the package. It takes hours on a CPU. Ctrl-C stops
     it, and the same command makes what is still missing, from the last saved step on.
 
     Writes the drawings, the parts, and in `pipeline/` a folder that plain `DiffusionPipeline.from_pretrained` loads, with
-    `build.json`: the plan, and the seconds each part took.
+    `build.json`: the plan, and the seconds each part took; in `judging/judge` a vision-language model trained on simulated
+    ratings, and in `identity/` the embedder of faces, each with its card.
 
     Example: `tastemaker miniature build --folder build/miniature`
     """

@@ -5,7 +5,7 @@ Its files:
     settings.py     what can be set, and the rules between settings
     categories.py   how prompts get a category: rules, or a model that is asked
     evaluation.py   what can be set for `tastemaker evaluate`
-    judges.py       judges by name: a folder, our server, a chat server, scorers of faces and lettering
+    judges.py       judges by name: a folder, our server, a chat server, scorers of faces and lettering, those of the miniature
     monitor.py      what is watched while training
     base.py         what all groups of settings share: unknown keys refused, frozen, rules that name their keys
     strict_yaml.py  YAML in which a key occurs once, `1e-5` is a number, and every value knows its line
@@ -21,6 +21,8 @@ from tastemaker.config.judges import (
     DlibIdentityConfig,
     FaceIdentityConfig,
     FolderJudgeConfig,
+    MiniatureIdentityConfig,
+    MiniatureJudgeConfig,
     ReadOutConfig,
     ServerJudgeConfig,
     TextRenderingConfig,
@@ -72,6 +74,8 @@ __all__ = [
     "GateConfig",
     "Judged",
     "LoraPolicy",
+    "MiniatureIdentityConfig",
+    "MiniatureJudgeConfig",
     "MonitorConfig",
     "NFTConfig",
     "OldPolicyConfig",

@@ -25,6 +25,7 @@ from tastemaker.training.reward_model import save_judge
 SMALL = Plan(
     steps=4,
     seeing=0.5,
+    naming=2,
     describing=3,
     alignment=2,
     aesthetic=1,
@@ -210,6 +211,6 @@ def test_naming_learns_what_is_there_from_the_eye_alone():
         optimiser.zero_grad()
         naming.loss(16, step).mean().backward()
         optimiser.step()
-    assert float(naming.loss(16, 99).mean()) < 0.3 * float(first)
+    assert naming.loss(16, 99).mean() < 0.3 * first
     touched = {name.split(".")[1] for name, p in judge.core.named_parameters() if p.grad is not None}
     assert touched == {"visual"}
