@@ -166,7 +166,7 @@ def monitor_plan(config: TrainConfig, beside: Path, prompts: Sequence[Prompt], c
         seeds=watched.seeds,
         threshold=watched.threshold,
         stop=watched.stop,
-        truths=miniature.truths() if config.data.prompts in MINIATURE_PROMPTS else (),
+        truths=miniature.truths(prompts),
         say=lambda line: console.print(line, markup=False, highlight=False, soft_wrap=True),
     )
 
