@@ -42,6 +42,7 @@ STATIONS = (
     "evaluate_launch",
     "recipe_launch",
     "cli",
+    "__main__",
 )
 """The path, first to last: a module imports from its own station or an earlier one."""
 
