@@ -133,8 +133,8 @@ def train(
     With `monitor: {every: 10}` pictures of fixed prompts are held against the base's while it trains (`monitor.jsonl`,
     `monitor.png`), and signs that a reward is being bought are reported; with `stop: true` they end the run with exit code 4.
 
-    Several processes share each step's work and end at the weights of one: `torchrun --standalone --nproc-per-node 8 -m tastemaker
-    train run.yaml`; see docs/scale.md.
+    Several processes share each step's work and end at the weights of one:
+    `torchrun --standalone --nproc-per-node 8 -m tastemaker train run.yaml`; see docs/scale.md.
 
     Example: `tastemaker train run.yaml -o rollout.group_size=16 -o budget.max_steps=200`
     """
