@@ -30,6 +30,7 @@ class Naming(nn.Module):
         super().__init__()
         self.words = {word: place for place, word in enumerate((*vocabulary(), *LETTERS))}
         self.head = nn.Linear(vlm.core.model.visual.config.out_hidden_size, len(self.words))
+        nn.init.zeros_(self.head.weight)
         nn.init.constant_(self.head.bias, -4.0 - float(np.log(PICTURE_TOKENS)))  # most words are of no picture
         self._see, self._drawer, self._seed = vlm.core.model.visual, drawer, seed
 
