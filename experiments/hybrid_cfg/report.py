@@ -73,7 +73,7 @@ def _differences(key: str, places: list[int], base: Arm, arms: Sequence[Arm]) ->
                 {**level, "seed": seed, **asdict(paired_difference(a, b))}
                 for seed, a, b in zip(seeds, after, before, strict=True)
             ]
-            rows.append({**level, "seed": None, **asdict(pooled_difference(after, before))})
+            rows.append({**level, "seed": None, **asdict(pooled_difference(np.array(after), np.array(before)))})
     return rows
 
 

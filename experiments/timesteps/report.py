@@ -119,7 +119,7 @@ def _differences(
     what: Mapping[str, Any], seeds: Sequence[int], after: Sequence[np.ndarray], before: Sequence[np.ndarray]
 ) -> list[dict[str, Any]]:
     rows = [{**what, "seed": seed, **asdict(paired_difference(a, b))} for seed, a, b in zip(seeds, after, before, strict=True)]
-    return [*rows, {**what, "seed": None, **asdict(pooled_difference(after, before))}]
+    return [*rows, {**what, "seed": None, **asdict(pooled_difference(np.array(after), np.array(before)))}]
 
 
 def page(design: Design, rows: Sequence[Mapping[str, Any]]) -> str:
