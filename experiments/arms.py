@@ -27,7 +27,7 @@ import numpy as np
 from torch import Tensor
 
 from tastemaker import config as settings
-from tastemaker.config import TrainConfig
+from tastemaker.config import Settings, TrainConfig
 from tastemaker.config.recipe import load_recipe
 from tastemaker.config.strict_yaml import write
 from tastemaker.data.embeddings import EmbeddingCache, encoder_key
@@ -76,6 +76,19 @@ class Point:
         return float(np.mean(self.exact))
 
 
+class Measuring(Settings):
+    """How held-out prompts are drawn."""
+
+    steps: int = 20
+    guidance: float = 1.5
+
+
+class ArmConfig(TrainConfig):
+    """A training, and how what it has learnt is measured."""
+
+    evaluation: Measuring = Measuring()
+
+
 @dataclass(frozen=True)
 class Bench:
     """What all arms share."""
@@ -88,14 +101,14 @@ class Bench:
     rewards: Mapping[str, Reward] = field(default_factory=dict)
     """What runs may be judged by beside the miniature's own rewards."""
 
-    def open(self, config: TrainConfig) -> tuple[Adapter, EmbeddingCache]:
+    def open(self, config: ArmConfig) -> tuple[Adapter, EmbeddingCache]:
         """A fresh base and the encodings of its prompts."""
         device, dtype = prepare_hardware(config)
         adapter = load(task.WEIGHTS, device=device, dtype=dtype)
         key = encoder_key(task.WEIGHTS)
         return adapter, EmbeddingCache(adapter, height=SIDE, width=SIDE, folder=self.folder / "embeddings", encoder_key=key)
 
-    def measure(self, config: TrainConfig, adapter: Adapter, cache: EmbeddingCache, step: int, seconds: float) -> Point:
+    def measure(self, config: ArmConfig, adapter: Adapter, cache: EmbeddingCache, step: int, seconds: float) -> Point:
         def drawn(prompts: Sequence[Prompt], guidance: float) -> np.ndarray:
             return draw(adapter, cache, prompts, Drawing(config.evaluation.steps, guidance, DRAWING_SEED, SIDE, SIDE))
 
@@ -120,21 +133,19 @@ def claim(folder: Path, design: Any) -> None:
     disk.write_bytes_atomic(path, (json.dumps(wanted, indent=1) + "\n").encode())
 
 
-def demo_config(*overrides: str) -> TrainConfig:
+def demo_config(*overrides: str) -> ArmConfig:
     """The settings of the shipped recipe `miniature-t2i`, changed."""
     text = load_recipe(shipped()["miniature-t2i"])
     stage = next(stage for stage in text.stages if stage.name == "t2i")
-    measured = {"prompts": 600, "steps": 20, "guidance": 1.5}
-    plain = write({"name": "t2i", **stage.settings, "evaluation": measured})
-    return settings.parse(plain, TrainConfig, overrides, source=text.source)
+    return settings.parse(write({"name": "t2i", **stage.settings}), ArmConfig, overrides, source=text.source)
 
 
-def base_point(bench: Bench, config: TrainConfig) -> Point:
+def base_point(bench: Bench, config: ArmConfig) -> Point:
     """The base, before any training."""
     return _stored(bench.folder / "base.json", lambda: bench.measure(config, *bench.open(config), 0, 0.0))
 
 
-def run_arm(folder: Path, config: TrainConfig, prompts: Sequence[Prompt], bench: Bench, every: int) -> list[Point]:
+def run_arm(folder: Path, config: ArmConfig, prompts: Sequence[Prompt], bench: Bench, every: int) -> list[Point]:
     """Trains to `config.budget.max_steps` and measures every so many steps, on the averaged weights where there are some."""
     points = []
     for step in range(every, config.budget.max_steps + 1, every):
@@ -144,7 +155,7 @@ def run_arm(folder: Path, config: TrainConfig, prompts: Sequence[Prompt], bench:
     return points
 
 
-def _trained(folder: Path, config: TrainConfig, prompts: Sequence[Prompt], bench: Bench, step: int) -> Point:
+def _trained(folder: Path, config: ArmConfig, prompts: Sequence[Prompt], bench: Bench, step: int) -> Point:
     until = config.model_copy(update={"budget": config.budget.model_copy(update={"max_steps": step})})
     adapter, cache = bench.open(config)
     rewards = {**task.rewards(bench.pool), **bench.rewards}

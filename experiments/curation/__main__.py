@@ -13,8 +13,19 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from experiments.arms import Bench, Point, Say, base_point, claim, command, demo_config, finite, pooled_difference, run_arm
-from tastemaker.config import TrainConfig
+from experiments.arms import (
+    ArmConfig,
+    Bench,
+    Point,
+    Say,
+    base_point,
+    claim,
+    command,
+    demo_config,
+    finite,
+    pooled_difference,
+    run_arm,
+)
 from tastemaker.data.curation import composite_range, select, threshold_of
 from tastemaker.evaluation.statistics import Estimate, paired_difference
 from tastemaker.evaluation.summary import interval, percent, points
@@ -76,7 +87,7 @@ def run(folder: Path, design: Design, threads: int = 1, say: Say = lambda text: 
     say(f"written: {folder / 'result.json'}")
 
 
-def _config(design: Design, seed: int, threads: int) -> TrainConfig:
+def _config(design: Design, seed: int, threads: int) -> ArmConfig:
     more = (f"seed={seed}", f"threads={threads}", f"budget.max_steps={design.steps}", "checkpoint.keep=1")
     return demo_config(*more, *design.overrides)
 
@@ -91,9 +102,7 @@ def _seed(bench: Bench, design: Design, seed: int, threads: int) -> Run:
     return Run(points, seconds, len(kept))
 
 
-def curated(
-    bench: Bench, config: TrainConfig, prompts: list[Prompt], design: Design, folder: Path
-) -> tuple[list[Prompt], float]:
+def curated(bench: Bench, config: ArmConfig, prompts: list[Prompt], design: Design, folder: Path) -> tuple[list[Prompt], float]:
     """The share of the prompts with the largest ranges, and the seconds that finding them took."""
     bench.say(f"{folder.relative_to(bench.folder)}: {len(prompts)} prompts")
     rollout = config.rollout.model_copy(update={"group_size": design.samples})

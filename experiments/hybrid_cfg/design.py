@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from experiments.arms import demo_config
-from tastemaker.config import TrainConfig
+from experiments.arms import ArmConfig, demo_config
 from tastemaker.errors import UserMistake
 from tastemaker.miniature import task
 from tastemaker.miniature.world.description import CATEGORIES
@@ -65,7 +64,7 @@ class Design:
     def categories(self) -> tuple[str, ...]:
         return tuple(self.trained.split())
 
-    def config(self, mode: str, seed: int, threads: int) -> TrainConfig:
+    def config(self, mode: str, seed: int, threads: int) -> ArmConfig:
         """The demo's settings, with guidance in every step or in none, and shorter averages for fewer steps."""
         return demo_config(
             f"seed={seed}",

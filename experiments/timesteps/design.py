@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from experiments.arms import demo_config
-from tastemaker.config import TrainConfig
+from experiments.arms import ArmConfig, demo_config
 from tastemaker.errors import UserMistake
 
 GRPO, NFT = ALGORITHMS = ("grpo", "nft")
@@ -63,7 +62,7 @@ class Design:
         """Algorithm and noise."""
         return tuple((algorithm, noise) for algorithm in self.chosen for noise in NOISE)
 
-    def config(self, algorithm: str, noise: str, seed: int, threads: int) -> TrainConfig:
+    def config(self, algorithm: str, noise: str, seed: int, threads: int) -> ArmConfig:
         rate = self.grpo_rate if algorithm == GRPO else self.nft_rate
         return demo_config(
             f"seed={seed}",

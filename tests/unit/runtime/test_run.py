@@ -107,7 +107,7 @@ def test_allowed_change_is_written_down_and_stays(tmp_path: Path) -> None:
 
 def test_settings_that_change_no_weight_are_free(tmp_path: Path) -> None:
     Run.open(tmp_path, config()).close()
-    Run.open(tmp_path, config("budget.max_steps=900", "checkpoint.every=5", "evaluation.every=10")).close()
+    Run.open(tmp_path, config("budget.max_steps=900", "checkpoint.every=5", "checkpoint.keep=9")).close()
     assert len(records(tmp_path / "changes.jsonl")[0]["changes"]) == 3
 
 
