@@ -23,7 +23,6 @@ class Curve:
     arm: str
     place: int
     seeds: Sequence[Mapping[int, float]]
-    dashed: bool = False
 
     def mean(self) -> tuple[list[int], list[float]]:
         """Over seeds, at the steps that all of them reached."""
@@ -67,10 +66,10 @@ def chart(panels: Mapping[str, Sequence[Curve]], columns: int = 2) -> bytes:
 
 def _draw(axis: Any, curves: Sequence[Curve]) -> None:
     for curve in curves:
-        style = {"color": LIGHT.colours[1 + curve.place % (len(LIGHT.colours) - 1)], "linestyle": "--" if curve.dashed else "-"}
+        colour = LIGHT.colours[1 + curve.place % (len(LIGHT.colours) - 1)]
         for one in curve.seeds:
-            axis.plot(list(one), list(one.values()), alpha=0.3, linewidth=0.8, **style)
-        axis.plot(*curve.mean(), linewidth=1.9, label=curve.arm, **style)
+            axis.plot(list(one), list(one.values()), color=colour, alpha=0.3, linewidth=0.8)
+        axis.plot(*curve.mean(), color=colour, linewidth=1.9, label=curve.arm)
     axis.set_xlabel("step")
     axis.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     axis.grid(axis="y")

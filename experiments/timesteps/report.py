@@ -11,7 +11,7 @@ import numpy as np
 
 from experiments.arms import Point, pooled_difference
 from experiments.page import Curve, chart, markdown, signed, told
-from experiments.timesteps.design import ALL, HIGH, NOISE, WEIGHTS, Design
+from experiments.timesteps.design import HIGH, NOISE, WEIGHTS, Design
 from tastemaker.evaluation.statistics import paired_difference
 from tastemaker.evaluation.summary import points
 
@@ -157,7 +157,7 @@ def _table(rows: Sequence[Mapping[str, Any]], at: int | str) -> str:
 
 
 def charts(base: Point, arms: Sequence[Arm]) -> bytes:
-    """Proxy and both truths over steps, a column for each algorithm; then truth over proxy is told by the tables."""
+    """Proxy and both truths over steps, a column for each algorithm."""
     panels: dict[str, list[Curve]] = {}
     algorithms = list(dict.fromkeys(arm.algorithm for arm in arms))
     for measure, title in MEASURES.items():
@@ -165,7 +165,7 @@ def charts(base: Point, arms: Sequence[Arm]) -> bytes:
         for algorithm in algorithms:
             mine = [arm for arm in arms if arm.algorithm == algorithm]
             panels[f"{algorithm}, {title}{', %' if measure in SHARES else ''}"] = [
-                Curve(noise, place, [_series(base, arm, measure, scale) for arm in mine if arm.noise == noise], noise != ALL)
+                Curve(noise, place, [_series(base, arm, measure, scale) for arm in mine if arm.noise == noise])
                 for place, noise in enumerate(NOISE)
             ]
     return chart(panels, columns=len(algorithms))
