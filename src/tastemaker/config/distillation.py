@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from tastemaker.config.base import Broken, Settings
+from tastemaker.config.base import Broken, Guidance, Name, Positive, Settings
 from tastemaker.config.settings import (
     FREE,
     BudgetConfig,
@@ -15,11 +15,8 @@ from tastemaker.config.settings import (
     DataConfig,
     EvaluationConfig,
     FullPolicy,
-    Guidance,
-    Name,
     OptimiserConfig,
     PolicyConfig,
-    Positive,
 )
 
 
