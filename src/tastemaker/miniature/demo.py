@@ -32,7 +32,9 @@ from tastemaker.evaluation.comparison import Side, compare
 from tastemaker.evaluation.drawn import Drawn, Opened, draw_kept
 from tastemaker.evaluation.monitor import Plan, watching
 from tastemaker.evaluation.report import write_report
-from tastemaker.evaluation.summary import Summary, print_table, write_summary
+from tastemaker.evaluation.summary import Summary
+from tastemaker.evaluation.summary_file import write_summary
+from tastemaker.evaluation.terminal import print_table
 from tastemaker.evaluation.wall import Wall, paired_wall, save_wall
 from tastemaker.evaluation.watched import chosen
 from tastemaker.miniature import task
