@@ -24,13 +24,16 @@ import numpy as np
 
 from tastemaker import config as settings
 from tastemaker.config import TrainConfig
+from tastemaker.config.recipe import load_recipe
+from tastemaker.config.strict_yaml import write
 from tastemaker.data.embeddings import EmbeddingCache, encoder_key
 from tastemaker.errors import UserMistake
 from tastemaker.evaluation.benchmark import Drawing, draw
 from tastemaker.evaluation.statistics import Estimate, paired_difference
-from tastemaker.miniature import demo, task
+from tastemaker.miniature import task
 from tastemaker.miniature.builder.parts import SIDE
 from tastemaker.models.adapter import Adapter, load
+from tastemaker.recipe_launch import shipped
 from tastemaker.runtime import folder as disk
 from tastemaker.runtime.metrics import read_lines
 from tastemaker.training.start import Task, prepare_hardware, run_training
@@ -95,8 +98,12 @@ def claim(folder: Path, design: Any) -> None:
 
 
 def demo_config(*overrides: str) -> TrainConfig:
-    """The demo's settings, changed."""
-    return settings.load(Path(demo.__file__).with_name("demo.yaml"), TrainConfig, overrides)
+    """The settings of the shipped recipe `miniature-t2i`, changed."""
+    text = load_recipe(shipped()["miniature-t2i"])
+    stage = next(stage for stage in text.stages if stage.name == "t2i")
+    measured = {"prompts": 600, "steps": 20, "guidance": 1.5}
+    plain = write({"name": "t2i", **stage.settings, "evaluation": measured})
+    return settings.parse(plain, TrainConfig, overrides, source=text.source)
 
 
 def base_point(bench: Bench, config: TrainConfig) -> Point:

@@ -41,6 +41,7 @@ STATIONS = (
     "curate_launch",
     "evaluate_launch",
     "recipe_launch",
+    "demo_launch",
     "cli",
 )
 """The path, first to last: a module imports from its own station or an earlier one."""

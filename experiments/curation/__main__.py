@@ -22,11 +22,11 @@ from tastemaker.evaluation.statistics import Estimate, paired_difference
 from tastemaker.evaluation.summary import interval, percent, points
 from tastemaker.miniature import task
 from tastemaker.miniature.builder.parts import SIDE
-from tastemaker.miniature.demo import counted
 from tastemaker.runtime import folder as disk
 from tastemaker.runtime import seeds
 from tastemaker.runtime.device import set_threads
 from tastemaker.runtime.signals import StopRequest
+from tastemaker.runtime.sittings import counted
 from tastemaker.training.curate import judge_prompts
 from tastemaker.training.start import make_setup
 from tastemaker.types import Prompt

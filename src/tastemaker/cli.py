@@ -86,17 +86,18 @@ def demo(
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; all physical cores if not given.")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Far shorter: does everything run? Its numbers mean nothing.")] = False,
 ) -> None:
-    """Train the built-in miniature with reinforcement learning, and measure what it gained.
+    """Run the whole recipe on the built-in miniature, in short, and measure what it gained.
 
-    Loads the shipped base, trains it on prompts whose truth is known, then draws the held-out prompts with the base and
-    with the trained model and compares them, with intervals. No GPU, no download, at most about 15 minutes on two cores.
+    Chooses prompts that teach, trains a specialist for text to image and one for edits, one model on both at once, and a
+    student of both specialists that needs no guidance; then all draw the held-out prompts and are compared with the base,
+    with intervals. No GPU, no download, at most about 15 minutes on two cores. It is the shipped recipe `demo`.
 
-    Writes `report.html` (open it in a browser: curves, categories, pictures before and after), `summary.json`, metrics and
-    checkpoints into the folder. Ctrl-C stops at a safe point; the same command resumes.
+    Writes `report.html` (open it in a browser: tables, pictures, curves), `summary.json`, and a folder for each stage. Ctrl-C
+    stops at a safe point; the same command resumes.
 
     Example: `tastemaker demo --seed 1 --folder runs/demo-1`
     """
-    from tastemaker.miniature.demo import run
+    from tastemaker.demo_launch import run
 
     run(folder=folder, seed=seed, threads=threads, quick=quick)
 
@@ -162,6 +163,7 @@ def run_recipe(
     folder: Annotated[
         Path | None, typer.Option(show_default=False, help="The recipe's folder; runs/NAME if not given.")
     ] = None,
+    override: Overrides = None,
     stage: Annotated[str | None, typer.Option(show_default=False, help="Run this stage alone.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would run, why, and about what it takes.")] = False,
 ) -> None:
@@ -177,7 +179,7 @@ def run_recipe(
     """
     from tastemaker.recipe_launch import run as start
 
-    start(recipe, folder=folder, stage=stage, dry_run=dry_run)
+    start(recipe, folder=folder, stage=stage, dry_run=dry_run, overrides=override or [])
 
 
 @app.command()
@@ -434,13 +436,14 @@ def build(
         str | None, typer.Option(show_default=False, help="Such as cpu or cuda; the best there is if not given.")
     ] = None,
 ) -> None:
-    """Rebuild the miniature from nothing: its world, tokenizer, VAE, text encoder and transformer.
+    """Rebuild the miniature from nothing: its world, tokenizer, VAE, text encoder, transformer and judges.
 
     You do not need this to use tastemaker: the built model is part of the package. It takes hours on a CPU. Ctrl-C stops
     it, and the same command makes what is still missing, from the last saved step on.
 
     Writes the drawings, the parts, and in `pipeline/` a folder that plain `DiffusionPipeline.from_pretrained` loads, with
-    `build.json`: the plan, and the seconds each part took.
+    `build.json`: the plan, and the seconds each part took; in `judging/judge` a vision-language model trained on simulated
+    ratings, and in `identity/` the embedder of faces, each with its card.
 
     Example: `tastemaker miniature build --folder build/miniature`
     """

@@ -5,10 +5,11 @@ settings -> prompts, models, judges checked -> each model draws (kept) -> verdic
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from importlib.metadata import version
 from pathlib import Path
@@ -42,13 +43,27 @@ from tastemaker.rewards.composite import Composite
 from tastemaker.runtime import device as hardware
 from tastemaker.runtime import folder as disk
 from tastemaker.runtime.lock import Lock
+from tastemaker.runtime.metrics import read_lines
 from tastemaker.runtime.sittings import counted
 from tastemaker.training.start import make_composite
 from tastemaker.types import Prompt
 
-WALL_CASES = 24
+WALL_CASES = 28  # two of each kind of the miniature's edits
 SHIFT_PICTURES = 400
 """Most pictures whose plain statistics are compared; at 1024 pixels a side these are 1.2 GB."""
+
+
+@dataclass(frozen=True)
+class Around:
+    """What the report says beside the comparison itself."""
+
+    title: str = ""
+    trainings: Mapping[str, Path] = field(default_factory=dict)
+    """Folders of runs by name, whose curves are shown."""
+    seconds_before: float = 0.0
+    """Of what led to the models, where the comparison is the end of it."""
+    notes: tuple[str, ...] = ()
+    warning: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,8 +91,10 @@ class Contest:
         return Drawing(config.steps, guidance, config.seed, side, side, config.negative_prompt, config.batch)
 
     @property
-    def against(self) -> tuple[str, ...]:
-        return self.config.against or (self.entrants[0].name,)
+    def against(self) -> dict[str, tuple[str, ...]]:
+        """By model, those that it is compared with."""
+        everyone = self.config.against or (self.entrants[0].name,)
+        return {model.name: model.against or everyone for model in self.config.models}
 
 
 def evaluate(path: Path, *, overrides: Iterable[str] = (), folder: Path | None = None) -> Summary:
@@ -86,12 +103,14 @@ def evaluate(path: Path, *, overrides: Iterable[str] = (), folder: Path | None =
     return run_evaluation(config, path.parent, folder or Path("evaluations") / config.name)
 
 
-def run_evaluation(config: EvaluateConfig, beside: Path, folder: Path, console: Console | None = None) -> Summary:
+def run_evaluation(
+    config: EvaluateConfig, beside: Path, folder: Path, console: Console | None = None, around: Around | None = None
+) -> Summary:
     """Writes report.html, summary.json and walls. All mistakes are told before a model is opened.
 
     Pictures and scores are kept in `folder`, so what was interrupted goes on, and a model that is added draws only its own.
     """
-    console = console or Console()
+    console, around = console or Console(), around or Around()
     contest = prepare(config, beside, folder)
     for warning in contest.warnings:
         console.print(f"warning: {warning}", style="yellow", markup=False, highlight=False, soft_wrap=True)
@@ -106,10 +125,10 @@ def run_evaluation(config: EvaluateConfig, beside: Path, folder: Path, console: 
         truth = config.prompts == MINIATURE
         with miniature.reading_processes(torch.get_num_threads() if truth else 1) as pool:
             sides = [measured(contest, key, drawn, composite, pool, console) for key, drawn in pictures.items()]
-        summary = summarise(contest, sides, seconds())
+        summary = summarise(contest, sides, around, around.seconds_before + seconds())
         write_summary(folder / "summary.json", summary)
         print_table(summary, console)
-        page = report(contest, sides, pictures, summary)
+        page = report(contest, sides, pictures, summary, around)
         console.print(f"report: {page}", soft_wrap=True)
     return summary
 
@@ -263,7 +282,7 @@ def truths(pictures: np.ndarray, prompts: Sequence[Prompt], pool: Executor | Non
     return found
 
 
-def summarise(contest: Contest, sides: Sequence[Side], seconds: float) -> Summary:
+def summarise(contest: Contest, sides: Sequence[Side], around: Around, seconds: float) -> Summary:
     config = contest.config
     tables = compare(sides, contest.prompts, against=contest.against)
     lost = sum(int(values.sum()) for side in sides for name, values in side.missing.items() if name in _names(config))
@@ -274,7 +293,9 @@ def summarise(contest: Contest, sides: Sequence[Side], seconds: float) -> Summar
             * (config.prompts == MINIATURE)
         ),
         *contest.warnings,
+        *around.notes,
     ]
+    incomplete = f"incomplete: {lost} scores are missing; the same command asks for them again" if lost else ""
     return Summary(
         **vars(tables),
         wall_seconds=seconds,
@@ -283,7 +304,7 @@ def summarise(contest: Contest, sides: Sequence[Side], seconds: float) -> Summar
         settings=config.model_dump(mode="json"),
         rewards={reward.name: f"weight {reward.weight:g}" for reward in config.rewards},
         notes=tuple(notes),
-        warning=f"incomplete: {lost} scores are missing; the same command asks for them again" if lost else "",
+        warning="; ".join(filter(None, (around.warning, incomplete))),
     )
 
 
@@ -291,7 +312,13 @@ def _names(config: EvaluateConfig) -> set[str]:
     return {reward.name for reward in config.rewards}
 
 
-def report(contest: Contest, sides: Sequence[Side], pictures: Mapping[tuple[str, float], Drawn], summary: Summary) -> Path:
+def report(
+    contest: Contest,
+    sides: Sequence[Side],
+    pictures: Mapping[tuple[str, float], Drawn],
+    summary: Summary,
+    around: Around,
+) -> Path:
     """Walls, and the page with the tables; gives the page's path."""
     walls = [wall_of(contest, sides, pictures, task) for task in dict.fromkeys(prompt.task for prompt in contest.prompts)]
     for wall in walls:
@@ -304,21 +331,45 @@ def report(contest: Contest, sides: Sequence[Side], pictures: Mapping[tuple[str,
         base, other = (pictures[side.model, side.guidance].pictures(some) for side in (before, after))
         shifts = picture_statistics.compare(base, other)
         notes = (*notes, f"picture statistics: before is {before.title}; after is {after.title}")
-    title = f"tastemaker evaluation: {contest.config.name}"
-    return write_report(contest.folder, replace(summary, notes=notes), title=title, walls=walls, shifts=shifts)
+    title, trainings = around.title or f"tastemaker evaluation: {contest.config.name}", around.trainings
+    return write_report(
+        contest.folder,
+        replace(summary, notes=notes),
+        title=title,
+        walls=walls,
+        shifts=shifts,
+        history={name: read_lines(run / "metrics.jsonl") for name, run in trainings.items()},
+        watched={name: lines for name, run in trainings.items() if (lines := read_lines(run / "monitor.jsonl"))},
+    )
 
 
 def wall_of(contest: Contest, sides: Sequence[Side], pictures: Mapping[tuple[str, float], Drawn], task: str) -> Wall:
-    """Prompts spread evenly over those of the task, a picture of each side, and the source of an edit first."""
-    places = [place for place, prompt in enumerate(contest.prompts) if prompt.task == task]
-    chosen = [places[i] for i in np.linspace(0, len(places) - 1, min(WALL_CASES, len(places))).round().astype(int)]
+    """Prompts of all kinds in turn, a picture of each side, and the source of an edit first."""
+    chosen = _of_all_kinds([place for place, prompt in enumerate(contest.prompts) if prompt.task == task], contest.prompts)
     prompts = [contest.prompts[place] for place in chosen]
     sources = [[np.asarray(open_picture(p.sources[0])) for p in prompts]] if task == "edit" else []
     unjudged: list[bool | None] = [None] * len(chosen)
-    return paired_wall(
+    wall = paired_wall(
         f"{task}: same prompts, same noise",
         [*(["source"] * len(sources)), *(side.title for side in sides)],
         [prompt.text for prompt in prompts],
         [*sources, *(pictures[side.model, side.guidance].pictures(chosen) for side in sides)],
         [*([unjudged] * len(sources)), *(unjudged if side.verdicts is None else side.verdicts[chosen] for side in sides)],
     )
+    return replace(wall, cases=tuple(replace(c, note=_kind(p)) for c, p in zip(wall.cases, prompts, strict=True)))
+
+
+def _of_all_kinds(places: Sequence[int], prompts: Sequence[Prompt]) -> list[int]:
+    """At most `WALL_CASES` places: the first of each kind, then the second of each, and so on."""
+    seen: Counter[str] = Counter()
+    turns = []
+    for place in places:
+        kind = _kind(prompts[place])
+        turns.append((seen[kind], place))
+        seen[kind] += 1
+    return [place for _, place in sorted(turns)[:WALL_CASES]]
+
+
+def _kind(prompt: Prompt) -> str:
+    """What the miniature's edits ask for (recolour, move ...), else the prompt's category."""
+    return str((prompt.truth or {}).get("kind", prompt.category))

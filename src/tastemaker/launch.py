@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from difflib import get_close_matches
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,8 @@ from tastemaker.config import (
     FolderJudgeConfig,
     Judged,
     LoraPolicy,
+    MiniatureIdentityConfig,
+    MiniatureJudgeConfig,
     RewardConfig,
     ServerJudgeConfig,
     TextRenderingConfig,
@@ -40,6 +42,9 @@ from tastemaker.evaluation.monitor import Plan, watching
 from tastemaker.evaluation.monitor_chart import write_monitor_chart
 from tastemaker.evaluation.watched import chosen
 from tastemaker.miniature import task as miniature
+from tastemaker.miniature.identity.network import CartoonFaces
+from tastemaker.miniature.judge.language import DIRECT, THINKING
+from tastemaker.miniature.judge.model import SHIPPED, open_judges
 from tastemaker.models.adapter import Adapter, load
 from tastemaker.models.lora import save_lora
 from tastemaker.models.stated_guidance import state_guidance
@@ -129,10 +134,9 @@ def model_folder(config: TrainConfig | DistillConfig, beside: Path) -> Path:
 def prompts_of(config: TrainConfig | DistillConfig, beside: Path, folder: Path) -> list[Prompt]:
     """What `data.prompts` names. The miniature's edits have their source pictures in the run's folder."""
     if config.data.prompts in MINIATURE_PROMPTS:
-        texts, edits = MINIATURE_PROMPTS[config.data.prompts]
+        texts, edits = (min(count, config.data.most or count) for count in MINIATURE_PROMPTS[config.data.prompts])
         sources = folder / "sources"
-        drawn = [*miniature.training_prompts(texts, config.seed), *miniature.training_edits(edits, sources, config.seed)]
-        return first_of_each_task(drawn, config.data.most)
+        return [*miniature.training_prompts(texts, config.seed), *miniature.training_edits(edits, sources, config.seed)]
     found = read_prompts(beside / config.data.prompts, skip_bad=config.data.skip_bad, decode=True)
     return first_of_each_task(found, config.data.most)
 
@@ -236,6 +240,11 @@ def _opened(reward: RewardConfig, config: Judged, beside: Path, device: torch.de
         return None
     if isinstance(judge, FolderJudgeConfig):
         return JudgeReward(folder_judge(judge, reward.name, beside, device), reward.floor)
+    if isinstance(judge, MiniatureJudgeConfig):
+        found = _miniature_judges(judge.chain_of_thought, device)[judge.dimension]
+        return JudgeReward(replace(found, label=reward.name), reward.floor)
+    if isinstance(judge, MiniatureIdentityConfig):
+        return FaceIdentityReward(CartoonFaces(), None, reward.name, reward.floor)
     if isinstance(judge, FaceIdentityConfig):
         return FaceIdentityReward(face_embedder(judge, beside), judge.lost, reward.name, reward.floor)
     if isinstance(judge, TextRenderingConfig):
@@ -243,6 +252,12 @@ def _opened(reward: RewardConfig, config: Judged, beside: Path, device: torch.de
     deadlines = config.deadlines
     limits = Limits(item=deadlines.item, batch=deadlines.batch, concurrency=judge.concurrency)
     return JudgeReward(remote_judge(judge, reward.name, beside, limits), reward.floor)
+
+
+@cache
+def _miniature_judges(chain_of_thought: bool, device: torch.device) -> dict[str, VLMJudge]:
+    """By dimension, over one model; opened once."""
+    return open_judges(SHIPPED, read_out=THINKING if chain_of_thought else DIRECT, device=device)
 
 
 def folder_judge(judge: FolderJudgeConfig, name: str, beside: Path, device: torch.device) -> Judge:

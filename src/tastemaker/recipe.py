@@ -49,6 +49,8 @@ class Job:
     beside: Path
     folder: Path
     console: Console
+    above: tuple[str, ...] = ()
+    """Names of the stages before it, each with a folder beside its own."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,8 @@ class Recipe:
     console: Console = field(default_factory=Console)
 
     def job(self, stage: Stage) -> Job:
-        return Job(stage.name, stage.config, self.beside, self.folder / stage.name, self.console)
+        above = tuple(other.name for other in self.stages[: self.stages.index(stage)])
+        return Job(stage.name, stage.config, self.beside, self.folder / stage.name, self.console, above)
 
     def named(self, name: str) -> Stage:
         """Raises UserMistake for a name that no stage has."""
@@ -119,7 +122,7 @@ def open_recipe(text: RecipeText, kinds: Mapping[str, Kind], folder: Path, besid
     outputs: dict[str, Sequence[str]] = {}
     for stage in text.stages:
         kind, at = kinds[stage.kind], ("stages", stage.name)
-        values = filled(_named(stage, kind), folder.absolute())
+        values = filled(_completed(stage, kind.settings, text.shared), folder.absolute())
         found, config = check_part(text.document, at, values, kind.settings, text.source)
         mistakes += found
         mistakes += list(_unknown_outputs(text, stage, outputs))
@@ -310,9 +313,20 @@ def _set_aside(folder: Path, console: Console) -> None:
     console.print(f"what {folder.name} made before is kept in {aside}", highlight=False, soft_wrap=True)
 
 
-def _named(stage: StageText, kind: Kind) -> dict[str, Any]:
-    """A kind whose settings have a name is called as the stage, unless the file says otherwise."""
-    return {"name": stage.name, **stage.settings} if "name" in kind.settings.model_fields else dict(stage.settings)
+def _completed(stage: StageText, model: type[BaseModel], shared: Mapping[str, Any]) -> dict[str, Any]:
+    """With what the file leaves out: a name, which is the stage's, and what the recipe states for all."""
+    named = {"name": stage.name, **stage.settings} if "name" in model.model_fields else dict(stage.settings)
+    return _shared(named, model, shared)
+
+
+def _shared(values: Mapping[str, Any], model: type[BaseModel], shared: Mapping[str, Any]) -> dict[str, Any]:
+    """Also in the groups that `values` has, such as the training that a curation is for."""
+    found = {**{key: value for key, value in shared.items() if key in model.model_fields}, **values}
+    for key, stated in model.model_fields.items():
+        group, inner = found.get(key), stated.annotation
+        if isinstance(group, Mapping) and isinstance(inner, type) and issubclass(inner, BaseModel):
+            found[key] = _shared(group, inner, shared)
+    return found
 
 
 def _unknown_outputs(text: RecipeText, stage: StageText, outputs: Mapping[str, Sequence[str]]) -> Iterator[str]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from tastemaker.config.reward_training import RewardTrainConfig
 from tastemaker.config.stages import CurateStage, ExportStage
 from tastemaker.curate_launch import run_curate
 from tastemaker.distill_launch import run_distill, teacher_folders
-from tastemaker.evaluate_launch import run_evaluation
+from tastemaker.evaluate_launch import Around, run_evaluation
 from tastemaker.export.plan import make_plan
 from tastemaker.export.write import export
 from tastemaker.launch import MINIATURE, MINIATURE_PROMPTS, check_rewards, model_folder, run_train
@@ -52,16 +53,23 @@ def shipped() -> dict[str, Path]:
     return {path.stem: path for path in sorted((Path(__file__).parent / "recipes").glob("*.yaml"))}
 
 
-def run(path: Path, *, folder: Path | None = None, stage: str | None = None, dry_run: bool = False) -> None:
+def run(
+    path: Path,
+    *,
+    folder: Path | None = None,
+    stage: str | None = None,
+    dry_run: bool = False,
+    overrides: Iterable[str] = (),
+) -> None:
     """Runs the recipe's stages in `folder` (runs/NAME by default), or goes on; with `dry_run` says what would run.
 
     `path` may also be the name of a shipped recipe, whose relative paths start where one is.
     """
     console = Console()
     if not path.exists() and str(path) in shipped():
-        text, beside = load_recipe(shipped()[str(path)], KINDS), Path()
+        text, beside = load_recipe(shipped()[str(path)], KINDS, overrides), Path()
     else:
-        text, beside = load_recipe(path, KINDS), path.parent
+        text, beside = load_recipe(path, KINDS, overrides), path.parent
     recipe = open_recipe(text, KINDS, folder or Path("runs") / text.name, beside, console)
     if dry_run:
         chosen = recipe.stages if stage is None else (recipe.named(stage),)
@@ -119,8 +127,12 @@ def _train_reward(job: Job) -> None:
     run_train_reward(job.config, job.beside, job.folder / RUN, job.console)
 
 
-def _evaluate(job: Job) -> None:
-    run_evaluation(job.config, job.beside, job.folder / RESULTS, job.console)
+def evaluate_stage(job: Job, around: Around | None = None) -> None:
+    """With the curves of the trainings above it in the report."""
+    runs = {name: job.folder.with_name(name) / RUN for name in job.above}
+    trainings = {name: run for name, run in runs.items() if (run / "metrics.jsonl").exists()}
+    told = replace(around or Around(), trainings=trainings)
+    run_evaluation(job.config, job.beside, job.folder / RESULTS, job.console, told)
 
 
 def _export(job: Job) -> None:
@@ -290,7 +302,7 @@ KINDS: dict[str, Kind] = {
     ),
     "evaluate": Kind(
         EvaluateConfig,
-        _evaluate,
+        evaluate_stage,
         lambda config: (f"{RESULTS}/summary.json",),
         _inputs_of_evaluation,
         lambda job: check_rewards(job.config, job.beside),

@@ -12,6 +12,7 @@ import pytest
 from tastemaker.runtime.metrics import read_lines
 
 COMMAND = [sys.executable, "-c", "from tastemaker.cli import main; main()", "demo", "--quick"]
+MODELS = ["base", "t2i", "edit", "mixed", "student"]
 
 
 def start(folder):
@@ -34,17 +35,23 @@ def test_stopped_and_resumed(tmp_path):
     second = start(folder)
     shown = second.communicate()[0]
     assert second.returncode == 0, shown
-    assert "step 2/2" in shown and "step 1/2" not in shown
-    assert [line["step"] for line in read_lines(folder / "metrics.jsonl")] == [1, 2]
+    assert "curated: finished, unchanged" in shown.replace("\n", " ")
+    assert [line["step"] for line in read_lines(folder / "t2i" / "run" / "metrics.jsonl")] == [1, 2]
     page = (folder / "report.html").read_text(encoding="utf-8")
     assert "http://" not in page.replace("http://www.w3.org", "") and "mean nothing" in page
+    assert all(f"<h3>{stage}</h3>" in page for stage in ("t2i", "edit", "mixed", "student"))
+    assert all(f"<small>{kind}</small>" in page for kind in ("recolour", "hair", "season", "text", "compound", "portrait"))
     summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
     assert {"wall_seconds", "rows", "differences", "versions", "seed"} <= summary.keys()
     assert {"model", "task", "guidance", "forwards_per_image", "n", "accuracy", "low", "high"} <= summary["rows"][0].keys()
     assert {"pair", "task", "n", "difference", "low", "high"} <= summary["differences"][0].keys()
-    assert {row["model"] for row in summary["rows"]} == {"base", "trained"}
+    assert [*dict.fromkeys(row["model"] for row in summary["rows"])] == MODELS
+    assert {row["task"] for row in summary["rows"]} == {"t2i", "edit"}
+    assert {(*d["pair"],) for d in summary["differences"] if d["pair"][0] == "student"} == {("student", m) for m in MODELS[:4]}
+    stages = [json.loads(path.read_text())["seconds"] for path in folder.glob("*/stage.json")]
+    assert sum(stages) - 5 < summary["wall_seconds"] < float((folder / "seconds.txt").read_text()) + 1
 
     third = start(folder)
     shown = third.communicate()[0]
-    assert third.returncode == 0 and "drawing" not in shown and "step" not in shown.split("Accuracy")[0]
-    assert json.loads((folder / "summary.json").read_text(encoding="utf-8"))["rows"] == summary["rows"]
+    assert third.returncode == 0 and shown.count("finished, unchanged") == 6 and "opening" not in shown
+    assert json.loads((folder / "summary.json").read_text(encoding="utf-8")) == summary

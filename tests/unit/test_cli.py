@@ -60,7 +60,7 @@ def calls(monkeypatch):
         "export.plan": ("make_plan",),
         "export.write": ("export",),
         "evaluate_launch": ("evaluate",),
-        "miniature.demo": ("run",),
+        "demo_launch": ("run",),
         "miniature.builder.build": ("build",),
         "evaluation.calibrate_votes": ("run",),
     }
@@ -190,7 +190,7 @@ def test_sigterm_acts_as_ctrl_c():
         "    print('ready', flush=True)\n"
         "    time.sleep(60)\n"
         "demo.run = run\n"
-        "sys.modules['tastemaker.miniature.demo'] = demo\n"
+        "sys.modules['tastemaker.demo_launch'] = demo\n"
         "sys.argv = ['tastemaker', 'demo']\n"
         "from tastemaker.cli import main\n"
         "main()\n"

@@ -28,6 +28,8 @@ class ModelConfig(Settings):
     """Of a run: the last weights instead of their average."""
     guidance: Annotated[tuple[Guidance, ...], Field(min_length=1)] | None = None
     """Scales for this model alone; null takes those of all, and 1 for a model with guidance inside."""
+    against: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
+    """Names of the models that this one is compared with; null takes `against` of all."""
 
 
 class EvaluateConfig(Settings):
@@ -85,9 +87,12 @@ class EvaluateConfig(Settings):
         for name, count in Counter(names).items():
             if count > 1:
                 yield Broken((f"models.{names.index(name)}.name",), f"{name!r} names {count} models", "give each its own")
-        for place, name in enumerate(self.against or ()):
-            if name not in names:
-                yield Broken((f"against.{place}", "models"), "no model has this name", nearest(name, names))
+        listed = {"against": self.against or ()}
+        listed |= {f"models.{place}.against": model.against or () for place, model in enumerate(self.models)}
+        for key, found in listed.items():
+            for place, name in enumerate(found):
+                if name not in names:
+                    yield Broken((f"{key}.{place}", "models"), "no model has this name", nearest(name, names))
         own = {f"models.{place}.guidance": model.guidance or () for place, model in enumerate(self.models)}
         for key, scales in {"guidance": self.guidance, **own}.items():
             if len(set(scales)) < len(scales):

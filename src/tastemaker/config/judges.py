@@ -188,12 +188,34 @@ class TextRenderingConfig(Settings):
     scores: ClassVar[Range] = (0, 1)
 
 
+class MiniatureJudgeConfig(Settings):
+    """The judge that comes with the miniature: it has learnt from simulated raters and knows no truth. Scores lie in [1, 5]."""
+
+    kind: Literal["miniature"] = "miniature"
+    """Chooses this judge."""
+    dimension: Literal["alignment", "aesthetic", "portrait", "instruction"]
+    """What it judges; instruction is for edits, portrait for faces."""
+    chain_of_thought: bool = False
+    """Whether it writes a rationale before its score, which takes several times as long."""
+    scores: ClassVar[Range] = (1, 5)
+
+
+class MiniatureIdentityConfig(Settings):
+    """Whether a cartoon face of the miniature is still the same person after an edit. Scores lie in [0, 1]."""
+
+    kind: Literal["miniature_identity"] = "miniature_identity"
+    """Chooses this judge."""
+    scores: ClassVar[Range] = (0, 1)
+
+
 AnyJudgeConfig = (
     FolderJudgeConfig
     | ServerJudgeConfig
     | ChatJudgeConfig
     | Annotated[DlibIdentityConfig | ArcFaceIdentityConfig, Field(discriminator="backend")]
     | TextRenderingConfig
+    | MiniatureJudgeConfig
+    | MiniatureIdentityConfig
 )
 JudgeConfig = Annotated[AnyJudgeConfig, Field(discriminator="kind")]
 

@@ -57,7 +57,7 @@ def parse(text: str, model_class: type[Model], overrides: Iterable[str] = (), so
         raise UserMistake("\n".join(reports))
     overridden: dict[Path, str] = {}
     for override in overrides:
-        reports += _apply(document.data, override, overridden)
+        reports += apply_override(document.data, override, overridden)
     mistakes, model = _check(document.data, model_class)
     places = sorted(mistakes, key=lambda mistake: document.line(mistake.path))
     reports += [_report(document, overridden, source, mistake) for mistake in places]
@@ -89,8 +89,8 @@ def dump(model: BaseModel) -> str:
 # ---- overrides -----------------------------------------------------------------------------------
 
 
-def _apply(data: dict[str, Any], override: str, overridden: dict[Path, str]) -> list[str]:
-    """Sets one "dotted.key=value" in `data`; returns what is wrong with it."""
+def apply_override(data: dict[str, Any], override: str, overridden: dict[Path, str]) -> list[str]:
+    """Sets one "dotted.key=value" in `data`, and notes it in `overridden`; returns what is wrong with it."""
     name, equals, text = override.partition("=")
     path = tuple(int(part) if part.isdigit() else part for part in name.strip().split("."))
     if not equals or "" in path:

@@ -1,6 +1,7 @@
 """The file of a recipe: named stages, each with a kind and that kind's own settings.
 
     name: miniature
+    seed: 1
     stages:
       curated: {kind: curate, ...}
       t2i:     {kind: train, data: {prompts: "stage:curated/kept.jsonl"}, ...}
@@ -8,22 +9,26 @@
 
 `like: t2i` starts from the settings of a stage above and changes what is written, `like: curated/training` from a group of
 them. A text that begins with `stage:` names what a stage above leaves in its folder; that is how stages depend on each other.
-What the settings of a kind are is not known here.
+`seed` and `threads` are those of every stage that has such a setting and does not state it. What the settings of a kind are is
+not known here.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path as FilePath
 from typing import Any
 
 from tastemaker.config.base import nearest
+from tastemaker.config.load import apply_override
 from tastemaker.config.strict_yaml import Document, Path, read
 from tastemaker.errors import UserMistake
 
 REFERENCE = "stage:"
+SHARED = ("seed", "threads")
+"""Settings that a recipe may state for all of its stages."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _STAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")  # no dot: what it made before is kept as STAGE.1
 
@@ -46,30 +51,34 @@ class RecipeText:
     stages: tuple[StageText, ...]
     document: Document
     source: str
+    shared: Mapping[str, Any] = field(default_factory=dict)
 
 
-def load_recipe(path: str | FilePath, kinds: Mapping[str, Any] | None = None) -> RecipeText:
-    """Raises UserMistake with a line for each mistake. `kinds` are the names that `kind` may have."""
+def load_recipe(path: str | FilePath, kinds: Mapping[str, Any] | None = None, overrides: Iterable[str] = ()) -> RecipeText:
+    """Raises UserMistake with a line for each mistake. `kinds` are the names that `kind` may have.
+
+    `overrides` such as "stages.t2i.budget.max_steps=20" win over the file, also for stages that are `like` that one.
+    """
     try:
         text = FilePath(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UserMistake(f"{path}: cannot be read as UTF-8 text ({error}), give the path of a recipe") from error
-    return parse_recipe(text, kinds, source=str(path))
+    return parse_recipe(text, kinds, source=str(path), overrides=overrides)
 
 
-def parse_recipe(text: str, kinds: Mapping[str, Any] | None = None, source: str = "<text>") -> RecipeText:
+def parse_recipe(
+    text: str, kinds: Mapping[str, Any] | None = None, source: str = "<text>", overrides: Iterable[str] = ()
+) -> RecipeText:
     """As `load_recipe`, from text."""
     document = read(text)
     reports = [(fault.line, fault.text) for fault in document.faults]
     data = document.data if isinstance(document.data, dict) else {}
+    reports += [(0, told) for override in overrides for told in apply_override(data, override, {})]
+    known = ("name", *SHARED, "stages")
     name, stages = data.get("name"), data.get("stages")
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         reports.append((document.line(("name",)), "name: missing or not one word, write for example `name: first-recipe`"))
-    reports += [
-        (document.line((key,)), f"{key}: unknown key, {nearest(key, ('name', 'stages'))}")
-        for key in data
-        if key not in ("name", "stages")
-    ]
+    reports += [(document.line((key,)), f"{key}: unknown key, {nearest(key, known)}") for key in data if key not in known]
     if not isinstance(stages, dict) or not stages:
         reports.append((document.line(("stages",)), "stages: missing, write at least one: `stages: {t2i: {kind: train}}`"))
         stages = {}
@@ -82,7 +91,8 @@ def parse_recipe(text: str, kinds: Mapping[str, Any] | None = None, source: str 
             found[stage_name] = _stage(stage_name, stage, found)
     if reports:
         raise UserMistake("\n".join(f"{source}:{line} {told}" for line, told in dict.fromkeys(sorted(reports))))
-    return RecipeText(str(name), tuple(found.values()), document, source)
+    shared = {key: data[key] for key in SHARED if data.get(key) is not None}
+    return RecipeText(str(name), tuple(found.values()), document, source, shared)
 
 
 def references(settings: Any, at: Path = ()) -> Iterator[tuple[Path, str]]:

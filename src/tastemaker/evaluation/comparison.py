@@ -63,12 +63,15 @@ class Tables:
     score_differences: tuple[ScoreDifference, ...]
 
 
-def pairs_of(sides: Sequence[Side], against: Sequence[str]) -> list[Pair]:
-    """(side, what it is compared with), in order of the sides; no model is compared with itself or with a later one."""
+def pairs_of(sides: Sequence[Side], against: Sequence[str] | Mapping[str, Sequence[str]]) -> list[Pair]:
+    """(side, what it is compared with), in order of the sides; no model is compared with itself or with a later one.
+
+    `against` are names of models, for all or by model.
+    """
     found: list[Pair] = []
     order = list(dict.fromkeys(side.model for side in sides))
     for side in sides:
-        for name in against:
+        for name in against.get(side.model, ()) if isinstance(against, Mapping) else against:
             if name not in order or order.index(name) >= order.index(side.model):
                 continue
             others = [other for other in sides if other.model == name]
@@ -77,8 +80,10 @@ def pairs_of(sides: Sequence[Side], against: Sequence[str]) -> list[Pair]:
     return found
 
 
-def compare(sides: Sequence[Side], prompts: Sequence[Prompt], *, against: Sequence[str]) -> Tables:
-    """Every table, by task and category; the sides' arrays are in the order of the prompts."""
+def compare(
+    sides: Sequence[Side], prompts: Sequence[Prompt], *, against: Sequence[str] | Mapping[str, Sequence[str]]
+) -> Tables:
+    """Every table, by task and category; the sides' arrays are in the order of the prompts. `against` as in `pairs_of`."""
     parts = list(_tasks(prompts))
     pairs = pairs_of(sides, against)
     return Tables(

@@ -28,9 +28,9 @@ ONE_SIDED = 0.025
 
 
 def headline(summary: Summary) -> str:
-    """One sentence that says what the run gained, or that it showed no gain, from the first difference over all prompts."""
-    overall = next((d for d in summary.differences if d.category == ALL), None)
-    if overall is None:
+    """What the last model gained over the first it is compared with, or that it showed no gain: a sentence for each task."""
+    overall = [d for d in summary.differences if d.category == ALL]
+    if not overall:
         row = next((r for r in summary.rows if r.category == ALL), None)
         if row is None:
             return _judged_headline(summary)
@@ -38,6 +38,13 @@ def headline(summary: Summary) -> str:
             f"{row.model} gets {percent(row.accuracy)} of {row.n} held-out prompts right "
             f"(95% interval {interval(row.low, row.high)}); it was compared with no other model."
         )
+    last = [d for d in overall if d.pair == next(d.pair for d in overall if d.pair[0] == overall[-1].pair[0])]
+    # Both as they are meant to be sampled, which for a model without guidance may be against one with it.
+    chosen = {d.task: d for d in last if d.guidance == last[0].guidance}
+    return " ".join(_gain(summary, one, several=len(chosen) > 1) for one in chosen.values())
+
+
+def _gain(summary: Summary, overall: Difference, *, several: bool) -> str:
     against = overall.guidance if overall.against_guidance is None else overall.against_guidance
     same = against == overall.guidance
     sides = [
@@ -49,10 +56,15 @@ def headline(summary: Summary) -> str:
     compared = f"{after} gets {shares[0]} right and {before} {shares[1]}" if all(shares) else f"{after} against {before}"
     shared = f" {_sampling(against)}" if same else ""
     clear = "" if overall.estimate.excludes_zero else "; no clear difference"
+    what = _items(overall.task) if several else "prompts"
     return (
-        f"On {overall.n} held-out prompts{shared}, {compared}: {points(overall.difference)} points "
+        f"On {overall.n} held-out {what}{shared}, {compared}: {points(overall.difference)} points "
         f"(95% interval {interval(overall.low, overall.high, points)}){clear}."
     )
+
+
+def _items(task: str) -> str:
+    return {"t2i": "text-to-image prompts", "edit": "edits"}.get(task, f"prompts of {task}")
 
 
 def _judged_headline(summary: Summary) -> str:

@@ -36,6 +36,8 @@ from tastemaker.evaluation.summary import (
 from tastemaker.evaluation.wall import Picture, Wall, png_bytes
 from tastemaker.runtime.folder import make_folder, write_text_atomic
 
+Lines = Sequence[Mapping[str, Any]]
+"""Of a run's metrics.jsonl or monitor.jsonl."""
 LARGE_SHIFT = 5.0
 """|z| from which a shift of a picture statistic is marked for the reader."""
 
@@ -54,15 +56,15 @@ def write_report(
     summary: Summary,
     *,
     title: str = "tastemaker report",
-    history: Sequence[Mapping[str, Any]] | Mapping[str, Sequence[Mapping[str, Any]]] = (),
+    history: Lines | Mapping[str, Lines] = (),
     walls: Sequence[Wall] = (),
     shifts: Sequence[Shift] = (),
-    watched: Sequence[Mapping[str, Any]] = (),
+    watched: Lines | Mapping[str, Lines] = (),
 ) -> Path:
     """Write `folder/report.html` whole or not at all, and return its path.
 
-    `history` is the rows of a training's metrics, or such rows by stage name; `shifts` come from
-    picture_statistics.compare, `watched` the lines of monitor.jsonl. Sections without content are left out.
+    `history` are the lines of a training's metrics.jsonl and `watched` of its monitor.jsonl, or such lines by stage name;
+    `shifts` come from picture_statistics.compare. Sections without content are left out.
     """
     page = render_report(summary, title=title, history=history, walls=walls, shifts=shifts, watched=watched)
     path = Path(folder) / "report.html"
@@ -75,13 +77,13 @@ def render_report(
     summary: Summary,
     *,
     title: str = "tastemaker report",
-    history: Sequence[Mapping[str, Any]] | Mapping[str, Sequence[Mapping[str, Any]]] = (),
+    history: Lines | Mapping[str, Lines] = (),
     walls: Sequence[Wall] = (),
     shifts: Sequence[Shift] = (),
-    watched: Sequence[Mapping[str, Any]] = (),
+    watched: Lines | Mapping[str, Lines] = (),
 ) -> str:
     """The page as text."""
-    stages = history if isinstance(history, Mapping) else {"": history}
+    stages, monitors = (lines if isinstance(lines, Mapping) else {"": lines} for lines in (history, watched))
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {"percent": percent, "points": points, "number": _number}
     environment.globals |= {"interval": interval, "guidance_words": guidance_words, "points": points, "isnan": math.isnan}
@@ -105,14 +107,13 @@ def render_report(
         forests=_forests(summary),
         walls=[(wall, [[_picture(picture) for picture in case.pictures] for case in wall.cases]) for wall in walls],
         shifts=[(shift, MEANING.get(shift.name, ""), abs(shift.z) >= LARGE_SHIFT) for shift in shifts],
-        monitor=[_chart(partial(monitor_curves, watched, [name]), _described(name)) for name in panels(watched)],
-        alarms=_alarms(watched),
+        monitors=[(stage, _alarms(lines), _monitor(lines)) for stage, lines in monitors.items() if lines],
         settings=_flat(summary.settings),
         notes=(*_standing_notes(summary), *summary.notes),
     )
 
 
-def _curves(stages: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[tuple[str, list[Chart]]]:
+def _curves(stages: Mapping[str, Lines]) -> list[tuple[str, list[Chart]]]:
     """Each panel is a chart of its own, so that a phone shows them below each other."""
     found = []
     for stage, rows in stages.items():
@@ -125,14 +126,18 @@ def _curves(stages: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[tuple[str
     return found
 
 
+def _monitor(lines: Lines) -> list[Chart]:
+    return [_chart(partial(monitor_curves, lines, [name]), _described(name)) for name in panels(lines)]
+
+
 def _described(name: str) -> str:
     return f"{name.replace('_', ' ')} of the fixed prompts over training steps, against the base"
 
 
-def _alarms(watched: Sequence[Mapping[str, Any]]) -> list[tuple[int, str]]:
+def _alarms(lines: Lines) -> list[tuple[int, str]]:
     """Step and kind of each alarm, when it was first raised."""
     first: dict[str, int] = {}
-    for record in watched:
+    for record in lines:
         for kind in record["alarms"]:
             first.setdefault(kind, record["step"])
     return [(step, kind) for kind, step in first.items()]

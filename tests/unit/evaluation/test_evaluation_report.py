@@ -63,7 +63,7 @@ def test_a_report_stands_alone(report):
 def test_a_report_says_what_was_found_and_how(report):
     text = " ".join(" ".join(Page(report.read_text(encoding="utf-8")).words).split())
     for expected in (
-        "Fabricated data", "On 500 held-out prompts without guidance, trained gets", "95% interval", "(1 missing)", "off vs 3",
+        "Fabricated data", "On 500 held-out prompts, student without guidance gets", "95% interval", "(1 missing)", "off vs 3",
         "Was the reward bought?", "T2I specialist", "guidance.scale", "2.13.0+cpu", "seed 7",
         "share of the prompt's facts", "no picture",
         "“<b>Tür & Tor</b>” in 红色",

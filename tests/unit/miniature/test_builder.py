@@ -173,7 +173,10 @@ def test_a_toy_build_gives_a_folder_that_plain_diffusers_runs(tmp_path, monkeypa
         edit_prompts=4,
         draws=2,
     )
+    judged: list[object] = []
+    monkeypatch.setattr(building, "_build_judges", lambda *given: judged.append(given[1]))
     folder = build(tmp_path, plan, measured=8)
+    assert judged == [folder]
     assert "| VAE round trip | 8 |" in (folder / "README.md").read_text()
     pipeline = DiffusionPipeline.from_pretrained(folder, local_files_only=True)
     pipeline.set_progress_bar_config(disable=True)

@@ -10,8 +10,9 @@ from PIL import Image
 from tastemaker.data.ratings import Rating
 from tastemaker.errors import UserMistake
 from tastemaker.miniature.judge.language import DIRECT, RUBRICS, THINKING, QuickProcessor
-from tastemaker.miniature.judge.matching import Matching, held, request_of
+from tastemaker.miniature.judge.matching import Matching, held, request_of, shown
 from tastemaker.miniature.judge.model import new_judge, open_judges
+from tastemaker.miniature.judge.naming import Naming
 from tastemaker.miniature.judge.train import JudgeTrainer, Plan, by_dimension, captioned, train
 from tastemaker.miniature.raters.rationale import WORDS
 from tastemaker.miniature.world.wording import unknown_pieces
@@ -24,6 +25,7 @@ from tastemaker.training.reward_model import save_judge
 SMALL = Plan(
     steps=4,
     seeing=0.5,
+    naming=2,
     describing=3,
     alignment=2,
     aesthetic=1,
@@ -165,5 +167,50 @@ def test_requests_are_held_against_pictures_of_the_training_split():
     assert 8 <= sum(own == request for _, own, request in requests) <= 30
     assert all(picture.shape == (64, 64, 3) for picture, _, _ in requests)
     matching = Matching(new_judge(), seed=0)
-    again = [matching.loss(3, 5, torch.float32) for _ in range(2)]
-    assert torch.equal(*again) and again[0].shape == (3,) and bool(again[0].isfinite().all())
+    first, again = (matching.losses(6, 5, torch.float32) for _ in range(2))
+    assert all(torch.equal(first[name], again[name]) and first[name].shape == (6,) for name in ("answer", "words"))
+    assert all(bool(loss.isfinite().all()) for loss in first.values())
+
+
+def test_an_edit_is_done_when_its_output_is_the_target_and_not_otherwise():
+    cases = [shown(np.random.default_rng(seed)) for seed in range(200)]
+    edits = [case for case in cases if case.question.sources]
+    assert 50 <= len(edits) <= 100 and all(case.own is None for case in edits)
+    assert 0.2 <= np.mean([case.holds for case in edits]) <= 0.7
+    untouched = [case for case in edits if np.array_equal(case.question.picture, case.question.sources[0])]
+    assert untouched and not any(case.holds for case in untouched)
+
+
+def test_words_are_read_one_layer_before_the_answer():
+    """What the last layer does can change the answer and no word's verdict."""
+    judge = new_judge()
+    matching = Matching(judge, seed=0)
+    before = matching.losses(6, 1, torch.float32)
+    with torch.no_grad():
+        for parameter in judge.core.model.language_model.layers[-1].parameters():
+            parameter.mul_(1.5)
+    after = matching.losses(6, 1, torch.float32)
+    assert torch.equal(before["words"], after["words"]) and not torch.allclose(before["answer"], after["answer"])
+
+
+def test_naming_learns_what_is_there_from_the_eye_alone():
+    """A red and a blue picture are told apart by name; nothing but the eye and its readout gets a gradient."""
+    judge = new_judge()
+    judge.model.requires_grad_(True)
+
+    def drawer(rng):
+        colour = ("red", "blue")[int(rng.integers(2))]
+        picture = np.zeros((64, 64, 3), np.uint8)
+        picture[..., 0 if colour == "red" else 2] = 255
+        return picture, f"a {colour} square"
+
+    naming = Naming(judge, drawer, seed=0)
+    optimiser = torch.optim.Adam([*naming.parameters()], 3e-3)
+    first = naming.loss(16, 1).mean()
+    for step in range(40):
+        optimiser.zero_grad()
+        naming.loss(16, step).mean().backward()
+        optimiser.step()
+    assert naming.loss(16, 99).mean() < 0.3 * first
+    touched = {name.split(".")[1] for name, p in judge.core.named_parameters() if p.grad is not None}
+    assert touched == {"visual"}

@@ -24,6 +24,8 @@ from tastemaker.miniature.builder import base, drawings, vae
 from tastemaker.miniature.builder.card import measure, render_card
 from tastemaker.miniature.builder.parts import build_scheduler, build_text_encoder, build_transformer, build_vae
 from tastemaker.miniature.builder.tokenizer import build_processor, build_tokenizer, special_ids
+from tastemaker.miniature.identity.train import build_identity
+from tastemaker.miniature.judge.build import build_judge
 from tastemaker.miniature.task import reading_processes
 from tastemaker.miniature.world.wording import vocabulary
 from tastemaker.models.adapter import load
@@ -80,7 +82,16 @@ def build(
     save_pipeline(assemble(folder, load_file(folder / "base.safetensors")).pipeline, out)
     (out / "build.json").write_text(json.dumps({"plan": asdict(plan), "seconds": timings}, indent=1) + "\n")
     write_card(out, console, measured)
+    _build_judges(folder, out, console, device)
     return out
+
+
+def _build_judges(folder: Path, pipeline: Path, console: Console, device: torch.device) -> None:
+    """`identity/` and `judging/`: the embedder of faces, and the judge, which is shown pictures that the new base draws."""
+    build_identity(folder / "identity", say=console.print)
+    adapter = load(pipeline, device="cpu", dtype=torch.float32)
+    with reading_processes(torch.get_num_threads()) as pool:
+        build_judge(folder / "judging", adapter=adapter, pool=pool, device=device, say=console.print)
 
 
 def write_card(pipeline: Path, console: Console, count: int | None = None) -> None:

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tastemaker.evaluation.bootstrap import cluster_interval
-from tastemaker.evaluation.statistics import Estimate
+from tastemaker.evaluation.statistics import Estimate, proportion
 from tastemaker.miniature.identity.network import IdentityNet, as_input, embed, load, save
 from tastemaker.miniature.raters.corruptions import blur, jpeg, noise
 from tastemaker.miniature.world.description import Portrait
@@ -111,6 +111,8 @@ def identity_auc(net: IdentityNet, pairs: int, seed: int = 0, split: str = "eval
     """
     edits = [_portrait_edit(seeds.random(seed, "auc", number), split) for number in range(pairs)]
     wins = np.array([_wins(net, pair, seeds.random(seed, "others", number)) for number, pair in enumerate(edits)])
+    if (wins == 1).all():  # redrawn edits are all alike; as a share of edits without a mistake it still has an interval
+        return proportion(wins)
     value, low, high = cluster_interval(lambda counts: (counts @ wins) / counts.sum(1), pairs, seed=seed)
     return Estimate(pairs, value, low, high)
 
@@ -123,9 +125,23 @@ def build_identity(folder: Path, plan: Plan | None = None, say: Callable[[str], 
         save(train(IdentityNet(), plan, folder / "identity-training", say), path)
     found = identity_auc(load(path), 400)
     told = f"AUC {found.value:.4f} ({found.low:.4f} to {found.high:.4f}), n = {found.n} held-out edits; bar {BAR}"
-    path.with_suffix(".md").write_text(f"Identity embedder of the miniature's cartoon faces. {told}.\n", encoding="utf-8")
+    (folder / "README.md").write_text(_CARD.format(told=told, steps=plan.steps), encoding="utf-8")
     say(told)
     return path
+
+
+_CARD = """---
+license: apache-2.0
+---
+# tastemaker's identity embedder
+
+0.24 M parameters that tell cartoon faces of the miniature apart, trained in {steps} steps on drawings of its training split; good
+for nothing else. How often an edit that keeps the face is nearer to its source than the same edit of another face:
+
+{told}.
+
+An AUC of exactly 1 has the interval of the share of edits without any mistake. Rebuilt by `python -m tastemaker.miniature.identity`.
+"""
 
 
 def _wins(net: IdentityNet, pair: EditPair, rng: np.random.Generator) -> float:

@@ -1,13 +1,20 @@
-"""Words held against a picture: how the miniature judge learns to compare before it learns to score.
+"""Requests held against pictures: how the miniature judge learns to compare before it learns to score.
 
-A new drawing of the training split, and a request that is its caption or one with a fact or two changed. At each word of the
-request, read in the very layout of an alignment question, the model says whether it holds: the token of the highest score where
-it does, that of the lowest where it does not. Captions with wrong words in them are how vision-language models usually learn to
-match texts with pictures; no rating and no prompt that is rated is used.
+A new drawing of the training split, and a request that is its caption or one with a fact or two changed; or the source and the
+output of an edit, which does what was asked or something else. In the very layout of a judge's question the model says, by the
+tokens of the highest and the lowest score, at each word of a caption whether it holds, and at the place of the answer whether
+all of it does. Captions with wrong words in them are how vision-language models usually learn to match texts with pictures; no
+rating and no prompt that is rated is used.
+
+Words are asked of the last layer but one. The answer can then gather what was found at them; verdicts that are first there at
+the very end no layer is left to gather.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from difflib import SequenceMatcher
 
 import numpy as np
@@ -16,18 +23,21 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tastemaker.miniature.judge.language import DIRECT, RUBRICS, as_picture
-from tastemaker.miniature.raters.drawings import changed
+from tastemaker.miniature.raters.drawings import changed, draw
 from tastemaker.miniature.world.layout import sample_layout
 from tastemaker.miniature.world.prompts import write_prompt
 from tastemaker.miniature.world.renderer import render
-from tastemaker.miniature.world.splits import sample
+from tastemaker.miniature.world.splits import Item, sample, sample_edit
 from tastemaker.rewards.judge import Question
-from tastemaker.rewards.readout import QuestionEncoder
+from tastemaker.rewards.readout import QuestionEncoder, Row
 from tastemaker.rewards.rubrics import quoted
 from tastemaker.rewards.vlm_folder import VLM
 from tastemaker.runtime import seeds
 
 _TRUE = 0.3  # share of requests that are the drawing's own caption
+_EDITS = 0.375  # share of edits among what is held against pictures
+_DONE = 0.4  # share of edits that are done as asked
+_UNDONE = ("world-other", "world-other", "world-untouched", "world-elsewhere")
 _MOST_WRONG = 6  # words; with more, the changed fact changed the wording too
 _PAUSES = frozenset('",') | {"and", "with", "of", "on", "in", "at", "the", "a", "an"}
 """After these a wrong word before them says nothing of the words that follow."""
@@ -57,41 +67,93 @@ def held(own: list[int], request: list[int], pauses: frozenset[int]) -> list[boo
     return found
 
 
+@dataclass(frozen=True, eq=False)
+class Shown:
+    """What a model is shown, and what it should find: `own` is the true caption, None where words are not asked for."""
+
+    question: Question
+    holds: bool
+    own: str | None = None
+
+
+def shown(rng: np.random.Generator) -> Shown:
+    """A caption held against a drawing, or an edit's instruction against its source and an output."""
+    if rng.random() >= _EDITS:
+        picture, own, request = request_of(rng)
+        return Shown(Question("caption", request, as_picture(picture)), own == request, own)
+    pair = sample_edit("train", rng)
+    item = Item("edit", pair.instruction, pair.edit.target, pair)
+    done = bool(rng.random() < _DONE)
+    kind = "world" if done else _UNDONE[int(rng.integers(len(_UNDONE)))]
+    source = render(pair.edit.source, pair.source_layout)
+    picture = draw(item, kind, "train", rng)[1]
+    done = np.array_equal(picture, render(pair.edit.target, pair.target_layout))
+    return Shown(Question("edit", pair.instruction, as_picture(picture), (as_picture(source),)), done)
+
+
 class Matching:
-    """The loss of requests held against drawings, keyed by seed and step."""
+    """The loss of requests held against pictures, keyed by seed and step."""
 
     def __init__(self, vlm: VLM, seed: int) -> None:
         self._vlm, self._seed = vlm, seed
-        self._encoder = QuestionEncoder(vlm.processor, RUBRICS["alignment"], DIRECT)
+        self._encoders = {name: QuestionEncoder(vlm.processor, RUBRICS[name], DIRECT) for name in ("alignment", "instruction")}
+        self._encoder = self._encoders["alignment"]
         self._pauses = frozenset(id for word in _PAUSES for id in self._encoder.ids(f" {word}") + self._encoder.ids(word))
 
-    def loss(self, count: int, step: int, precision: torch.dtype) -> Tensor:
-        """(count,): cross-entropy of right and wrong over a request's words, those of each kind weighing the same."""
-        rows, labels = [], []
-        for number in range(count):
-            picture, own, request = request_of(seeds.random(self._seed, "match", step, number))
-            row = self._encoder.row(Question(str(number), request, as_picture(picture)))
-            rows.append(row)
-            labels.append(self._labels(row["input_ids"][0].tolist(), own, request))
+    def losses(self, count: int, step: int, precision: torch.dtype) -> dict[str, Tensor]:
+        """`answer` and `words`, (count,): cross-entropies; words of each kind weigh the same, and an edit's are 0."""
+        cases = [shown(seeds.random(self._seed, "match", step, number)) for number in range(count)]
+        rows = [self._row(case) for case in cases]
         batch = self._vlm.placed(self._encoder.collate(rows))
-        with torch.autocast(self._vlm.device.type, precision, enabled=precision != torch.float32):
-            logits_BLV = self._vlm.core(**batch, use_cache=False).logits
-        length = logits_BLV.shape[1]
-        labels_BL = torch.stack([F.pad(one, (length - len(one), 0), value=-1) for one in labels]).to(logits_BLV.device)
-        low, high = self._encoder.tokens.scores[0], self._encoder.tokens.scores[-1]
-        log_p_BL2 = logits_BLV[..., [low, high]].float().log_softmax(-1)
-        losses_BL = -log_p_BL2.gather(-1, labels_BL.clamp(min=0)[..., None])[..., 0]
+        with self._early() as early, torch.autocast(self._vlm.device.type, precision, enabled=precision != torch.float32):
+            answers_BV = self._vlm.core(**batch, use_cache=False, logits_to_keep=1).logits[:, -1]
+            words_BL2 = self._verdicts(early[0])
+        holds_B = torch.tensor([case.holds for case in cases], device=answers_BV.device).long()
+        answer_B = F.cross_entropy(answers_BV[:, self._ends].float(), holds_B, reduction="none")
+        labels_BL = self._labels(cases, rows).to(words_BL2.device)
+        losses_BL = F.cross_entropy(words_BL2.float().flatten(0, 1), labels_BL.flatten(), ignore_index=-1, reduction="none")
+        losses_BL = losses_BL.view_as(labels_BL)
         means = [_mean(losses_BL, labels_BL == kind) for kind in (0, 1)]
         weights = [(labels_BL == kind).any(1).float() for kind in (0, 1)]
-        return sum(m * w for m, w in zip(means, weights, strict=True)) / sum(weights)
+        words_B = sum(m * w for m, w in zip(means, weights, strict=True)) / sum(weights).clamp(min=1)  # type: ignore[union-attr]
+        return {"answer": answer_B, "words": words_B}
 
-    def _labels(self, row: list[int], own: str, request: str) -> Tensor:
-        """(L,): 1 at words that hold, 0 at those that do not, -1 elsewhere."""
-        text = self._encoder.ids(quoted(request))
-        start = next(n for n in range(len(row)) if row[n : n + len(text)] == text)
-        labels = torch.full((len(row),), -1)
-        labels[start : start + len(text)] = torch.tensor(held(self._encoder.ids(quoted(own)), text, self._pauses)).long()
-        return labels
+    @property
+    def _ends(self) -> list[int]:
+        """The tokens of the lowest and the highest score: does not hold, holds."""
+        return [self._encoder.tokens.scores[0], self._encoder.tokens.scores[-1]]
+
+    @contextmanager
+    def _early(self) -> Iterator[list[Tensor]]:
+        """Collects what the last layer but one gives, (B, L, D)."""
+        found: list[Tensor] = []
+        layer = self._vlm.core.model.language_model.layers[-2]
+        handle = layer.register_forward_hook(lambda module, args, output: found.append(output))
+        try:
+            yield found
+        finally:
+            handle.remove()
+
+    def _verdicts(self, states_BLD: Tensor) -> Tensor:
+        """(B, L, 2) logits of not holding and of holding, read out as those of the last layer are."""
+        core = self._vlm.core
+        return F.linear(core.model.language_model.norm(states_BLD), core.lm_head.weight[self._ends])
+
+    def _row(self, case: Shown) -> Row:
+        encoder = self._encoders["instruction" if case.question.sources else "alignment"]
+        return encoder.asked(encoder.row(case.question), None)
+
+    def _labels(self, cases: list[Shown], rows: list[Row]) -> Tensor:
+        """(B, L): 1 at words that hold, 0 at those that do not, -1 elsewhere; padded on the left, as the rows are."""
+        length = max(row["input_ids"].shape[1] for row in rows)
+        labels_BL = torch.full((len(rows), length), -1)
+        for place, (case, row) in enumerate(zip(cases, rows, strict=True)):
+            if case.own is not None:
+                ids, text = row["input_ids"][0].tolist(), self._encoder.ids(quoted(case.question.text))
+                start = next(n for n in range(len(ids)) if ids[n : n + len(text)] == text) + length - len(ids)
+                found = held(self._encoder.ids(quoted(case.own)), text, self._pauses)
+                labels_BL[place, start : start + len(text)] = torch.tensor(found).long()
+        return labels_BL
 
 
 def _mean(values_BL: Tensor, where_BL: Tensor) -> Tensor:

@@ -16,6 +16,8 @@ from tastemaker.rewards.readout import ReadOut
 from tastemaker.rewards.vlm import VLMJudge
 from tastemaker.rewards.vlm_folder import VLM, load_vlm
 
+SHIPPED = Path(__file__).parent / "weights"
+"""The judge that comes with the package."""
 WIDTH, LAYERS = 192, 4
 VISION_WIDTH, VISION_DEPTH = 128, 3
 

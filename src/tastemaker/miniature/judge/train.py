@@ -1,7 +1,7 @@
 """Trains the miniature judge on simulated ratings: four dimensions and two read-outs in one model, by the house's own losses.
 
-    first part   it describes pictures of the world, and holds words against them (captions, no scores): so a vision-language
-                 model first learns to see and to compare
+    first part   it names what is in pictures of the world, describes them, and holds words against them (captions, no scores):
+                 so a vision-language model first learns to see and to compare
     the rest     soft labels of the raters' scores, with and without the reason before them, and some of the former still
 
 A step takes examples of every dimension, each by one read-out in turn. What a step sees depends on seed and step alone, so a
@@ -24,6 +24,7 @@ from tastemaker.errors import UserMistake
 from tastemaker.miniature.builder.optimiser import Optimiser, split
 from tastemaker.miniature.judge.language import DESCRIBE, DIRECT, RUBRICS, THINKING, as_picture
 from tastemaker.miniature.judge.matching import Matching
+from tastemaker.miniature.judge.naming import Naming
 from tastemaker.miniature.world.description import General
 from tastemaker.miniature.world.layout import GeneralLayout, sample_layout
 from tastemaker.miniature.world.prompts import write_prompt
@@ -39,7 +40,8 @@ from tastemaker.training.reward_loss import IGNORED, rationale_loss
 from tastemaker.training.reward_model import Example, Rated, RewardSetup, examples_of_step, losses
 
 EMA_DECAY = 0.998
-_SHOWN = ("abs_error", "pairs_right", "caption_loss", "matching_loss")
+_NAMING_WEIGHT = 0.2  # its loss is summed over the vocabulary
+_SHOWN = ("naming_loss", "abs_error", "pairs_right", "caption_loss", "matching_answer", "matching_words")
 _BESIDE = ("model.language_model.embed_tokens", "lm_head", "model.visual.pos_embed")
 Examples = Mapping[str, Sequence[Example]]
 """By dimension; either ratings or pairs in each."""
@@ -51,14 +53,16 @@ class Plan:
 
     steps: int = 6000
     seeing: float = 0.4
-    """Share of the steps that only describe and compare."""
+    """Share of the steps that only name, describe and compare."""
+    naming: int = 64
+    """Pictures whose words the eye finds by itself, in such a step."""
     describing: int = 32
     alignment: int = 20
     aesthetic: int = 8
     portrait: int = 8
     instruction: int = 16
     comparing: int = 32
-    """Requests held against pictures, in a step that only describes and compares."""
+    """Requests held against pictures, in such a step."""
     captions: int = 4
     """Pictures described in a step that also rates."""
     matching: int = 12
@@ -96,7 +100,10 @@ class JudgeTrainer:
         self.vlm, self.examples, self.plan = vlm, examples, plan
         vlm.folders = ()
         vlm.model.requires_grad_(True).train()
-        self.optimiser = Optimiser(*split(vlm.model, never=_BESIDE), muon_lr=plan.muon_lr, adam_lr=plan.adam_lr, decay_from=0.5)
+        self._naming = Naming(vlm, captioned, plan.seed)
+        matrices, rest = split(vlm.model, never=_BESIDE)
+        rest = [*rest, *self._naming.own]
+        self.optimiser = Optimiser(matrices, rest, muon_lr=plan.muon_lr, adam_lr=plan.adam_lr, decay_from=0.5)
         self.ema = {name: value.detach().clone() for name, value in vlm.model.named_parameters()}
         self._setups = {
             name: [
@@ -122,6 +129,7 @@ class JudgeTrainer:
         only_describes = step <= plan.seeing * plan.steps
         metrics: dict[str, float] = {}
         sizes = {} if only_describes else {name: getattr(plan, name) for name in RUBRICS if getattr(plan, name)}
+        naming = plan.naming if only_describes else 0
         captions = plan.describing if only_describes else plan.captions
         matching = plan.comparing if only_describes else plan.matching
         total = sum(sizes.values()) + captions + matching
@@ -133,14 +141,18 @@ class JudgeTrainer:
             )
             (found["loss"].sum() / total).backward()
             metrics |= {f"{name}_{key}": float(value.detach().mean()) for key, value in found.items()}
+        if naming:
+            loss = self._naming.loss(naming, step)
+            (_NAMING_WEIGHT * loss.mean()).backward()
+            metrics["naming_loss"] = float(loss.detach().mean())
         if captions:
             loss = self.caption_loss(captions, step)
             (loss.sum() / total).backward()
             metrics["caption_loss"] = float(loss.detach().mean())
         if matching:
-            loss = self._matching.loss(matching, step, getattr(torch, plan.precision))
-            (loss.sum() / total).backward()
-            metrics["matching_loss"] = float(loss.detach().mean())
+            found = self._matching.losses(matching, step, getattr(torch, plan.precision))
+            (sum(found.values()).sum() / total).backward()  # type: ignore[union-attr]
+            metrics |= {f"matching_{key}": float(value.detach().mean()) for key, value in found.items()}
         self.optimiser.step(step / plan.steps, step - 1, warmup=max(1, min(50, plan.steps // 20)))
         decay = min(EMA_DECAY, (step + 1) / (step + 10))
         with torch.no_grad():
@@ -170,12 +182,15 @@ class JudgeTrainer:
     def tensors(self) -> dict[str, dict[str, Tensor]]:
         """Everything a checkpoint needs."""
         live = {name: value.detach() for name, value in self.vlm.model.named_parameters()}
-        return {"live": live, "ema": self.ema, "optimiser": self.optimiser.state()}
+        naming = {str(place): value.detach() for place, value in enumerate(self._naming.own)}
+        return {"live": live, "ema": self.ema, "optimiser": self.optimiser.state(), "naming": naming}
 
     @torch.no_grad()
     def restore(self, tensors: dict[str, dict[str, Tensor]]) -> None:
         for name, value in self.vlm.model.named_parameters():
             value.copy_(tensors["live"][name])
+        for place, value in enumerate(self._naming.own):
+            value.copy_(tensors["naming"][str(place)])
         self.ema = {name: tensors["ema"][name].clone() for name in self.ema}
         self.optimiser.restore(tensors["optimiser"])
 
