@@ -43,6 +43,7 @@ STATIONS = (
     "recipe_launch",
     "demo_launch",
     "cli",
+    "__main__",
 )
 """The path, first to last: a module imports from its own station or an earlier one."""
 

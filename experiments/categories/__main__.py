@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from experiments.arms import Bench, Point, Say, base_point, claim, demo_config, finite, pooled_difference, run_arm
-from tastemaker.errors import TastemakerError
+from experiments.arms import Bench, Point, Say, base_point, claim, command, demo_config, finite, pooled_difference, run_arm
 from tastemaker.evaluation.statistics import paired_difference
 from tastemaker.evaluation.summary import ALL, interval, points
 from tastemaker.miniature import task
 from tastemaker.runtime import folder as disk
-from tastemaker.runtime.device import set_threads
 from tastemaker.types import Prompt
 
 UNIFORM, BY_CATEGORY = ARMS = ("uniform", "by category")
@@ -47,20 +44,7 @@ QUICK = Design(1, 8, 2, 1, 8, ("rollout.prompts=4", "rollout.group_size=2", "rol
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m experiments.categories", description=__doc__)
-    parser.add_argument("folder", type=Path)
-    for field in fields(Design)[:-1]:
-        parser.add_argument(f"--{field.name.replace('_', '-')}", type=type(field.default), help=f"default {field.default}")
-    parser.add_argument("--quick", action="store_true", help="minutes at most: shows that it runs; its numbers mean nothing")
-    parser.add_argument("--threads", type=int, help="CPU threads (default: physical cores)")
-    given = {name: value for name, value in vars(parser.parse_args(arguments)).items() if value is not None}
-    folder, quick, threads = given.pop("folder"), given.pop("quick"), given.pop("threads", None)
-    try:
-        run(folder, replace(QUICK if quick else Design(), **given), set_threads(threads), print)
-    except TastemakerError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    return 0
+    return command(arguments, name="categories", about=__doc__, full=Design(), quick=QUICK, run=run)
 
 
 def run(folder: Path, design: Design, threads: int = 1, say: Say = lambda text: None) -> None:

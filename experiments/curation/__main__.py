@@ -2,29 +2,37 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from experiments.arms import Bench, Point, Say, base_point, claim, demo_config, finite, pooled_difference, run_arm
-from tastemaker.config import TrainConfig
+from experiments.arms import (
+    ArmConfig,
+    Bench,
+    Point,
+    Say,
+    base_point,
+    claim,
+    command,
+    demo_config,
+    finite,
+    pooled_difference,
+    run_arm,
+)
 from tastemaker.data.curation import composite_range, select, threshold_of
-from tastemaker.errors import TastemakerError
 from tastemaker.evaluation.statistics import Estimate, paired_difference
 from tastemaker.evaluation.summary import interval, percent, points
 from tastemaker.miniature import task
 from tastemaker.miniature.builder.parts import SIDE
 from tastemaker.runtime import folder as disk
 from tastemaker.runtime import seeds
-from tastemaker.runtime.device import set_threads
 from tastemaker.runtime.signals import StopRequest
 from tastemaker.runtime.sittings import counted
 from tastemaker.training.curate import judge_prompts
@@ -62,20 +70,7 @@ class Run:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m experiments.curation", description=__doc__)
-    parser.add_argument("folder", type=Path)
-    for field in fields(Design)[:-1]:
-        parser.add_argument(f"--{field.name.replace('_', '-')}", type=type(field.default), help=f"default {field.default}")
-    parser.add_argument("--quick", action="store_true", help="minutes at most: shows that it runs; its numbers mean nothing")
-    parser.add_argument("--threads", type=int, help="CPU threads (default: physical cores)")
-    given = {name: value for name, value in vars(parser.parse_args(arguments)).items() if value is not None}
-    folder, quick, threads = given.pop("folder"), given.pop("quick"), given.pop("threads", None)
-    try:
-        run(folder, replace(QUICK if quick else Design(), **given), set_threads(threads), print)
-    except TastemakerError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    return 0
+    return command(arguments, name="curation", about=__doc__, full=Design(), quick=QUICK, run=run)
 
 
 def run(folder: Path, design: Design, threads: int = 1, say: Say = lambda text: None) -> None:
@@ -92,7 +87,7 @@ def run(folder: Path, design: Design, threads: int = 1, say: Say = lambda text: 
     say(f"written: {folder / 'result.json'}")
 
 
-def _config(design: Design, seed: int, threads: int) -> TrainConfig:
+def _config(design: Design, seed: int, threads: int) -> ArmConfig:
     more = (f"seed={seed}", f"threads={threads}", f"budget.max_steps={design.steps}", "checkpoint.keep=1")
     return demo_config(*more, *design.overrides)
 
@@ -107,9 +102,7 @@ def _seed(bench: Bench, design: Design, seed: int, threads: int) -> Run:
     return Run(points, seconds, len(kept))
 
 
-def curated(
-    bench: Bench, config: TrainConfig, prompts: list[Prompt], design: Design, folder: Path
-) -> tuple[list[Prompt], float]:
+def curated(bench: Bench, config: ArmConfig, prompts: list[Prompt], design: Design, folder: Path) -> tuple[list[Prompt], float]:
     """The share of the prompts with the largest ranges, and the seconds that finding them took."""
     bench.say(f"{folder.relative_to(bench.folder)}: {len(prompts)} prompts")
     rollout = config.rollout.model_copy(update={"group_size": design.samples})

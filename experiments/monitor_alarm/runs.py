@@ -96,7 +96,7 @@ def run(folder: Path, kind: str, seed: int, *, steps: int = STEPS, held_out: int
     cache = EmbeddingCache(adapter, height=SIDE, width=SIDE)
     prompts = task.training_prompts(1000, seed)
     built_in: dict[str, Reward] = {**task.rewards(), "saturation": Saturation()}
-    plan = Plan(chosen(prompts[:200], PROMPTS, seed), every=EVERY, truths=task.truths())
+    plan = Plan(chosen(prompts[:200], PROMPTS, seed), every=EVERY, truths=task.truths(prompts))
     truth = HeldOut(adapter, cache, task.held_out_prompts(held_out), config.rollout.steps)
     before = truth.read()
 

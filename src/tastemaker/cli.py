@@ -7,6 +7,7 @@ Exit codes: 0 done, 2 the user's mistake, 3 a service we depend on failed, 4 the
 
 from __future__ import annotations
 
+import os
 import platform
 import signal
 import traceback
@@ -62,6 +63,9 @@ app = typer.Typer(
 miniature = typer.Typer(no_args_is_help=True, rich_markup_mode="markdown")
 app.add_typer(miniature, name="miniature", help="The built-in model: rebuild it, or read its card.")
 
+SHARED = ("train", "distill")
+"""The commands that several processes can do together."""
+
 ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG.yaml", show_default=False, help="The run's settings.")]
 Overrides = Annotated[
     list[str] | None,
@@ -75,8 +79,14 @@ Allowed = Annotated[
 
 
 @app.callback()
-def options(debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of a mistake too.")] = False) -> None:
-    pass
+def options(
+    context: typer.Context,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of a mistake too.")] = False,
+) -> None:
+    if "WORLD_SIZE" in os.environ and context.invoked_subcommand not in SHARED:
+        from tastemaker.runtime.distributed import require_one
+
+        require_one(f"tastemaker {context.invoked_subcommand}")
 
 
 @app.command()
@@ -123,6 +133,9 @@ def train(
 
     With `monitor: {every: 10}` pictures of fixed prompts are held against the base's while it trains (`monitor.jsonl`,
     `monitor.png`), and signs that a reward is being bought are reported; with `stop: true` they end the run with exit code 4.
+
+    Several processes share each step's work and end at the weights of one:
+    `torchrun --standalone --nproc-per-node 8 -m tastemaker train run.yaml`; see docs/scale.md.
 
     Example: `tastemaker train run.yaml -o rollout.group_size=16 -o budget.max_steps=200`
     """

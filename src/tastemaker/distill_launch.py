@@ -17,8 +17,10 @@ from tastemaker.errors import UserMistake
 from tastemaker.launch import check_edit_share, data_files, export, model_folder, prompts_of
 from tastemaker.models.adapter import load
 from tastemaker.models.stated_guidance import state_guidance
+from tastemaker.runtime.distributed import connected, num_processes
 from tastemaker.runtime.progress import Progress
 from tastemaker.training.distill_start import check_routes, run_distillation
+from tastemaker.training.ranks import check_share
 from tastemaker.training.start import Around, prepare_hardware
 
 
@@ -34,14 +36,17 @@ def run_distill(config: DistillConfig, beside: Path, folder: Path, console: Cons
     prompts = prompts_of(config, beside, folder)
     check_routes(config.teachers, prompts)
     check_edit_share(config, prompts)
+    check_share(config.rollout.prompts, num_processes())
     model = model_folder(config, beside)
     device, dtype = prepare_hardware(config)
-    adapter = load(model, device=device, dtype=dtype)
-    side = config.rollout.picture_side
-    cache = EmbeddingCache(adapter, height=side, width=side, folder=folder / "embeddings", encoder_key=encoder_key(model))
-    around = Around(allow, lambda start, total: [Progress(total, start=start, console=console)])
-    files = data_files(config, beside)
-    state = run_distillation(config, adapter, prompts, weights, folder, embeddings=cache, around=around, data_files=files)
+    side, files = config.rollout.picture_side, data_files(config, beside)
+    with connected(device) as ranks:
+        adapter = load(model, device=device, dtype=dtype)
+        cache = EmbeddingCache(adapter, height=side, width=side, folder=folder / "embeddings", encoder_key=encoder_key(model))
+        around = Around(allow, lambda start, total: [Progress(total, start=start, console=console)], ranks=ranks)
+        state = run_distillation(config, adapter, prompts, weights, folder, embeddings=cache, around=around, data_files=files)
+    if not ranks.first:  # which exports for all
+        return folder
     state_guidance(adapter.transformer, 1.0)
     with state.averaged():
         exported = export(config, adapter, folder)

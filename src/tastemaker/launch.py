@@ -64,7 +64,9 @@ from tastemaker.rewards.service import Address, Limits
 from tastemaker.rewards.text_rendering import RapidOcrReader, TextRenderingReward
 from tastemaker.rewards.vlm import VLMJudge
 from tastemaker.runtime.device import Precision, pick_device, pick_precision
+from tastemaker.runtime.distributed import connected, num_processes
 from tastemaker.runtime.progress import Progress
+from tastemaker.training.ranks import check_share
 from tastemaker.training.start import Task, make_composite, prepare_hardware, run_training
 from tastemaker.types import Prompt
 
@@ -94,10 +96,11 @@ def run_train(config: TrainConfig, beside: Path, folder: Path, console: Console,
     check_categories(config, prompts)
     check_edit_share(config, prompts)
     check_rewards(config, beside)
+    check_share(config.rollout.prompts, num_processes())
     plan = monitor_plan(config, beside, prompts, console)
     model = model_folder(config, beside)
     device, dtype = prepare_hardware(config)
-    with opened_rewards(config, beside, device) as rewards:
+    with connected(device, config.deadlines.step) as ranks, opened_rewards(config, beside, device) as rewards:
         adapter = load(model, device=device, dtype=dtype)
         side = config.rollout.picture_side
         cache = EmbeddingCache(adapter, height=side, width=side, folder=folder / "embeddings", encoder_key=encoder_key(model))
@@ -111,10 +114,14 @@ def run_train(config: TrainConfig, beside: Path, folder: Path, console: Console,
                 allow_changes=allow,
                 trackers=lambda start, total: [Progress(total, start=start, console=console)],
                 watch=watching(plan) if plan else None,
+                ranks=ranks,
                 data_files=data_files(config, beside),
             )
         finally:
-            write_monitor_chart(folder)
+            if ranks.first:
+                write_monitor_chart(folder)
+    if not ranks.first:  # which exports for all
+        return folder
     with state.averaged():
         exported = export(config, adapter, folder)
     console.print(f"trained {state.step} steps; the policy is in {exported}")
@@ -166,7 +173,7 @@ def monitor_plan(config: TrainConfig, beside: Path, prompts: Sequence[Prompt], c
         seeds=watched.seeds,
         threshold=watched.threshold,
         stop=watched.stop,
-        truths=miniature.truths() if config.data.prompts in MINIATURE_PROMPTS else (),
+        truths=miniature.truths(prompts),
         say=lambda line: console.print(line, markup=False, highlight=False, soft_wrap=True),
     )
 

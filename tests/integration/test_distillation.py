@@ -48,10 +48,8 @@ def config(**changes) -> DistillConfig:
     return DistillConfig.model_validate_json(json.dumps({**values, "rollout": rollout, **changes}))
 
 
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory) -> dict[str, Path]:
+def save_teachers(where: Path) -> dict[str, Path]:
     """Two teachers some way from the base."""
-    where = tmp_path_factory.mktemp("teachers")
     for number, name in enumerate(("drawing", "editing")):
         transformer = fresh().transformer
         generator = torch.Generator().manual_seed(number)
@@ -60,6 +58,11 @@ def folders(tmp_path_factory) -> dict[str, Path]:
                 value.add_(0.03 * torch.randn(value.shape, generator=generator))
         transformer.save_pretrained(where / name)
     return {name: where / name for name in ("drawing", "editing")}
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory) -> dict[str, Path]:
+    return save_teachers(tmp_path_factory.mktemp("teachers"))
 
 
 def made(config, prompts, folders):
@@ -73,7 +76,7 @@ def step_of(setup):
     now = at_step(setup, 1)
     batch = prepare(now, 1)
     with pipeline(now) as scoring, torch.no_grad():
-        trajectory, images, signal = collect(now, batch, 1, scoring)
+        trajectory, images, signal = collect(now, batch, batch, 1, scoring)
     assert len(images) == 0  # nothing is decoded for nobody
     return now, batch, taught(now, now.teachers, batch, trajectory, signal), signal
 

@@ -61,7 +61,7 @@ def test_defaults_are_the_measured_ones() -> None:
     assert config.algorithm == GRPOConfig() and config.algorithm.guidance_mode == "hybrid"
     assert config.optimiser.learning_rate == 8e-5
     assert config.policy.kind == "full"
-    assert (config.checkpoint.every, config.checkpoint.keep, config.evaluation.every) == (20, 3, 0)
+    assert (config.checkpoint.every, config.checkpoint.keep) == (20, 3)
 
 
 def test_variants_are_chosen_by_a_word() -> None:

@@ -4,7 +4,7 @@ import inspect
 import re
 import sys
 import tomllib
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -80,6 +80,9 @@ def test_the_monitor_watches_what_the_config_says(tmp_path):
     known = prompts("portrait", "typography", "landscape", "general")
     assert launch.monitor_plan(parse(CONFIG, TrainConfig), tmp_path, known, console) is None
     text = CONFIG + "monitor: {every: 5, prompts: 4, samples: 3, seeds: 6, threshold: 3.5, stop: true}\n"
+    plan = launch.monitor_plan(parse(text, TrainConfig), tmp_path, known, console)
+    assert not plan.truths  # these prompts state none
+    known = [replace(prompt, truth={"description": {}}) for prompt in known]
     plan = launch.monitor_plan(parse(text, TrainConfig), tmp_path, known, console)
     assert (plan.every, plan.samples, plan.seeds, plan.threshold, plan.stop) == (5, 3, 6, 3.5, True)
     assert [prompt.text for prompt in plan.prompts] == ["x"]  # the four say the same

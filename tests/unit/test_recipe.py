@@ -259,3 +259,50 @@ def test_parameters_are_counted_without_opening_a_model(tmp_path: Path) -> None:
     (tmp_path / "three.safetensors").write_bytes(b"no")
     with pytest.raises(Corrupt, match=r"three\.safetensors"):
         num_parameters(tmp_path)
+
+
+class Shared(Settings):
+    seed: int = 0
+    threads: int | None = None
+    inner: WriteConfig | None = None
+
+
+class Grouped(Settings):
+    training: Shared = Shared()
+
+
+def test_a_recipes_seed_is_that_of_every_stage_that_has_one_and_states_none(tmp_path: Path) -> None:
+    kinds = {
+        "seeded": Kind(Shared, write, lambda config: ()),
+        "grouped": Kind(Grouped, write, lambda config: ()),
+        "write": KINDS["write"],
+    }
+    text = (
+        "name: r\nseed: 5\nthreads: 2\nstages:\n  a: {kind: seeded}\n  b: {kind: seeded, seed: 1}\n"
+        "  c: {kind: grouped, training: {seed: 3}}\n  d: {kind: write}\n  e: {like: a}\n"
+    )
+    recipe = open_recipe(parse_recipe(text, kinds), kinds, tmp_path, tmp_path, Console(quiet=True))
+    found = {stage.name: stage.config for stage in recipe.stages}
+    assert [(found[name].seed, found[name].threads) for name in "abe"] == [(5, 2), (1, 2), (5, 2)]
+    assert (found["c"].training.seed, found["c"].training.threads) == (3, 2)
+    assert not hasattr(found["d"], "seed")
+
+
+def test_overrides_win_over_the_file_and_reach_those_that_are_like_it() -> None:
+    text = parse_recipe(CHAIN, KINDS, overrides=["stages.second.text=2", "seed=4"])
+    assert [stage.settings["text"] for stage in text.stages] == ["one", 2, "apart", "three"]
+    assert text.shared == {"seed": 4}
+    liked = parse_recipe(CHAIN.replace(", text: three", ""), KINDS, overrides=["stages.second.text=2"])
+    assert liked.stages[3].settings["text"] == 2
+    with pytest.raises(UserMistake, match="not of the form key=value"):
+        parse_recipe(CHAIN, KINDS, overrides=["stages.second"])
+
+
+def test_a_job_knows_the_stages_above_it(tmp_path: Path) -> None:
+    recipe = opened(tmp_path)
+    assert [recipe.job(stage).above for stage in recipe.stages] == [
+        (),
+        ("first",),
+        ("first", "second"),
+        ("first", "second", "aside"),
+    ]

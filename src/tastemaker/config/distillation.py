@@ -13,7 +13,6 @@ from tastemaker.config.settings import (
     BudgetConfig,
     CheckpointConfig,
     DataConfig,
-    EvaluationConfig,
     FullPolicy,
     OptimiserConfig,
     PolicyConfig,
@@ -100,7 +99,6 @@ class DistillConfig(Settings):
     policy: PolicyConfig = FullPolicy()
     data: DataConfig = Field(examples=[{"prompts": "prompts.jsonl"}])
     checkpoint: CheckpointConfig = Field(default=CheckpointConfig(), json_schema_extra=FREE)
-    evaluation: EvaluationConfig = Field(default=EvaluationConfig(guidance=1.0), json_schema_extra=FREE)
     budget: BudgetConfig = Field(default=BudgetConfig(), json_schema_extra=FREE)
 
     def broken_rules(self) -> Iterator[Broken]:
@@ -113,6 +111,3 @@ class DistillConfig(Settings):
                 if (first := taught.setdefault(what, row)) != row:
                     rule = f"{what} is also taught by {self.teachers[first].name}"
                     yield Broken((f"teachers.{row}.teaches",), rule, "a prompt has one teacher, remove it from one")
-        if self.evaluation.guidance != 1:
-            rule = f"is {self.evaluation.guidance:g}, but guidance is inside a student already"
-            yield Broken(("evaluation.guidance",), rule, "set it to 1")

@@ -207,19 +207,6 @@ class CheckpointConfig(Settings):
     """Saves that are kept; older ones are removed."""
 
 
-class EvaluationConfig(Settings):
-    """When and how the held-out prompts are drawn."""
-
-    every: Count = 0
-    """Steps between two evaluations; 0 is never during training."""
-    prompts: Positive = 500
-    """Held-out prompts; at 500 the 95% interval of a share is still about 4 points to either side."""
-    steps: Annotated[int, Field(ge=1, le=1000)] = 20
-    """Sampling steps, all deterministic."""
-    guidance: Guidance = 3.0
-    """Scale of classifier-free guidance; 1 is none."""
-
-
 class BudgetConfig(Settings):
     """When training ends."""
 
@@ -259,7 +246,6 @@ class TrainConfig(Settings):
     data: DataConfig = Field(examples=[{"prompts": "prompts.jsonl"}])
     deadlines: DeadlineConfig = DeadlineConfig()
     checkpoint: CheckpointConfig = Field(default=CheckpointConfig(), json_schema_extra=FREE)
-    evaluation: EvaluationConfig = Field(default=EvaluationConfig(), json_schema_extra=FREE)
     monitor: MonitorConfig = Field(default=MonitorConfig(), json_schema_extra=FREE)
     budget: BudgetConfig = Field(default=BudgetConfig(), json_schema_extra=FREE)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import secrets
 from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
 
@@ -64,7 +65,7 @@ class EmbeddingCache:
         condition = self._adapter.encode([text], [pictures] if pictures else None, height=height, width=width).to("cpu")
         if self._folder is not None:
             path = self._folder / f"{key}.safetensors"
-            temporary = path.with_suffix(f".{os.getpid()}.tmp")
+            temporary = path.with_suffix(f".{secrets.token_hex(8)}.tmp")  # other machines may write the same
             tensors = {name: value.contiguous() for name, value in condition.tensors.items()}
             save_file(tensors, temporary, metadata={"layout": json.dumps(condition.layout)})
             os.replace(temporary, path)

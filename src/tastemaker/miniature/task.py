@@ -94,9 +94,13 @@ def rewards(pool: Executor | None = None) -> dict[str, Reward]:
     }
 
 
-def truths() -> list[Reward]:
-    """What a monitor may look at beside the rewards: whether every fact of a prompt holds in its picture."""
-    return [FunctionReward("exact", _exact)]
+def truths(prompts: Sequence[Prompt]) -> list[Reward]:
+    """What a monitor may look at beside the rewards: whether prompts are met, edits with the rest of their source preserved.
+
+    Nothing where a prompt states no truth of this world.
+    """
+    known = all({"description", "target"} & {*(prompt.truth or {})} for prompt in prompts)
+    return [FunctionReward("exact", _met)] if known else []
 
 
 def verdicts(pictures: np.ndarray, prompts: Sequence[Prompt], pool: Executor | None = None) -> np.ndarray:
@@ -172,6 +176,10 @@ def _read_edit(output: Any, truth: Mapping[str, Any] | None) -> EditReading:
 
 def _exact(picture: Any, truth: Mapping[str, Any]) -> bool:
     return read(picture, described(truth)).exact
+
+
+def _met(picture: Any, truth: Mapping[str, Any]) -> bool:
+    return _read_edit(picture, truth).success if "target" in truth else _exact(picture, truth)
 
 
 def _facts(picture: Any, truth: Mapping[str, Any]) -> float | Missing:

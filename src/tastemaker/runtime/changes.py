@@ -14,6 +14,7 @@ from pydantic import BaseModel
 
 from tastemaker import __version__
 from tastemaker.errors import UserMistake
+from tastemaker.runtime.distributed import num_processes
 
 PACKAGES = ("torch", "diffusers", "transformers", "peft", "safetensors", "numpy")
 """Those whose versions can change a result."""
@@ -40,7 +41,7 @@ def environment(data_files: Mapping[str, Path | str], judges: Mapping[str, str])
     ours = {"python": platform.python_version(), "tastemaker": __version__}
     return {
         "packages": ours | {name: _version(name) for name in PACKAGES},
-        "processes": int(os.environ.get("WORLD_SIZE", "1")),
+        "processes": num_processes(),
         "data_files": {name: fingerprint(path) for name, path in data_files.items()},
         "judges": dict(judges),
         "places": {name: str(Path(path).absolute()) for name, path in data_files.items()},

@@ -8,13 +8,15 @@ from typing import Literal
 
 import torch
 
+from tastemaker.runtime.distributed import here
+
 Precision = Literal["auto", "fp32", "bf16"]
 
 
 def pick_device() -> torch.device:
-    """CUDA, else Apple's MPS, else the CPU. Under torchrun each process takes the device of its LOCAL_RANK."""
+    """CUDA, else Apple's MPS, else the CPU. Of several processes on a machine each takes a device of its own."""
     if torch.cuda.is_available():
-        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        return torch.device("cuda", here()[0])
     if torch.backends.mps.is_available():
         return torch.device("mps")
     return torch.device("cpu")
@@ -46,8 +48,8 @@ def has_amx_bf16(cpuinfo: Path | str = "/proc/cpuinfo") -> bool:
 
 
 def set_threads(count: int | None) -> int:
-    """Sets torch's CPU threads, by default to the physical cores this process may use; returns the number."""
-    count = count or physical_cores()
+    """Sets torch's CPU threads, by default to this process's part of the physical cores it may use; returns the number."""
+    count = count or max(1, physical_cores() // here()[1])
     torch.set_num_threads(count)
     return count
 

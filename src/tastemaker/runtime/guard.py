@@ -24,13 +24,20 @@ class NanGuard:
     """Checks values before an update; `limit` bad updates in a row raise Diverged.
 
     `record` receives each incident (Run.incident). Several checks of one update (scores, loss, gradient norm) count as one.
-    The weights are safe only if the caller skips the update whenever the verdict is not ok.
+    The weights are safe only if the caller skips the update whenever the verdict is not ok. `gather` gives what every process
+    found (Ranks.gather), so that all come to one verdict.
     """
 
-    def __init__(self, record: Callable[[Mapping[str, Any]], None], limit: int = 3) -> None:
+    def __init__(
+        self,
+        record: Callable[[Mapping[str, Any]], None],
+        limit: int = 3,
+        gather: Callable[[Any], list[Any]] = lambda found: [found],
+    ) -> None:
         self.skipped = 0
         self._record = record
         self._limit = limit
+        self._gather = gather
         self._in_a_row = 0
         self._last_bad: int | None = None
 
@@ -39,10 +46,12 @@ class NanGuard:
 
         One synchronisation with the device, however many values there are.
         """
-        bad = _not_finite(values)
-        if not bad:
+        found = self._gather({name: _who(values[name], sample_ids) for name in _not_finite(values)})
+        culprits: dict[str, tuple[str, ...]] = {}
+        for name, who in (pair for one in found for pair in one.items()):
+            culprits[name] = tuple(dict.fromkeys([*culprits.get(name, ()), *who]))
+        if not culprits:
             return Verdict(True)
-        culprits = {name: _who(values[name], sample_ids) for name in bad}
         self._count(update)
         listed = {name: list(who[:100]) for name, who in culprits.items()}
         self._record({"kind": "not finite", "update": update, "in_a_row": self._in_a_row, "culprits": listed})

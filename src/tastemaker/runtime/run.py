@@ -68,10 +68,10 @@ class Run:
         keep: int = 3,
         trackers: Iterable[Tracker] = (),
     ) -> Run:
-        """Creates the folder, or opens it again when settings, versions, data, judges and processes are the same.
+        """Creates the folder, or opens it again when settings, versions, data and judges are the same.
 
         `judges` are fingerprints by the name of the reward. `allow_changes` names what may differ ("optimiser.learning_rate",
-        "packages", "data_files.prompts", "judges.alignment", "processes").
+        "packages", "data_files.prompts", "judges.alignment"). The number of processes may: no result depends on it.
         Raises UserMistake for a folder in use, unwritable, or with other settings.
         """
         folder = Path(folder)
@@ -247,7 +247,7 @@ def _compare(folder: Path, config: BaseModel, now: dict[str, Any], allow: tuple[
     for group in ("packages", "processes", "data_files", "judges"):
         found += changes.differences({group: _known(was, now, group)}, {group: now[group]})
     if found:
-        changes.refuse(folder, found, (*allow, *changes.free_groups(config)))
+        changes.refuse(folder, found, (*allow, *changes.free_groups(config), "processes"))
         time = datetime.now().astimezone().isoformat(timespec="seconds")
         append_line(folder / "changes.jsonl", {"time": time, "pid": os.getpid(), "changes": [c._asdict() for c in found]})
     if found or now.keys() - was.keys() or now["places"] != was["places"]:

@@ -33,9 +33,14 @@ class Part:
     first: int = 0
     """The place of the first prompt among those of the step."""
 
+    @property
+    def places(self) -> range:
+        """Of its prompts among those of the step."""
+        return range(self.first, self.first + len(self.prompts))
+
     def among(self, places: Tensor) -> Tensor:
         """Those of some places in the step that are of this part."""
-        return places[(places >= self.first) & (places < self.first + len(self.prompts))]
+        return places[(places >= self.places.start) & (places < self.places.stop)]
 
     def cut(self, count: int) -> Iterator[Part]:
         """`count` parts of whole groups, or one for each prompt when there are fewer; the same padding in all of them."""
@@ -50,13 +55,28 @@ class Part:
 
 @dataclass(frozen=True)
 class Batch:
-    """One step's prompts in the order of its pictures."""
+    """One step's prompts, or the share of one process, in the order of its pictures."""
 
     parts: tuple[Part, ...]
 
     @property
     def prompts(self) -> list[Prompt]:
         return [prompt for part in self.parts for prompt in part.prompts]
+
+    @property
+    def places(self) -> list[int]:
+        """Of the prompts among those of the step."""
+        return [place for part in self.parts for place in part.places]
+
+    def share(self, rank: int, count: int) -> Batch:
+        """What process `rank` of `count` has of a whole step: neighbours of every part, so that all have alike of each layout.
+
+        Who has one prompt more goes round from part to part: in all, no two processes differ by more than one.
+        """
+        if count == 1:
+            return self
+        dealt = ((part.first + nth, piece) for part in self.parts for nth, piece in enumerate(part.cut(count)))
+        return Batch(tuple(piece for turn, piece in dealt if turn % count == rank))
 
 
 def prepare(setup: Setup, step: int) -> Batch:

@@ -4,7 +4,8 @@ A step is drawn in chunks of whole groups and one layout (`training/batch.py`). 
 so far are judged while the next one is drawn.
 
 Everything it needs is handed in (`Setup`), so that the loop knows neither files nor settings. All randomness is keyed by (seed,
-step, prompt id, sample), so a step can be repeated, resumed and spread over processes without changing its result.
+step, prompt id, sample), so a step can be repeated, resumed and spread over processes without changing its result: each process
+draws, judges and learns from its share, and what is compared, counted or decided is that of the whole step (`setup.ranks`).
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from tastemaker.runtime import seeds
 from tastemaker.runtime.guard import NanGuard
 from tastemaker.runtime.signals import StopRequest
 from tastemaker.training.batch import Batch, Part, chunks_of, prepare
+from tastemaker.training.ranks import of_step
 from tastemaker.training.setup import Setup, keyed_noise
 from tastemaker.training.state import PolicyState, RunLike, steps
 from tastemaker.training.update import update
@@ -44,17 +46,18 @@ def train(
 ) -> None:
     """Steps `state.step + 1` to `max_steps`. Ends early, saved and resumable, when a stop is requested or `deadline` past."""
     with pipeline(setup) as scoring:
-        for step in steps(state, run, max_steps, checkpoint_every, guard, stop, deadline):
+        for step in steps(state, run, max_steps, checkpoint_every, guard, stop, deadline, setup.ranks):
             began = time.perf_counter()
             now = at_step(setup, step)
             batch = prepare(now, step)
+            mine = batch.share(now.ranks.rank, now.ranks.count)
             with state.as_old():
-                trajectory, images, signal = collect(now, batch, step, scoring)
-            metrics = update(now, state, batch, trajectory, signal, guard)
+                trajectory, images, signal = collect(now, batch, mine, step, scoring)
+            metrics = update(now, state, mine, trajectory, signal, guard)
             state.old_follows(step)
             seconds = time.perf_counter() - began
-            run.log(step, {**signal.metrics, **metrics, "images": len(trajectory.final_BX), "seconds": seconds})
-            after_step(step, images, batch)
+            run.log(step, {**signal.metrics, **metrics, "images": len(signal.kept_B), "seconds": seconds})
+            after_step(step, images, mine)
 
 
 def pipeline(setup: Setup) -> ScoringPipeline:
@@ -78,28 +81,35 @@ def at_step(setup: Setup, step: int) -> Setup:
     return replace(setup, sampler=sampler)
 
 
-def collect(setup: Setup, batch: Batch, step: int, scoring: ScoringPipeline) -> tuple[Trajectory, Tensor, Signal]:
-    """What a step learns from: pictures drawn and judged. Where teachers say what is to be learnt, no picture is decoded."""
+def collect(setup: Setup, batch: Batch, mine: Batch, step: int, scoring: ScoringPipeline) -> tuple[Trajectory, Tensor, Signal]:
+    """What a step learns from: pictures drawn and judged. Where teachers say what is to be learnt, no picture is decoded.
+
+    Trajectory and pictures are of the share that is `mine`, the signal is that of the whole `batch`.
+    """
     if setup.teachers is not None:
-        trajectory = _one_trajectory([rollout(setup, part, step) for part in batch.parts])
-        every_B = torch.ones(len(trajectory.final_BX))
+        trajectory = _one_trajectory([rollout(setup, part, step) for part in mine.parts])
+        every_B = torch.ones(len(batch.prompts) * setup.group_size)
         return trajectory, torch.empty(0, 3, setup.height, setup.width), Signal(every_B, every_B.bool())
-    trajectory, images, scores = draw_and_judge(setup, batch, step, scoring)
+    trajectory, images, scores = draw_and_judge(setup, mine, step, scoring)
     signal = signal_of(setup, batch, scores)
     hidden = scoring.hidden_latency()
-    if max(setup.chunks, len(batch.parts)) > 1:  # else nothing is drawn while a judge works
+    if max(setup.chunks, len(mine.parts)) > 1:  # else nothing is drawn while a judge works
         signal = replace(signal, metrics={**signal.metrics, "hidden_latency": hidden})
     return trajectory, images, signal
 
 
 def draw_and_judge(setup: Setup, batch: Batch, step: int, scoring: ScoringPipeline) -> tuple[Trajectory, Tensor, Scores]:
-    """The step's trajectory, pictures and scores (before gates). While a chunk is drawn, those before it are judged."""
+    """Trajectory and pictures of a batch, and the scores of the whole step (before gates).
+
+    While a chunk is drawn, those before it are judged; then all processes meet.
+    """
     trajectories, images, handles = [], [], []
     for chunk in chunks_of(batch, setup.chunks):
         trajectories.append(rollout(setup, chunk, step))
         images.append(setup.adapter.decode(trajectories[-1].final_BX, setup.height, setup.width))
         handles.append(scoring.submit(f"{step}/{chunk.first}", images[-1], _repeated(setup, chunk.prompts)))
-    scores = within_budget(setup, joined([scoring.collect(handle) for handle in handles]))
+    scores = joined([scoring.collect(handle) for handle in handles])
+    scores = within_budget(setup, of_step(setup.ranks, scores, batch.places, setup.group_size))
     return _one_trajectory(trajectories), torch.cat(images) if len(images) > 1 else images[0], scores
 
 
@@ -126,7 +136,7 @@ def rollout(setup: Setup, chunk: Part, step: int) -> Trajectory:
         chunk.negative,
         group_size=setup.group_size,
         sampler=setup.sampler,
-        noise=keyed_noise(setup, chunk.prompts, setup.group_size, "rollout", step, first=chunk.first),
+        noise=keyed_noise(setup, chunk.prompts, setup.group_size, "rollout", step, places=chunk.places),
         max_batch=setup.max_batch,
     )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -16,6 +16,7 @@ from tastemaker.models.adapter import Adapter
 from tastemaker.rewards.composite import Composite
 from tastemaker.rollout import Noise, Sampler
 from tastemaker.runtime import seeds
+from tastemaker.runtime.distributed import ALONE, Ranks
 from tastemaker.training.teachers import Teachers
 from tastemaker.types import Prompt
 
@@ -57,6 +58,8 @@ class Setup:
     """Of the prompts of a step; None takes them as they come."""
     scoring_deadline: float = 1800.0
     """Seconds from drawing a chunk to its scores before the run stops."""
+    ranks: Ranks = ALONE
+    """The processes that a step is shared out to, in whole groups."""
 
     @property
     def judges(self) -> Composite:
@@ -73,8 +76,10 @@ class Setup:
         return self.algorithm
 
 
-def keyed_noise(setup: Setup, prompts: Sequence[Prompt], group_size: int, purpose: str, step: int, *, first: int = 0) -> Noise:
-    """The same for a chunk as for the whole step, when `first` is the place of its first prompt there."""
+def keyed_noise(
+    setup: Setup, prompts: Sequence[Prompt], group_size: int, purpose: str, step: int, *, places: Iterable[int] | None = None
+) -> Noise:
+    """The same for a chunk as for the whole step, when `places` are those of its prompts there; without, they count from 0."""
     shape = setup.adapter.latent_shape(setup.height, setup.width)
     device = next(setup.adapter.transformer.parameters()).device
 
@@ -82,7 +87,7 @@ def keyed_noise(setup: Setup, prompts: Sequence[Prompt], group_size: int, purpos
         # The place in the step is part of the key: a small data set may hold a prompt twice in one step.
         keys = [
             (setup.seed, purpose, step, str(where), place, prompt.id, sample)
-            for place, prompt in enumerate(prompts, start=first)
+            for place, prompt in zip(range(len(prompts)) if places is None else places, prompts, strict=True)
             for sample in range(group_size)
         ]
         return seeds.noise_rows(shape, keys).to(device)

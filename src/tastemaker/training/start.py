@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +25,14 @@ from tastemaker.rewards.composite import Composite, Gate
 from tastemaker.rewards.reward import Reward, fingerprints
 from tastemaker.rollout import Sampler
 from tastemaker.runtime import device as hardware
+from tastemaker.runtime.distributed import ALONE, Ranks
 from tastemaker.runtime.guard import NanGuard
 from tastemaker.runtime.progress import Tracker
 from tastemaker.runtime.run import Run
 from tastemaker.runtime.signals import StopRequest
 from tastemaker.training.batch import Batch
 from tastemaker.training.policy import train
+from tastemaker.training.ranks import Elsewhere, begin_alike, check_alike, check_share
 from tastemaker.training.setup import Setup
 from tastemaker.training.state import PolicyState, frozen_copy
 from tastemaker.types import Prompt
@@ -189,9 +192,10 @@ Observer = Callable[[int, Tensor, Batch], None]
 
 @dataclass(frozen=True)
 class Around:
-    """What surrounds a training: how it is watched, stopped and resumed.
+    """What surrounds a training: how it is watched, stopped and resumed, and the processes that share it.
 
-    `watch` is called once, before saved weights are put in place, and what it returns after each step.
+    `watch` is called once, before saved weights are put in place, and what it returns after each step. Of several processes the
+    first alone is watched: what it draws is then its share of a step.
     """
 
     allow_changes: Iterable[str] = ()
@@ -199,6 +203,7 @@ class Around:
     after_step: Observer = lambda step, images, batch: None
     watch: Callable[[Running], Observer] | None = None
     stop: StopRequest | None = None
+    ranks: Ranks = ALONE
 
 
 def run_training(
@@ -213,6 +218,7 @@ def run_training(
     after_step: Observer = lambda step, images, batch: None,
     watch: Callable[[Running], Observer] | None = None,
     stop: StopRequest | None = None,
+    ranks: Ranks = ALONE,
     data_files: Mapping[str, Path] | None = None,
 ) -> PolicyState:
     """Trains, or goes on training, in `folder`, which keeps the fingerprints of `data_files`; see `Around` for the others.
@@ -223,7 +229,7 @@ def run_training(
     setup = make_setup(config, adapter, task.prompts, task.rewards, embeddings, height=task.height, width=task.width)
     state = make_state(config, adapter)
     judges = fingerprints(setup.composite.rewards) if setup.composite else {}
-    around = Around(allow_changes, trackers, after_step, watch, stop)
+    around = Around(allow_changes, trackers, after_step, watch, stop, ranks)
     run_loop(config, setup, state, folder, around, judges=judges, data_files=data_files)
     return state
 
@@ -238,26 +244,21 @@ def run_loop(
     judges: Mapping[str, str] | None = None,
     data_files: Mapping[str, Path] | None = None,
 ) -> None:
-    """The loop in its run folder, from the last checkpoint on; `state` is what it ends with."""
+    """The loop in its run folder, from the last checkpoint on; `state` is what it ends with.
+
+    Of several processes the first alone has the folder; the others begin with what it restored.
+    """
     limit = config.budget.max_minutes
     ends = time.monotonic() + 60 * limit if limit else float("inf")
-    with Run.open(
-        folder,
-        config,
-        allow_changes=around.allow_changes,
-        judges=judges,
-        data_files=data_files,
-        keep=config.checkpoint.keep,
-    ) as run:
-        saved = run.restore()
-        stopping = around.stop or StopRequest()
-        watched = [around.watch(Running(setup, state, run, stopping))] if around.watch else []
-        observers = [around.after_step, *watched]
-        if saved is not None:
-            state.restore(saved.tensors, saved.state)
-        run.require_space(state.tensors())
-        for tracker in around.trackers(state.step, config.budget.max_steps):
-            run.follow(tracker)
+    ranks, stopping = around.ranks, around.stop or StopRequest()
+    setup = replace(setup, ranks=ranks)
+    check_share(setup.prompts_per_step, ranks.count)
+    check_alike(ranks, config, setup.prompts, judges or {})
+    opened = partial(Run.open, folder, config, allow_changes=around.allow_changes, keep=config.checkpoint.keep)
+    with opened(judges=judges, data_files=data_files) if ranks.first else Elsewhere() as run:
+        guard = NanGuard(run.incident, gather=ranks.gather)
+        observers = _resumed(config, setup, state, run, guard, around, stopping) if isinstance(run, Run) else []
+        begin_alike(ranks, state, guard)
         with stopping:
             train(
                 setup,
@@ -268,20 +269,34 @@ def run_loop(
                 stop=stopping,
                 deadline=lambda: time.monotonic() > ends,
                 after_step=lambda step, images, batch: _tell(observers, step, images, batch),
-                guard=_guard(run, saved.state if saved else None),
+                guard=guard,
             )
+
+
+def _resumed(
+    config: TrainConfig | DistillConfig,
+    setup: Setup,
+    state: PolicyState,
+    run: Run,
+    guard: NanGuard,
+    around: Around,
+    stopping: StopRequest,
+) -> list[Observer]:
+    """Puts the last checkpoint in place; returns whom to tell of each step."""
+    saved = run.restore()
+    watched = [around.watch(Running(setup, state, run, stopping))] if around.watch else []
+    if saved is not None:
+        state.restore(saved.tensors, saved.state)
+        guard.load_state(saved.state["guard"])
+    run.require_space(state.tensors())
+    for tracker in around.trackers(state.step, config.budget.max_steps):
+        run.follow(tracker)
+    return [around.after_step, *watched]
 
 
 def _tell(observers: Iterable[Observer], step: int, images: Tensor, batch: Batch) -> None:
     for observer in observers:
         observer(step, images, batch)
-
-
-def _guard(run: Run, saved: Mapping[str, Any] | None) -> NanGuard:
-    guard = NanGuard(run.incident)
-    if saved is not None:
-        guard.load_state(saved["guard"])
-    return guard
 
 
 def prepare_hardware(config: TrainConfig | DistillConfig) -> tuple[torch.device, torch.dtype]:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from tastemaker.config import OldPolicyConfig, OptimiserConfig
 from tastemaker.runtime.checkpoint import load_matching
+from tastemaker.runtime.distributed import ALONE, Ranks
 from tastemaker.runtime.guard import NanGuard
 from tastemaker.runtime.signals import StopRequest
 from tastemaker.runtime.state import flatten, unflatten
@@ -181,19 +182,23 @@ def steps(
     guard: NanGuard,
     stop: StopRequest,
     deadline: Callable[[], bool] = lambda: False,
+    ranks: Ranks = ALONE,
 ) -> Iterator[int]:
     """Counts `state.step + 1` to `max_steps`; the body of the `for` is the step, and what it did is saved when it is due.
 
-    Ends early, saved and resumable, when `deadline` is past; raises Stopped, after saving, when a stop was requested.
+    Ends early, saved and resumable, when `deadline` is past; raises Stopped, after saving, when a stop was requested. What one
+    process was asked for is done by all, at the same step.
     """
     for step in range(state.step + 1, max_steps + 1):
         yield step
         state.step = step
-        last = step == max_steps or stop.requested or deadline()
+        last = step == max_steps or any(ranks.gather(stop.requested or deadline()))
         if last or step % checkpoint_every == 0:
             run.checkpoint(step, state.tensors(), {**state.plain(), "guard": guard.state()})
         if last:
-            stop.leave(f"checkpoint of step {step} saved")
+            if any(ranks.gather(stop.requested)):  # asked after the checkpoint, so that nobody leaves before it is there
+                stop.requested = True
+                stop.leave(f"checkpoint of step {step} saved")
             return
 
 

@@ -1,7 +1,8 @@
 """From one rollout and its signal to new weights: old velocities where the algorithm wants them, passes, loss, optimiser.
 
 A pass holds whole groups of one layout, so that one prefix, differentiable, serves all samples and trained steps of a prompt.
-The loss of a mini-batch is the mean over its samples, whatever passes they go through.
+The loss of a mini-batch is the mean over its samples, whatever passes and processes they go through: each process adds the
+gradients of its own samples, weighted by their share of all, and these are added up before the optimiser steps.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from tastemaker.rollout import negative_rows, stored_velocities, take
 from tastemaker.runtime import seeds
 from tastemaker.runtime.guard import NanGuard
 from tastemaker.training.batch import Batch, Part
+from tastemaker.training.ranks import LARGEST, over_ranks
 from tastemaker.training.setup import Setup, keyed_noise
 from tastemaker.training.state import Metrics, PolicyState
 from tastemaker.training.teachers import Teachers
@@ -33,7 +35,8 @@ from tastemaker.types import Signal, Trajectory
 def update(setup: Setup, state: PolicyState, batch: Batch, trajectory: Trajectory, signal: Signal, guard: NanGuard) -> Metrics:
     """Optimiser steps on one rollout, over the groups that have a signal, dealt out into `updates_per_rollout` mini-batches.
 
-    They are dealt like cards, so that every mini-batch has its share of every part.
+    They are dealt like cards, so that every mini-batch has its share of every part. `batch` and `trajectory` are this process's
+    share of the step, `signal` is that of the whole step.
     """
     ids = [f"{prompt.id}/{sample}" for prompt in batch.prompts for sample in range(setup.group_size)]
     sampled = {"final latents": trajectory.final_BX}
@@ -42,8 +45,7 @@ def update(setup: Setup, state: PolicyState, batch: Batch, trajectory: Trajector
     if not guard.check(state.attempts + 1, sampled, ids).ok:
         state.attempts += 1
         return {"updates": 0.0, "updates_skipped": 1.0}
-    kept_PG = signal.kept_B.view(len(batch.prompts), setup.group_size)
-    groups = kept_PG.any(1).nonzero().flatten()
+    groups = signal.kept_B.view(-1, setup.group_size).any(1).nonzero().flatten()
     if isinstance(setup.algorithm, NFT):
         with state.as_old():
             trajectory = forward_process(setup, setup.algorithm, batch, trajectory, signal, groups, state.step + 1)
@@ -53,7 +55,8 @@ def update(setup: Setup, state: PolicyState, batch: Batch, trajectory: Trajector
     skipped = 0
     num_updates = min(setup.updates_per_rollout, len(groups))
     for number in range(num_updates):
-        metrics = accumulate(setup, batch, trajectory, signal, groups[number::num_updates])
+        metrics = over_ranks(setup.ranks, accumulate(setup, batch, trajectory, signal, groups[number::num_updates]))
+        setup.ranks.add_up([parameter for _, parameter in state.named()])
         if not collected and isinstance(setup.algorithm, GRPO):
             check_floor(setup.algorithm, metrics)
         norm = torch.nn.utils.clip_grad_norm_([parameter for _, parameter in state.named()], setup.max_grad_norm)
@@ -69,16 +72,21 @@ def update(setup: Setup, state: PolicyState, batch: Batch, trajectory: Trajector
 
 
 def accumulate(setup: Setup, batch: Batch, trajectory: Trajectory, signal: Signal, groups: Tensor) -> dict[str, Tensor]:
-    """Gradients of the mean loss over the samples with a signal of some groups; returns metrics averaged alike."""
-    passes = list(passes_of(setup, batch, signal, groups))
-    num_samples = sum(len(some.rows) for some in passes)
+    """Gradients of the mean loss over the samples with a signal of some groups of the step; returns metrics averaged alike.
+
+    With several processes, this one's summands of both.
+    """
+    num_samples = int(signal.kept_B.view(-1, setup.group_size)[groups].sum())
     totals: dict[str, Tensor] = {}
-    for some in passes:
+    for some in passes_of(setup, batch, signal, groups):
         loss, metrics = loss_of(setup, some, trajectory, signal)
         share = len(some.rows) / num_samples
         (loss * share).backward()
         for name, value in {"loss": loss.detach(), **metrics}.items():
-            totals[name] = totals.get(name, torch.zeros_like(value)) + share * value
+            if name == LARGEST:
+                totals[name] = torch.maximum(totals.get(name, value), value)
+            else:
+                totals[name] = totals.get(name, torch.zeros_like(value)) + share * value
     return totals
 
 
@@ -91,7 +99,7 @@ def forward_process(
     The samples of a prompt share the noise: what it does to a gradient cancels, because their advantages sum to 0. That doubled
     the cosine of two independent gradients (docs/decisions.md).
     """
-    one_a_prompt = keyed_noise(setup, batch.prompts, 1, "forward", step)
+    one_a_prompt = keyed_noise(setup, batch.prompts, 1, "forward", step, places=batch.places)
 
     def noise(where: int | Literal["init"]) -> Tensor:
         return one_a_prompt(where).repeat_interleave(setup.group_size, dim=0)
@@ -118,9 +126,9 @@ def taught(setup: Setup, teachers: Teachers, batch: Batch, trajectory: Trajector
     A teacher is brought to the device once: all its samples are next to each other in time, whatever their order in the step.
     """
     velocities_BSX = torch.full_like(trajectory.velocities_BSX, float("nan"))
-    for teacher, places in teachers.places(batch.prompts):
+    for teacher, taught_here in teachers.places(batch.prompts):
         adapter = teachers.seated(teacher)
-        for some in passes_of(setup, batch, signal, places):
+        for some in passes_of(setup, batch, signal, torch.tensor(batch.places)[taught_here]):
             here = take(trajectory, some.rows)
             v_cond = stored_velocities(adapter, some.prefix(adapter), here)
             v_uncond = None
@@ -135,12 +143,15 @@ def taught(setup: Setup, teachers: Teachers, batch: Batch, trajectory: Trajector
 
 @dataclass(frozen=True, eq=False)
 class Pass:
-    """Some prompts of one part, and those of their samples (rows of the step) that go through the model together."""
+    """Some prompts of one part, and those of their samples that go through the model together."""
 
     part: Part
     places: Tensor
     """Of the prompts in the part."""
     rows: Tensor
+    """Of the batch's trajectory."""
+    rows_of_step: Tensor
+    """The same samples among all of the step."""
     prompt_of_row: Tensor
     """Index into `places`."""
 
@@ -157,17 +168,20 @@ class Pass:
 
 
 def passes_of(setup: Setup, batch: Batch, signal: Signal, groups: Tensor) -> Iterator[Pass]:
-    """Every sample with a signal of some groups once, in order, at most `micro_batch` in a pass."""
+    """Every sample of the batch with a signal, of some groups of the step, once, in order, at most `micro_batch` in a pass."""
     per_pass = len(groups) if setup.micro_batch is None else max(1, setup.micro_batch // setup.group_size)
+    begins = 0
     for part in batch.parts:
         mine = part.among(groups)
         for some in mine.split(per_pass) if len(mine) else ():
             rows = _kept_rows(signal, some, setup.group_size)
-            yield Pass(part, some - part.first, rows, torch.searchsorted(some, rows // setup.group_size))
+            own = rows + (begins - part.first) * setup.group_size
+            yield Pass(part, some - part.first, own, rows, torch.searchsorted(some, rows // setup.group_size))
+        begins += len(part.prompts)
 
 
 def _kept_rows(signal: Signal, groups: Tensor, group_size: int) -> Tensor:
-    """Rows of the batch: the samples with a signal of some groups."""
+    """Rows of the step: the samples with a signal of some groups."""
     rows = (groups[:, None] * group_size + torch.arange(group_size)).flatten()
     return rows[signal.kept_B[rows]]
 
@@ -184,7 +198,7 @@ def loss_of(setup: Setup, some: Pass, trajectory: Trajectory, signal: Signal) ->
     unconditional = None
     if setup.sampler.policy_mode == "both":
         unconditional = stored_velocities(setup.adapter, some.negative_prefix(setup.adapter), here)
-    advantages = signal.advantages_B[some.rows].to(velocities.device)
+    advantages = signal.advantages_B[some.rows_of_step].to(velocities.device)
     return setup.algorithm.loss(here, advantages, setup.sampler, velocities, unconditional, reference)
 
 
@@ -203,5 +217,5 @@ def _means(collected: list[dict[str, Tensor]]) -> Metrics:
     means: Metrics = {}
     for name in dict.fromkeys(name for metrics in collected for name in metrics):
         values = torch.stack([metrics[name].float() for metrics in collected if name in metrics])
-        means["log_ratio_floor" if name == "floor" else name] = float(values.max() if name == "max_ratio" else values.mean())
+        means["log_ratio_floor" if name == "floor" else name] = float(values.max() if name == LARGEST else values.mean())
     return means

@@ -41,6 +41,8 @@ def test_each_is_compared_at_its_own_guidance_and_with_the_bases_first():
     ]
     assert told(pairs_of(sides, ["trained"])) == [("student", 1, "trained", 1), ("student", 1, "trained", 3)]
     assert pairs_of(sides, ["nobody"]) == []
+    own = {"trained": ["base"], "student": ["trained"]}
+    assert {(a, b) for a, _, b, _ in told(pairs_of(sides, own))} == {("trained", "base"), ("student", "trained")}
 
 
 def test_tables_by_task_and_category():

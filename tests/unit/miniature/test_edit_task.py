@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from tastemaker.miniature import task
+from tastemaker.miniature.identity.network import CartoonFaces
 from tastemaker.miniature.world import corpus, layout, splits
 from tastemaker.miniature.world.description import from_dict
 from tastemaker.miniature.world.edits import EDIT_KINDS
@@ -17,6 +18,7 @@ from tastemaker.miniature.world.renderer import render
 from tastemaker.rewards.reward import Missing
 
 COUNT = 28
+WHICH = ("source", "target")
 
 
 @pytest.fixture(scope="module")
@@ -98,3 +100,20 @@ def test_verdicts_of_true_edits_and_of_untouched_sources(edits):
     assert np.array_equal(done.success, done.facts & done.preserved)
     portraits = np.array([edit.category == "portrait" for edit in edits])
     assert np.isnan(done.identity[~portraits]).all() and (untouched.identity[portraits] == 1).mean() > 0.9
+
+
+def test_a_monitor_is_told_the_truth_of_edits_and_prompts_and_of_nobody_elses(edits):
+    mixed = [*edits[:6], *task.held_out_prompts(6)]
+    (exact,) = task.truths(mixed)
+    shown = np.concatenate([pictures(edits[:6], "target"), np.zeros((6, 64, 64, 3), np.uint8)])
+    assert exact.score(as_images(shown), mixed) == [True] * 6 + [False] * 6
+    assert not task.truths([*mixed, replace(mixed[0], truth=None)])
+
+
+def test_the_identity_embedder_that_ships_knows_a_face_again(edits):
+    faces = [place for place, edit in enumerate(edits) if edit.category == "portrait" and edit.truth["kind"] != "restyle"]
+    embedder = CartoonFaces()
+    vectors = [np.concatenate([embedder.embed(Image.fromarray(p)) for p in pictures(edits, w)[faces]]) for w in WHICH]
+    similarity = embedder.similarity(*vectors)
+    assert similarity.shape == (len(faces), len(faces)) and similarity.min() >= 0 and similarity.max() <= 1
+    assert (similarity.argmax(1) == np.arange(len(faces))).all() and similarity.diagonal().min() > 0.5

@@ -107,11 +107,13 @@ def test_allowed_change_is_written_down_and_stays(tmp_path: Path) -> None:
 
 def test_settings_that_change_no_weight_are_free(tmp_path: Path) -> None:
     Run.open(tmp_path, config()).close()
-    Run.open(tmp_path, config("budget.max_steps=900", "checkpoint.every=5", "evaluation.every=10")).close()
+    Run.open(tmp_path, config("budget.max_steps=900", "checkpoint.every=5", "checkpoint.keep=9")).close()
     assert len(records(tmp_path / "changes.jsonl")[0]["changes"]) == 3
 
 
-def test_other_data_versions_and_processes_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_data_and_versions_are_refused_but_not_another_number_of_processes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     data = tmp_path / "p.jsonl"
     data.write_text("{}\n")
     folder = tmp_path / "run"
@@ -124,9 +126,12 @@ def test_other_data_versions_and_processes_are_refused(tmp_path: Path, monkeypat
     with pytest.raises(UserMistake) as caught:
         Run.open(folder, config(), data_files={"prompts": data})
     text = str(caught.value)
-    assert f"packages.torch: 1.0 -> {torch.__version__}" in text and "processes: 1 -> 2" in text
+    assert f"packages.torch: 1.0 -> {torch.__version__}" in text
     assert "data_files.prompts:" in text
-    Run.open(folder, config(), data_files={"prompts": data}, allow_changes=["packages", "processes", "data_files"]).close()
+    Run.open(folder, config(), data_files={"prompts": data}, allow_changes=["packages", "data_files"]).close()
+    written = [change["key"] for change in records(folder / "changes.jsonl")[-1]["changes"]]
+    assert written == ["packages.torch", "processes", "data_files.prompts"]
+    assert json.loads((folder / "environment.json").read_text())["processes"] == 2
     with pytest.raises(UserMistake, match=r"nowhere.jsonl: cannot be read"):
         Run.open(folder, config(), data_files={"prompts": tmp_path / "nowhere.jsonl"})
 

@@ -11,10 +11,9 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor, nn
-
-from PIL import Image
 
 from tastemaker.errors import Corrupt, UserMistake
 from tastemaker.rewards.identity import Floats
@@ -60,7 +59,7 @@ class CartoonFaces:
 
     def embed(self, picture: Image.Image) -> Floats:
         """(1, DIMENSIONS)"""
-        return embed(self._net, np.asarray(picture)[None]).astype(np.float64)
+        return embed(self._net, np.array(picture)[None]).astype(np.float64)
 
     def similarity(self, left: Floats, right: Floats) -> Floats:
         """The cosine, where it is positive."""

@@ -135,12 +135,13 @@ license: apache-2.0
 ---
 # tastemaker's identity embedder
 
-0.24 M parameters that tell cartoon faces of the miniature apart, trained in {steps} steps on drawings of its training split; good
-for nothing else. How often an edit that keeps the face is nearer to its source than the same edit of another face:
+0.24 M parameters that tell cartoon faces of the miniature apart, trained in {steps} steps on drawings of its training split;
+good for nothing else. How often an edit that keeps the face is nearer to its source than the same edit of another face:
 
 {told}.
 
-An AUC of exactly 1 has the interval of the share of edits without any mistake. Rebuilt by `python -m tastemaker.miniature.identity`.
+An AUC of exactly 1 has the interval of the share of edits without any mistake. Rebuilt by
+`python -m tastemaker.miniature.identity`.
 """
 
 

@@ -24,26 +24,15 @@ Drawer = Callable[[np.random.Generator], tuple[np.ndarray, str]]
 
 
 class Naming(nn.Module):
-    """The loss, keyed by seed and step; its own parameters are a threshold for each word and a scale.
-
-    A word is read out along the language model's own embedding of it. So a token of the picture comes to lie near the words that
-    are true of it, where the language model finds it by the words of a request.
-    """
+    """The loss, keyed by seed and step, and the readout from the eye's tokens to words, which no judge needs afterwards."""
 
     def __init__(self, vlm: VLM, drawer: Drawer, seed: int) -> None:
         super().__init__()
         self.words = {word: place for place, word in enumerate((*vocabulary(), *LETTERS))}
-        self.scale = nn.Parameter(torch.tensor(0.5))
-        # Most words are of no picture.
-        self.bias = nn.Parameter(torch.full((len(self.words),), -4.0 - float(np.log(PICTURE_TOKENS))))
-        self._ids = [vlm.processor.tokenizer(f" {word}", add_special_tokens=False).input_ids[-1] for word in self.words]
-        self._embedding, self._see = vlm.core.model.language_model.embed_tokens, vlm.core.model.visual
-        self._drawer, self._seed = drawer, seed
-
-    @property
-    def own(self) -> list[nn.Parameter]:
-        """What is not part of the judge."""
-        return [self.scale, self.bias]
+        self.head = nn.Linear(vlm.core.model.visual.config.out_hidden_size, len(self.words))
+        nn.init.zeros_(self.head.weight)
+        nn.init.constant_(self.head.bias, -4.0 - float(np.log(PICTURE_TOKENS)))  # most words are of no picture
+        self._see, self._drawer, self._seed = vlm.core.model.visual, drawer, seed
 
     def loss(self, count: int, step: int) -> Tensor:
         """(count,): binary cross-entropy in nats, summed over the vocabulary."""
@@ -52,7 +41,5 @@ class Naming(nn.Module):
         for row, (_, caption) in enumerate(drawn):
             there_BV[row, [self.words[piece] for piece in pieces(caption)]] = 1.0
         seen = self._see(patches(np.stack([picture for picture, _ in drawn])), grid_thw=grids(count)).pooler_output
-        words_VD = F.normalize(self._embedding.weight[self._ids].detach(), dim=1)
-        logits_TV = self.scale * F.layer_norm(seen, seen.shape[-1:]) @ words_VD.T + self.bias
-        logits_BV = logits_TV.unflatten(0, (count, -1)).logsumexp(1)
+        logits_BV = self.head(F.layer_norm(seen, seen.shape[-1:])).unflatten(0, (count, -1)).logsumexp(1)
         return F.binary_cross_entropy_with_logits(logits_BV, there_BV, reduction="none").sum(1)
