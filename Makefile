@@ -5,11 +5,14 @@
 #   make PYTHON=python3.12 demo                with another Python
 #   make TORCH_ARGS="--index-url https://download.pytorch.org/whl/cpu" demo
 #                                              install torch first, with these arguments of pip (here: the small CPU build)
+#   make WORKERS=1 test                        in one process; without it, one for each processor
 #   make ARGS="--seed 1" demo                  arguments for the command itself (also: ARGS="-k transition" test)
 
 PYTHON ?= python3
 VENV ?= .venv
 TORCH_ARGS ?=
+# Test processes, each of one thread (tests/conftest.py). One of them holds about 1 GB.
+WORKERS ?= $(shell getconf _NPROCESSORS_ONLN)
 ARGS ?=
 
 PIP = $(VENV)/bin/python -m pip --disable-pip-version-check install --quiet
@@ -21,7 +24,7 @@ demo: $(VENV)/.installed
 	$(VENV)/bin/tastemaker demo $(ARGS)
 
 test: $(VENV)/.installed-dev
-	$(VENV)/bin/python -m pytest $(ARGS)
+	$(VENV)/bin/python -m pytest --numprocesses $(WORKERS) --maxprocesses 8 --dist worksteal $(ARGS)
 
 lint: $(VENV)/.installed-dev
 	$(VENV)/bin/ruff check .

@@ -2,7 +2,21 @@
 
 from __future__ import annotations
 
+import os
+import sys
+from collections.abc import Iterator
+
 import pytest
+
+os.environ["OMP_NUM_THREADS"] = "1"  # before anybody imports torch; the processes that tests start inherit it
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Tests run side by side, a process for each processor: where each used all of them, all would be many times slower."""
+    yield
+    if "torch" in sys.modules:
+        assert sys.modules["torch"].get_num_threads() == 1, "this test left torch with more threads than it found"
 
 
 @pytest.fixture(scope="session")

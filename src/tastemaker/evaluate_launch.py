@@ -32,7 +32,9 @@ from tastemaker.evaluation.comparison import Side, compare, pairs_of
 from tastemaker.evaluation.drawn import Drawn, Opened, draw_kept, kept, missing_bytes
 from tastemaker.evaluation.judged import judge_kept, judged, noise_of
 from tastemaker.evaluation.report import write_report
-from tastemaker.evaluation.summary import NO_GUIDANCE, Summary, guidance_words, print_table, write_summary
+from tastemaker.evaluation.summary import NO_GUIDANCE, Summary, guidance_words
+from tastemaker.evaluation.summary_file import write_summary
+from tastemaker.evaluation.terminal import print_table
 from tastemaker.evaluation.wall import Wall, paired_wall, save_wall
 from tastemaker.launch import MINIATURE, check_categories, check_rewards, opened_rewards
 from tastemaker.miniature import task as miniature

@@ -4,28 +4,26 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
-import sys
 
 import pytest
 
+from processes import Started, command
 from tastemaker.runtime.metrics import read_lines
 
-COMMAND = [sys.executable, "-c", "from tastemaker.cli import main; main()", "demo", "--quick"]
 MODELS = ["base", "t2i", "edit", "mixed", "student"]
 
 
 def start(folder):
-    return subprocess.Popen([*COMMAND, "--folder", str(folder)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return Started(command, "demo", "--quick", "--threads", "1", "--folder", str(folder))
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_stopped_and_resumed(tmp_path):
     folder = tmp_path / "demo"
     first = start(folder)
-    assert first.stdout is not None
     shown = []
-    for line in first.stdout:
+    for line in first:
         shown.append(line)
         if line.startswith("step 1/"):
             first.send_signal(signal.SIGINT)
@@ -33,8 +31,8 @@ def test_stopped_and_resumed(tmp_path):
     assert any("first pictures" in line for line in shown)
 
     second = start(folder)
-    shown = second.communicate()[0]
-    assert second.returncode == 0, shown
+    shown = "".join(second)
+    assert second.wait() == 0, shown
     assert "curated: finished, unchanged" in shown.replace("\n", " ")
     assert [line["step"] for line in read_lines(folder / "t2i" / "run" / "metrics.jsonl")] == [1, 2]
     page = (folder / "report.html").read_text(encoding="utf-8")
@@ -52,6 +50,6 @@ def test_stopped_and_resumed(tmp_path):
     assert sum(stages) - 5 < summary["wall_seconds"] < float((folder / "seconds.txt").read_text()) + 1
 
     third = start(folder)
-    shown = third.communicate()[0]
-    assert third.returncode == 0 and shown.count("finished, unchanged") == 6 and "opening" not in shown
+    shown = "".join(third)
+    assert third.wait() == 0 and shown.count("finished, unchanged") == 6 and "opening" not in shown
     assert json.loads((folder / "summary.json").read_text(encoding="utf-8")) == summary

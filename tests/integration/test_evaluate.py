@@ -15,7 +15,7 @@ from tastemaker.config.evaluation import EvaluateConfig
 from tastemaker.errors import UserMistake
 from tastemaker.evaluate_launch import evaluate, prepare
 from tastemaker.evaluation import drawn as drawn_module
-from tastemaker.evaluation.summary import read_summary
+from tastemaker.evaluation.summary_file import read_summary
 from tastemaker.export.plan import make_plan
 from tastemaker.export.write import export
 from tastemaker.miniature import task

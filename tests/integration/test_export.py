@@ -15,7 +15,8 @@ from typer.testing import CliRunner
 
 from tastemaker import cli
 from tastemaker.errors import DiskFull, UserMistake
-from tastemaker.evaluation.summary import Summary, differences_by_category, rows_by_category, write_summary
+from tastemaker.evaluation.summary import Summary, differences_by_category, rows_by_category
+from tastemaker.evaluation.summary_file import write_summary
 from tastemaker.export.plan import make_plan
 from tastemaker.export.write import export
 from tastemaker.models import processor_shim, stated_guidance

@@ -155,10 +155,10 @@ def test_the_reward_of_both_tasks_rises_in_one_run(tmp_path):
             mine = torch.tensor([prompt.task == task for prompt in batch.prompts]).repeat_interleave(3)
             kept.append(float(images[mine].mean()))
 
-    run = config("nft", rollout=ALL, budget={"max_steps": 12}, optimiser={"learning_rate": 2e-3})
+    run = config("nft", rollout=ALL, budget={"max_steps": 8}, optimiser={"learning_rate": 2e-3})
     go(run, prompts(tmp_path / "pictures"), tmp_path / "run", after_step=keep)
     for task, kept in means.items():
-        assert sum(kept[-3:]) > sum(kept[:3]), (task, kept)
+        assert sum(kept[-3:]) > sum(kept[:3]) + 0.1, (task, kept)
 
 
 @pytest.mark.parametrize(("name", "chunks"), [("grpo", 1), ("nft", 3)])

@@ -62,13 +62,12 @@ def incidents(folder):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
-def test_a_bought_reward_is_told_from_an_earned_one_over_20_seeds(tmp_path):
+def test_a_bought_reward_is_told_from_an_earned_one_over_seeds(tmp_path):
     """Both rewards rise, and both move the saturation. The monitor knows no truth, and stops the one that rises whatever the
     prompt before truth is down by one standard deviation of the base's set from noise to noise; the other is not accused."""
     late, false, learnt = [], [], []
     start = toy.share_right(toy.ToyAdapter())
-    for seed in range(20):
+    for seed in range(6):
         adapter = toy.ToyAdapter()
         with pytest.raises(Alarmed, match=BOUGHT):
             go(tmp_path / f"loud-{seed}", toy.Loud(), seed=seed, steps=24, stop=True, adapter=adapter, look=1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -17,10 +18,12 @@ def experiments_can_be_imported(monkeypatch):
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("kind", ["hackable", "honest"])
-def test_a_bought_reward_is_told_from_an_earned_one(tmp_path, kind):
-    from experiments.monitor_alarm.runs import run
+def test_a_bought_reward_is_told_from_an_earned_one(tmp_path, monkeypatch, kind):
+    from experiments.monitor_alarm import runs
 
-    found = run(tmp_path, kind, 0, steps=8, held_out=8)
+    monkeypatch.setattr(runs, "EVERY", 4)
+    monkeypatch.setattr(runs, "Plan", partial(runs.Plan, seeds=3))  # less to draw, and wider limits
+    found = runs.run(tmp_path, kind, 0, steps=8, held_out=1)
     records = read_lines(tmp_path / "monitor.jsonl")
     assert (found.alarm is not None) == (kind == "hackable")
     assert records[-1]["step"] == (found.alarm or 8)

@@ -98,7 +98,7 @@ def test_ratings_are_learnt(tmp_path):
 
 def test_pairs_are_learnt():
     made, run = setup(PAIRS), NoRun()
-    train(made, run, 30)
+    train(made, run, 15)
     assert run.logged[-1]["pairs_right"] == 1.0 and run.logged[-1]["score_loss"] < run.logged[0]["score_loss"]
 
 

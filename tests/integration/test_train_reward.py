@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
-import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +16,8 @@ from safetensors.torch import load_file
 from scipy.stats import kendalltau, spearmanr
 from typer.testing import CliRunner
 
+import tastemaker.training.reward_model as reward_model
+from processes import Started, command
 from tastemaker import cli
 from tastemaker.data.ratings import Rating, read_ratings, write_ratings
 from tastemaker.data.votes import Side, Vote, write_votes
@@ -265,20 +265,32 @@ def uninterrupted(small, tmp_path_factory):
     return train_reward(small, folder=tmp_path_factory.mktemp("whole") / "run", overrides=RESUMED)
 
 
-@pytest.mark.slow
+def train_slowly(config: Path, run: Path) -> None:
+    """The program that is killed; it leaves the test time to send its signal."""
+    original = reward_model.update
+
+    def slowly(*args):
+        time.sleep(0.3)
+        return original(*args)
+
+    reward_model.update = slowly
+    arguments = [part for override in RESUMED for part in ("-o", override)]
+    command("train-reward", str(config), "--folder", str(run), *arguments)
+
+
 def test_a_process_killed_then_terminated_comes_to_the_same_judge_and_card(small, tmp_path, uninterrupted):
     """SIGKILL once three steps are logged, then SIGTERM (exit code 75), then to the end."""
     run = tmp_path / "run"
-    first = _start(small, run)
-    _until(first, "step 3/")
+    first = Started(train_slowly, small, run)
+    assert any("step 3/" in line for line in first)
     first.send_signal(signal.SIGKILL)
     assert first.wait() == -signal.SIGKILL
-    second = _start(small, run)
-    _until(second, "step 3/")
+    second = Started(train_slowly, small, run)
+    assert any("step 3/" in line for line in second)
     second.send_signal(signal.SIGTERM)
     assert second.wait() == 75
     assert not (run / JUDGE).exists()
-    assert _start(small, run).wait() == 0
+    assert Started(train_slowly, small, run).wait() == 0
     same(run / JUDGE, uninterrupted)
     assert [line["step"] for line in read_lines(run / "metrics.jsonl")] == [1, 2, 3, 4, 5, 6]
     assert judge_card.read_card(run / JUDGE) == judge_card.read_card(uninterrupted)
@@ -383,35 +395,3 @@ def test_check_reads_everything_and_writes_nothing(small):
     result = CliRunner().invoke(cli.app, ["train-reward", str(small), "--check", "--folder", str(small.parent / "never")])
     assert result.exit_code == 0 and "examples to train on, 60 steps" in result.output and "calibration: " in result.output
     assert not (small.parent / "never").exists()
-
-
-# ---- processes -----------------------------------------------------------------------------------
-
-
-def _start(config: Path, run: Path) -> subprocess.Popen:
-    here = Path(__file__)
-    paths = os.pathsep.join([str(here.parents[1]), str(here.parents[2] / "src")])
-    command = [sys.executable, str(here), str(config), str(run)]
-    return subprocess.Popen(command, env={**os.environ, "PYTHONPATH": paths}, stdout=subprocess.PIPE, text=True)
-
-
-def _until(process: subprocess.Popen, words: str) -> None:
-    assert process.stdout is not None
-    assert any(words in line for line in process.stdout), "the process ended before that"
-
-
-if __name__ == "__main__":
-    import time
-
-    import tastemaker.training.reward_model as reward_model
-
-    original = reward_model.update
-
-    def slowly(*args):
-        time.sleep(0.3)  # time for the test to send its signal
-        return original(*args)
-
-    reward_model.update = slowly
-    arguments = [part for override in RESUMED for part in ("-o", override)]
-    sys.stdout.reconfigure(line_buffering=True)
-    cli.app(["train-reward", sys.argv[1], "--folder", sys.argv[2], *arguments])

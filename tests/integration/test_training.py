@@ -97,12 +97,12 @@ def assert_same(left, right):
 
 @pytest.mark.parametrize("mode", ["hybrid", "both", "conditional"])
 def test_reward_rises_in_every_guided_mode(tmp_path, mode):
-    config = settings(algorithm={"guidance_mode": mode}, budget={"max_steps": 12}, optimiser={"learning_rate": 3e-3})
+    config = settings(algorithm={"guidance_mode": mode}, budget={"max_steps": 8}, optimiser={"learning_rate": 3e-3})
     go(config, tmp_path)
     lines = read_lines(tmp_path / "metrics.jsonl")
     rewards = [line["reward/brightness"] for line in lines]
-    assert sum(rewards[-3:]) > sum(rewards[:3])
-    assert [line["step"] for line in lines] == list(range(1, 13))
+    assert sum(rewards[-3:]) > sum(rewards[:3]) + 0.07, rewards
+    assert [line["step"] for line in lines] == list(range(1, 9))
     assert all(line["log_ratio_floor"] < 1e-6 for line in lines)
 
 
@@ -116,10 +116,10 @@ def nft(**changes):
 def test_reward_rises_with_nft_also_where_some_steps_are_unguided(tmp_path, mode):
     algorithm = {"name": "nft", "points": 2, "guidance_mode": mode}
     rollout = {"guidance": 2.0, "unguided_every": 2}
-    config = nft(algorithm=algorithm, rollout=rollout, budget={"max_steps": 16}, optimiser={"learning_rate": 2e-3})
+    config = nft(algorithm=algorithm, rollout=rollout, budget={"max_steps": 10}, optimiser={"learning_rate": 2e-3})
     go(config, tmp_path)
     rewards = [line["reward/brightness"] for line in read_lines(tmp_path / "metrics.jsonl")]
-    assert sum(rewards[-4:]) > sum(rewards[:4])
+    assert sum(rewards[-4:]) > sum(rewards[:4]) + 0.1, rewards
 
 
 def test_nft_evaluates_the_old_policy_before_the_first_update_and_shares_noise_in_a_group():

@@ -6,9 +6,7 @@ one test kills a real process (the runtime's own tests do so at every single wri
 
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -18,6 +16,8 @@ from test_training import Brightness, assert_same, fresh, go, settings, weights
 
 import tastemaker.training.policy as policy
 import tastemaker.training.update as update
+from processes import Started
+from tastemaker.errors import TastemakerError
 from tastemaker.runtime.metrics import read_lines
 
 
@@ -87,28 +87,16 @@ def test_killed_between_log_and_checkpoint(tmp_path, uninterrupted):
 def test_a_process_killed_and_terminated_ends_at_the_same_weights(tmp_path, uninterrupted):
     """SIGKILL once three steps are logged, then SIGTERM (exit code 75), then to the end."""
     run = tmp_path / "run"
-    first = _start(run)
-    _until_step(first, 3)
+    first = Started(train_slowly, run)
+    assert any(line == "step 3\n" for line in first)
     first.send_signal(signal.SIGKILL)
     assert first.wait() == -signal.SIGKILL
-    second = _start(run)
-    _until_step(second, 3)
+    second = Started(train_slowly, run)
+    assert any(line == "step 3\n" for line in second)
     second.send_signal(signal.SIGTERM)
     assert second.wait() == 75
-    assert _start(run).wait() == 0
+    assert Started(train_slowly, run).wait() == 0
     assert_same(uninterrupted, weights(go(settings(), run)))
-
-
-def _start(run: Path) -> subprocess.Popen:
-    here = Path(__file__)
-    paths = os.pathsep.join([str(here.parent), str(here.parents[1]), str(here.parents[2] / "src")])
-    environment = {**os.environ, "PYTHONPATH": paths}
-    return subprocess.Popen([sys.executable, str(here), str(run)], env=environment, stdout=subprocess.PIPE, text=True)
-
-
-def _until_step(process: subprocess.Popen, step: int) -> None:
-    assert process.stdout is not None
-    assert any(line.strip() == f"step {step}" for line in process.stdout), "the process ended before that step"
 
 
 class SlowBrightness(Brightness):
@@ -119,11 +107,9 @@ class SlowBrightness(Brightness):
         return super().score(images, prompts)
 
 
-if __name__ == "__main__":
-    from tastemaker.errors import TastemakerError
-
+def train_slowly(run: Path) -> None:
+    """The program that is killed."""
     try:
-        tell = lambda step, images, batch: print(f"step {step}", flush=True)  # noqa: E731
-        go(settings(), Path(sys.argv[1]), fresh(), SlowBrightness(), after_step=tell)
+        go(settings(), run, fresh(), SlowBrightness(), after_step=lambda step, images, batch: print(f"step {step}"))
     except TastemakerError as error:
         sys.exit(error.exit_code)

@@ -3,6 +3,7 @@
 Its files:
 
     settings.py     what can be set, and the rules between settings
+    rewards.py      rewards, their weights by category and their gates, and the rules between them
     categories.py   how prompts get a category: rules, or a model that is asked
     evaluation.py   what can be set for `tastemaker evaluate`
     judges.py       judges by name: a folder, our server, a chat server, scorers of faces and lettering, those of the miniature
@@ -30,22 +31,19 @@ from tastemaker.config.judges import (
 )
 from tastemaker.config.load import dump, load, parse
 from tastemaker.config.monitor import MonitorConfig
+from tastemaker.config.rewards import DeadlineConfig, GateConfig, Judged, RewardConfig
 from tastemaker.config.settings import (
     AlgorithmConfig,
     BudgetConfig,
     CheckpointConfig,
     DataConfig,
-    DeadlineConfig,
     FullPolicy,
-    GateConfig,
     GRPOConfig,
-    Judged,
     LoraPolicy,
     NFTConfig,
     OldPolicyConfig,
     OptimiserConfig,
     PolicyConfig,
-    RewardConfig,
     RolloutConfig,
     TrainConfig,
 )

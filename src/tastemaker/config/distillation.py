@@ -7,18 +7,15 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from tastemaker.config.base import Broken, Settings
+from tastemaker.config.base import Broken, Guidance, Name, Positive, Settings
 from tastemaker.config.settings import (
     FREE,
     BudgetConfig,
     CheckpointConfig,
     DataConfig,
     FullPolicy,
-    Guidance,
-    Name,
     OptimiserConfig,
     PolicyConfig,
-    Positive,
 )
 
 

@@ -8,9 +8,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from tastemaker.config.base import Broken, Settings, nearest
+from tastemaker.config.base import Broken, Count, Guidance, Name, Positive, Settings, Weight, nearest
 from tastemaker.config.judges import AnyJudgeConfig
-from tastemaker.config.settings import Count, DeadlineConfig, Guidance, Name, Positive, RewardConfig, Weight, reward_rules
+from tastemaker.config.rewards import DeadlineConfig, RewardConfig, reward_rules
 
 
 class ModelConfig(Settings):

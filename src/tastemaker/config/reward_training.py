@@ -11,8 +11,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from tastemaker.config.base import Broken, Settings
-from tastemaker.config.settings import FREE, CheckpointConfig, FullPolicy, Name, OptimiserConfig, Positive
+from tastemaker.config.base import Broken, Name, Positive, Settings
+from tastemaker.config.settings import FREE, CheckpointConfig, FullPolicy, OptimiserConfig
 
 FileName = Annotated[str, Field(min_length=1)]
 LossWeight = Annotated[float, Field(ge=0, le=1000)]

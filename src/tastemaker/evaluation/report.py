@@ -18,6 +18,7 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 
 from tastemaker.evaluation.charts import category_bars, difference_plot, draw_panels, recolour, training_panels
+from tastemaker.evaluation.conclusions import falls, headline
 from tastemaker.evaluation.monitor_chart import monitor_curves, panels
 from tastemaker.evaluation.picture_statistics import MEANING, Shift
 from tastemaker.evaluation.pixels import as_image
@@ -26,9 +27,7 @@ from tastemaker.evaluation.summary import (
     Summary,
     duration,
     elo_words,
-    falls,
     guidance_words,
-    headline,
     interval,
     percent,
     points,

@@ -7,17 +7,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from tastemaker import config as settings
-from tastemaker.evaluation.summary import (
-    ALL,
-    Summary,
-    elo_words,
-    guidance_words,
-    headline,
-    interval,
-    percent,
-    points,
-    score_words,
-)
+from tastemaker.evaluation.conclusions import headline
+from tastemaker.evaluation.summary import ALL, Summary, elo_words, guidance_words, interval, percent, points, score_words
 from tastemaker.export.plan import Plan
 
 FRONT_MATTER = "---\nlibrary_name: diffusers\npipeline_tag: text-to-image\ntags: [tastemaker{lora}]\n---\n"

@@ -13,7 +13,8 @@ from safetensors import safe_open
 
 from tastemaker.config import LoraPolicy
 from tastemaker.errors import Corrupt, UserMistake
-from tastemaker.evaluation.summary import Summary, read_summary
+from tastemaker.evaluation.summary import Summary
+from tastemaker.evaluation.summary_file import read_summary
 from tastemaker.opening import RECORD, TrainedRun, read_run
 
 Form = Literal["pipeline", "transformer", "lora"]

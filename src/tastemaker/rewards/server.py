@@ -51,86 +51,96 @@ class Unwanted(Exception):
 
 def create_app(judge: Judge, *, token: str | None = None, limits: ServerLimits | None = None) -> FastAPI:
     """The application. With a `token`, all but /health wants it as `Authorization: Bearer TOKEN`."""
-    limits = limits or ServerLimits()
-    batcher, repetitions, about = Batcher(judge, limits), Repetitions(), facts(judge)
-    statuses: Counter[int] = Counter()
+    service = _Service(judge, token, limits or ServerLimits())
+    app = FastAPI(title="tastemaker judge", lifespan=service.running, docs_url=None, redoc_url=None, openapi_url=None)
+    wants_token = [Depends(service.authorised)]
+    app.post("/v1/score", dependencies=wants_token)(service.score)
+    app.post("/v1/chat/completions", dependencies=wants_token)(service.chat)
+    app.get("/v1/judge", dependencies=wants_token)(service.who)
+    app.get("/v1/models", dependencies=wants_token)(service.models)
+    app.get("/health")(service.health)
+    app.get("/metrics", dependencies=wants_token)(service.metrics)
+    app.middleware("http")(service.counted)
+    app.exception_handler(Unwanted)(_unwanted)
+    app.exception_handler(Busy)(_busy)
+    app.exception_handler(ServiceFailed)(_failed)
+    return app
+
+
+class _Service:
+    """A judge with its queue, and what it has been asked so far; a method for each request."""
+
+    def __init__(self, judge: Judge, token: str | None, limits: ServerLimits):
+        self.token, self.limits, self.about = token, limits, facts(judge)
+        self.batcher, self.repetitions = Batcher(judge, limits), Repetitions()
+        self.statuses: Counter[int] = Counter()
 
     @asynccontextmanager
-    async def running(app: FastAPI) -> AsyncIterator[None]:
-        batcher.start()
+    async def running(self, app: FastAPI) -> AsyncIterator[None]:
+        self.batcher.start()
         yield
-        await batcher.stop()
+        await self.batcher.stop()
 
-    def authorised(request: Request) -> None:
+    def authorised(self, request: Request) -> None:
         given = request.headers.get("Authorization", "").encode()
-        if token is not None and not hmac.compare_digest(given, f"Bearer {token}".encode()):
+        if self.token is not None and not hmac.compare_digest(given, f"Bearer {self.token}".encode()):
             raise Unwanted(401, "this server wants its token: Authorization: Bearer TOKEN")
 
-    app = FastAPI(title="tastemaker judge", lifespan=running, docs_url=None, redoc_url=None, openapi_url=None)
-    wants_token = [Depends(authorised)]
+    async def counted(self, request: Request, follow: Callable[[Request], Awaitable[Response]]) -> Response:
+        response = await follow(request)
+        self.statuses[response.status_code] += 1
+        return response
 
-    async def answers_to(request: Request, body: bytes, sent: Sequence[AskedQuestion]) -> list[Answer]:
+    async def score(self, request: Request) -> Response:
+        body = await _body(request, self.limits)
+        sent = _parsed(ScoreRequest, body)
+        answers = await self._answers_to(request, body, sent.questions)
+        response = ScoreResponse(judge=self.about, answers=tuple(given(answer) for answer in answers))
+        return Response(response.model_dump_json(), media_type="application/json")
+
+    async def chat(self, request: Request) -> Response:
+        body = await _body(request, self.limits)
+        sent = _parsed(ChatRequest, body)
+        answer = given((await self._answers_to(request, body, [_only_question(sent)]))[0])
+        return JSONResponse(_completion(self.about.name, answer.model_dump_json(exclude={"id"})))
+
+    async def _answers_to(self, request: Request, body: bytes, sent: Sequence[AskedQuestion]) -> list[Answer]:
+        limits = self.limits
         if len(sent) > limits.queue:
             raise Unwanted(413, f"{len(sent)} questions in a request, but no more than {limits.queue} may wait; send fewer")
 
         async def work() -> list[Answer]:
-            batcher.check_room(len(sent))  # before work goes into decoding
+            self.batcher.check_room(len(sent))  # before work goes into decoding
             opened = await asyncio.to_thread(_opened, sent, limits.pixels)
-            given = iter(await batcher.answer([one for one in opened if isinstance(one, Question)]))
+            given = iter(await self.batcher.answer([one for one in opened if isinstance(one, Question)]))
             return [one if isinstance(one, Answer) else next(given) for one in opened]
 
-        return await repetitions.once(request.headers.get("X-Request-Id"), body, work)
+        return await self.repetitions.once(request.headers.get("X-Request-Id"), body, work)
 
-    @app.middleware("http")
-    async def counted(request: Request, follow: Callable[[Request], Awaitable[Response]]) -> Response:
-        response = await follow(request)
-        statuses[response.status_code] += 1
-        return response
+    async def who(self) -> Response:
+        return Response(self.about.model_dump_json(), media_type="application/json")
 
-    @app.post("/v1/score", dependencies=wants_token)
-    async def score(request: Request) -> Response:
-        body = await _body(request, limits)
-        sent = _parsed(ScoreRequest, body)
-        answers = await answers_to(request, body, sent.questions)
-        response = ScoreResponse(judge=about, answers=tuple(given(answer) for answer in answers))
-        return Response(response.model_dump_json(), media_type="application/json")
+    async def models(self) -> Response:
+        return JSONResponse({"object": "list", "data": [{"id": self.about.name, "object": "model", "owned_by": "tastemaker"}]})
 
-    @app.post("/v1/chat/completions", dependencies=wants_token)
-    async def chat(request: Request) -> Response:
-        body = await _body(request, limits)
-        sent = _parsed(ChatRequest, body)
-        answer = given((await answers_to(request, body, [_only_question(sent)]))[0])
-        return JSONResponse(_completion(judge.name, answer.model_dump_json(exclude={"id"})))
+    async def health(self) -> Response:
+        alive = self.batcher.alive
+        return JSONResponse({"status": "ok" if alive else "down"}, 200 if alive else 503)
 
-    @app.get("/v1/judge", dependencies=wants_token)
-    async def who() -> Response:
-        return Response(about.model_dump_json(), media_type="application/json")
+    async def metrics(self) -> Response:
+        return PlainTextResponse(_prometheus(self.batcher, self.statuses), media_type="text/plain; version=0.0.4")
 
-    @app.get("/v1/models", dependencies=wants_token)
-    async def models() -> Response:
-        return JSONResponse({"object": "list", "data": [{"id": judge.name, "object": "model", "owned_by": "tastemaker"}]})
 
-    @app.get("/health")
-    async def health() -> Response:
-        return JSONResponse({"status": "ok" if batcher.alive else "down"}, 200 if batcher.alive else 503)
+async def _unwanted(request: Request, error: Unwanted) -> Response:
+    return _problem(error.status, str(error), {"WWW-Authenticate": "Bearer"} if error.status == 401 else {})
 
-    @app.get("/metrics", dependencies=wants_token)
-    async def metrics() -> Response:
-        return PlainTextResponse(_prometheus(batcher, statuses), media_type="text/plain; version=0.0.4")
 
-    @app.exception_handler(Unwanted)
-    async def unwanted(request: Request, error: Unwanted) -> Response:
-        return _problem(error.status, str(error), {"WWW-Authenticate": "Bearer"} if error.status == 401 else {})
+async def _busy(request: Request, error: Busy) -> Response:
+    return _problem(429, str(error), {"Retry-After": str(error.after)})
 
-    @app.exception_handler(Busy)
-    async def busy(request: Request, error: Busy) -> Response:
-        return _problem(429, str(error), {"Retry-After": str(error.after)})
 
-    @app.exception_handler(ServiceFailed)
-    async def failed(request: Request, error: ServiceFailed) -> Response:
-        return _problem(503, str(error), {"Retry-After": "1"})
-
-    return app
+async def _failed(request: Request, error: ServiceFailed) -> Response:
+    return _problem(503, str(error), {"Retry-After": "1"})
 
 
 def serve(

@@ -10,7 +10,9 @@ from PIL import Image, ImageDraw
 
 from tastemaker.evaluation.picture_statistics import compare
 from tastemaker.evaluation.report import write_report
-from tastemaker.evaluation.summary import Summary, differences_by_category, print_table, rows_by_category, write_summary
+from tastemaker.evaluation.summary import Summary, differences_by_category, rows_by_category
+from tastemaker.evaluation.summary_file import write_summary
+from tastemaker.evaluation.terminal import print_table
 from tastemaker.evaluation.wall import Wall, paired_wall, save_wall
 
 CATEGORIES = ("count", "relation", "single", "typography", "portrait")

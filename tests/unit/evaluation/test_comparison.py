@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from tastemaker.evaluation.comparison import Side, compare, pairs_of
-from tastemaker.evaluation.summary import Summary, headline, read_summary, write_summary
+from tastemaker.evaluation.conclusions import headline
+from tastemaker.evaluation.summary import Summary
+from tastemaker.evaluation.summary_file import read_summary, write_summary
 from tastemaker.types import Prompt
 
 PROMPTS = [Prompt(str(n), "x", category="ab"[n % 2], task="t2i" if n < 6 else "edit") for n in range(10)]

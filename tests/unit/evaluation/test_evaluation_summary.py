@@ -8,20 +8,11 @@ from fabricated_run import fabricated_summary
 from rich.console import Console
 
 from tastemaker.errors import UserMistake
+from tastemaker.evaluation.conclusions import falls, headline
 from tastemaker.evaluation.statistics import holm
-from tastemaker.evaluation.summary import (
-    Difference,
-    Row,
-    Summary,
-    differences_by_category,
-    duration,
-    falls,
-    headline,
-    print_table,
-    read_summary,
-    rows_by_category,
-    write_summary,
-)
+from tastemaker.evaluation.summary import Difference, Row, Summary, differences_by_category, duration, rows_by_category
+from tastemaker.evaluation.summary_file import read_summary, write_summary
+from tastemaker.evaluation.terminal import print_table
 
 
 def row(model, verdicts, guidance=1.0):

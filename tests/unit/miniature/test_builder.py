@@ -166,8 +166,8 @@ def test_a_toy_build_gives_a_folder_that_plain_diffusers_runs(tmp_path, monkeypa
     plan = Plan(
         t2i_drawings=600,
         edit_drawings=24,
-        vae_samples=128,
-        decoder_samples=64,
+        vae_samples=64,
+        decoder_samples=32,
         base_steps=2,
         t2i_prompts=4,
         edit_prompts=4,
@@ -175,9 +175,9 @@ def test_a_toy_build_gives_a_folder_that_plain_diffusers_runs(tmp_path, monkeypa
     )
     judged: list[object] = []
     monkeypatch.setattr(building, "_build_judges", lambda *given: judged.append(given[1]))
-    folder = build(tmp_path, plan, measured=8)
+    folder = build(tmp_path, plan, measured=4)
     assert judged == [folder]
-    assert "| VAE round trip | 8 |" in (folder / "README.md").read_text()
+    assert "| VAE round trip | 4 |" in (folder / "README.md").read_text()
     pipeline = DiffusionPipeline.from_pretrained(folder, local_files_only=True)
     pipeline.set_progress_bar_config(disable=True)
     image = pipeline(prompt="a red circle", num_inference_steps=2, output_resolution=64).images[0]

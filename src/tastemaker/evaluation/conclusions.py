@@ -1,0 +1,133 @@
+"""What the numbers of an evaluation say, in sentences: what was gained, and which categories fell below their base."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from scipy.special import ndtr
+
+from tastemaker.evaluation.scores import ALL_JUDGES
+from tastemaker.evaluation.statistics import Z95, holm
+from tastemaker.evaluation.summary import (
+    ALL,
+    NO_GUIDANCE,
+    Difference,
+    Summary,
+    guidance_words,
+    interval,
+    percent,
+    points,
+    score_words,
+)
+
+ONE_SIDED = 0.025
+"""Of a 95% interval, what lies beyond its upper end."""
+
+
+def headline(summary: Summary) -> str:
+    """What the last model gained over the first it is compared with, or that it showed no gain: a sentence for each task."""
+    overall = [d for d in summary.differences if d.category == ALL]
+    if not overall:
+        row = next((r for r in summary.rows if r.category == ALL), None)
+        if row is None:
+            return _judged_headline(summary)
+        return (
+            f"{row.model} gets {percent(row.accuracy)} of {row.n} held-out prompts right "
+            f"(95% interval {interval(row.low, row.high)}); it was compared with no other model."
+        )
+    last = [d for d in overall if d.pair == next(d.pair for d in overall if d.pair[0] == overall[-1].pair[0])]
+    # Both as they are meant to be sampled, which for a model without guidance may be against one with it.
+    chosen = {d.task: d for d in last if d.guidance == last[0].guidance}
+    return " ".join(_gain(summary, one, several=len(chosen) > 1) for one in chosen.values())
+
+
+def _gain(summary: Summary, overall: Difference, *, several: bool) -> str:
+    against = overall.guidance if overall.against_guidance is None else overall.against_guidance
+    same = against == overall.guidance
+    sides = [
+        (overall.pair[0], _accuracy(summary, overall.pair[0], overall.task, overall.guidance), overall.guidance),
+        (overall.pair[1], _accuracy(summary, overall.pair[1], overall.task, against), against),
+    ]
+    after, before = (model if same else f"{model} {_sampling(guidance)}" for model, _, guidance in sides)
+    shares = [share for _, share, _ in sides]
+    compared = f"{after} gets {shares[0]} right and {before} {shares[1]}" if all(shares) else f"{after} against {before}"
+    shared = f" {_sampling(against)}" if same else ""
+    clear = "" if overall.estimate.excludes_zero else "; no clear difference"
+    what = _items(overall.task) if several else "prompts"
+    return (
+        f"On {overall.n} held-out {what}{shared}, {compared}: {points(overall.difference)} points "
+        f"(95% interval {interval(overall.low, overall.high, points)}){clear}."
+    )
+
+
+def _items(task: str) -> str:
+    return {"t2i": "text-to-image prompts", "edit": "edits"}.get(task, f"prompts of {task}")
+
+
+def _judged_headline(summary: Summary) -> str:
+    """Where no truth is known: the first difference of scores over all prompts, that of all judges if there is one."""
+    overall = [d for d in summary.score_differences if d.category == ALL]
+    found = next((d for d in overall if d.reward == ALL_JUDGES), next(iter(overall), None))
+    if found is None:
+        return "Nothing was compared." if summary.scores else "Nothing was evaluated."
+    clear = "" if found.low > 0 or found.high < 0 else "; no clear difference"
+    against = found.guidance if found.against_guidance is None else found.against_guidance
+    return (
+        f"On {found.n} held-out prompts, {found.pair[0]} {_sampling(found.guidance)} against {found.pair[1]} "
+        f"{_sampling(against)}: {score_words(found.difference)} in the score of {found.reward} "
+        f"(95% interval {interval(found.low, found.high, score_words)}){clear}."
+    )
+
+
+def _sampling(guidance: float) -> str:
+    return "without guidance" if guidance == NO_GUIDANCE else f"with guidance {guidance:g}"
+
+
+def _accuracy(summary: Summary, model: str, task: str, guidance: float) -> str:
+    """The share in words, or nothing where the summary has no such row."""
+    found = [r for r in summary.rows if (r.model, r.task, r.guidance, r.category) == (model, task, guidance, ALL)]
+    return percent(found[0].accuracy) if found else ""
+
+
+@dataclass(frozen=True)
+class Fall:
+    """A category in which the first model of a pair is worse than the second, its base, by the paired 95% interval.
+
+    Its upper end is below 0, which happens to one unchanged category in forty. `among` were compared, and `corrected` says
+    whether the fall holds when that is taken into account (Holm, one-sided, 2.5% for all of them together).
+    """
+
+    difference: Difference
+    among: int
+    corrected: bool
+
+    def __str__(self) -> str:
+        d = self.difference
+        sure = "still clear" if self.corrected else "not clear any more"
+        others = f"; {self.among} categories compared, {sure} when corrected for that (Holm)" if self.among > 1 else ""
+        return (
+            f"{d.category}: {d.pair[0]} is {points(-d.difference).lstrip('+')} points below {d.pair[1]} "
+            f"(95% interval {interval(d.low, d.high, points)}, n = {d.n}, {d.task}, guidance "
+            f"{guidance_words(d.guidance, d.against_guidance)}){others}"
+        )
+
+
+def falls(differences: Sequence[Difference]) -> list[Fall]:
+    """Every category that fell. Categories of one pair, task and guidance are one family."""
+    families: dict[Any, list[Difference]] = {}
+    for d in differences:
+        if d.category != ALL:
+            families.setdefault((d.pair, d.task, d.guidance, d.against_guidance), []).append(d)
+    found = []
+    for family in families.values():
+        corrected = holm([_p_of_a_fall(d) for d in family], ONE_SIDED)
+        found += [Fall(d, len(family), sure) for d, sure in zip(family, corrected, strict=True) if d.high < 0]
+    return found
+
+
+def _p_of_a_fall(d: Difference) -> float:
+    """One-sided, as if the upper half of the interval were a normal one's; 1 where there is no interval."""
+    return 1.0 if math.isnan(d.high) or d.high <= d.difference else float(ndtr(Z95 * d.difference / (d.high - d.difference)))
