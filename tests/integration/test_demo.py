@@ -25,7 +25,7 @@ def test_stopped_and_resumed(tmp_path):
     shown = []
     for line in first:
         shown.append(line)
-        if line.startswith("step 1/"):
+        if line.startswith("step 1/2 "):
             first.send_signal(signal.SIGINT)
     assert first.wait() == 75, "".join(shown)
     assert any("first pictures" in line for line in shown)

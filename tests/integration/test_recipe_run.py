@@ -91,7 +91,7 @@ def test_every_kind_of_stage_runs_and_only_what_changed_runs_again(recipe: Path,
 def test_shipped_recipes_hold_no_mistake(name: str, tmp_path: Path) -> None:
     text = load_recipe(shipped()[name], KINDS)
     recipe = open_recipe(text, KINDS, tmp_path, tmp_path, Console(quiet=True))
-    assert text.name == name and len(recipe.stages) > 4
+    assert text.name == name and len(recipe.stages) >= 2
 
 
 def test_a_stage_whose_files_are_not_there_says_so_before_anything_runs(tmp_path: Path) -> None:
