@@ -21,12 +21,12 @@ def test_it_runs_and_resumes(tmp_path, monkeypatch):
     from experiments.pointwise_vs_pairwise.__main__ import main, run
     from experiments.pointwise_vs_pairwise.design import QUICK
 
-    few = {"t2i": 1, "edits": 1, "held_out_t2i": 2, "held_out_edits": 2, "held_out_pictures": 3, "seeing_steps": 1}
-    design = replace(QUICK, **few, describing=1, steps=12, batch=4, seeds=1, severity=0.0)
+    few = {"t2i": 1, "edits": 1, "held_out_t2i": 2, "held_out_edits": 2, "held_out_pictures": 3, "pictures": 2}
+    design = replace(QUICK, **few, seeing_steps=1, describing=1, steps=6, batch=4, seeds=1, severity=0.0)
     run(tmp_path, design, resamples=20)
     result = json.loads((tmp_path / "result.json").read_text())
     costs = [arm["costs"] for arm in result["arms"]]
-    assert len(costs) == 2 and costs[0] == costs[1] and costs[0]["aesthetic"]["judgements"] == 24
+    assert len(costs) == 2 and costs[0] == costs[1] and costs[0]["aesthetic"]["judgements"] == 12
     # 3 dimensions x 3 measures x (2 arms and their difference) x (pooled and 1 seed)
     assert len(result["rows"]) == 3 * 3 * 3 * 2
     assert Image.open(tmp_path / "result.png").width > 500
