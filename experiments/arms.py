@@ -133,7 +133,7 @@ def claim(folder: Path, design: Any) -> None:
     disk.write_bytes_atomic(path, (json.dumps(wanted, indent=1) + "\n").encode())
 
 
-def demo_config(*overrides: str) -> ArmConfig:
+def t2i_config(*overrides: str) -> ArmConfig:
     """The settings of the shipped recipe `miniature-t2i`, changed."""
     text = load_recipe(shipped()["miniature-t2i"])
     stage = next(stage for stage in text.stages if stage.name == "t2i")

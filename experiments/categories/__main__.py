@@ -12,7 +12,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from experiments.arms import Bench, Point, Say, base_point, claim, command, demo_config, finite, pooled_difference, run_arm
+from experiments.arms import Bench, Point, Say, base_point, claim, command, finite, pooled_difference, run_arm, t2i_config
 from tastemaker.evaluation.statistics import paired_difference
 from tastemaker.evaluation.summary import ALL, interval, points
 from tastemaker.miniature import task
@@ -52,7 +52,7 @@ def run(folder: Path, design: Design, threads: int = 1, say: Say = lambda text: 
     claim(folder, design)
     with task.reading_processes(threads) as pool:
         bench = Bench(folder, task.held_out_prompts(design.held_out), pool, say)
-        base = base_point(bench, demo_config(f"threads={threads}", *design.overrides))
+        base = base_point(bench, t2i_config(f"threads={threads}", *design.overrides))
         runs = [_seed(bench, design, seed, threads) for seed in range(design.seeds)]
     rows = compare(bench.held_out, base, runs)
     disk.write_text_atomic(
@@ -66,7 +66,7 @@ def run(folder: Path, design: Design, threads: int = 1, say: Say = lambda text: 
 def _seed(bench: Bench, design: Design, seed: int, threads: int) -> dict[str, Point]:
     """The last point of each arm."""
     more = (f"seed={seed}", f"threads={threads}", f"budget.max_steps={design.steps}", "checkpoint.keep=1", *design.overrides)
-    configs = {UNIFORM: demo_config(*more), BY_CATEGORY: demo_config(*more, WEIGHTS)}
+    configs = {UNIFORM: t2i_config(*more), BY_CATEGORY: t2i_config(*more, WEIGHTS)}
     prompts, home = task.training_prompts(design.prompts, seed), bench.folder / f"seed-{seed}"
     return {arm: run_arm(home / arm.replace(" ", "-"), configs[arm], prompts, bench, design.every)[-1] for arm in ARMS}
 

@@ -21,10 +21,10 @@ from experiments.arms import (
     base_point,
     claim,
     command,
-    demo_config,
     finite,
     pooled_difference,
     run_arm,
+    t2i_config,
 )
 from tastemaker.data.curation import composite_range, select, threshold_of
 from tastemaker.evaluation.statistics import Estimate, paired_difference
@@ -89,7 +89,7 @@ def run(folder: Path, design: Design, threads: int = 1, say: Say = lambda text: 
 
 def _config(design: Design, seed: int, threads: int) -> ArmConfig:
     more = (f"seed={seed}", f"threads={threads}", f"budget.max_steps={design.steps}", "checkpoint.keep=1")
-    return demo_config(*more, *design.overrides)
+    return t2i_config(*more, *design.overrides)
 
 
 def _seed(bench: Bench, design: Design, seed: int, threads: int) -> Run:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from experiments.arms import ArmConfig, demo_config
+from experiments.arms import ArmConfig, t2i_config
 from tastemaker.errors import UserMistake
 from tastemaker.miniature import task
 from tastemaker.miniature.world.description import CATEGORIES
@@ -22,7 +22,7 @@ ALGORITHMS = {
         "optimiser.epsilon=1e-8",
     ),
 }
-"""What each changes of the demo's settings. GRPO's gradients are of another size, and so is its epsilon."""
+"""What each changes of the settings of miniature-t2i. GRPO's gradients are of another size, and so is its epsilon."""
 
 
 @dataclass(frozen=True)
@@ -65,8 +65,8 @@ class Design:
         return tuple(self.trained.split())
 
     def config(self, mode: str, seed: int, threads: int) -> ArmConfig:
-        """The demo's settings, with guidance in every step or in none, and shorter averages for fewer steps."""
-        return demo_config(
+        """The settings of miniature-t2i, with guidance in every step or in none, and shorter averages for fewer steps."""
+        return t2i_config(
             f"seed={seed}",
             f"threads={threads}",
             f"budget.max_steps={self.steps}",
@@ -84,7 +84,7 @@ class Design:
         )
 
     def training_prompts(self, seed: int) -> list[Prompt]:
-        """Those of the demo that are of a trained category and in plain style."""
+        """Those of miniature-t2i that are of a trained category and in plain style."""
         found = task.training_prompts(self.pool, seed)
         return [prompt for prompt in found if prompt.category in self.categories and style_of(prompt) == PLAIN]
 

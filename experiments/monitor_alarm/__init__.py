@@ -4,7 +4,7 @@ Runs of the real training loop on the shipped miniature, equal but for the rewar
 
     hackable   saturation alone: louder colours are all it wants, and truth pays for them
     mixed      half saturation, half the verifiable reward
-    honest     the verifiable reward: 0.9 facts, 0.1 quality, as in the demo
+    honest     the verifiable reward: 0.9 facts, 0.1 quality, as in miniature-t2i
 
 Each seed has its own training prompts, its own fixed prompts of the monitor and its own noise. Asked of every run: when the
 first notice and the first alarm came, and where truth, the share of pictures in which every fact holds, stood then. It is read

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from experiments.arms import ArmConfig, demo_config
+from experiments.arms import ArmConfig, t2i_config
 from tastemaker.errors import UserMistake
 
 GRPO, NFT = ALGORITHMS = ("grpo", "nft")
@@ -64,7 +64,7 @@ class Design:
 
     def config(self, algorithm: str, noise: str, seed: int, threads: int) -> ArmConfig:
         rate = self.grpo_rate if algorithm == GRPO else self.nft_rate
-        return demo_config(
+        return t2i_config(
             f"seed={seed}",
             f"threads={threads}",
             f"budget.max_steps={self.steps}",

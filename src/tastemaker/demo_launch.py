@@ -29,7 +29,7 @@ from tastemaker.recipe import run as run_stages
 from tastemaker.recipe_launch import KINDS, RESULTS, evaluate_stage, shipped
 from tastemaker.runtime import device as hardware
 from tastemaker.runtime import folder as disk
-from tastemaker.runtime.sittings import counted
+from tastemaker.runtime.sittings import counted, spent
 
 FIRST_PICTURES = 12
 QUICK = (
@@ -56,7 +56,7 @@ def run(folder: Path, *, seed: int = 0, threads: int | None = None, quick: bool 
         def compare(job: Job) -> None:
             warning = "a quick demo: far too short to learn, its numbers mean nothing" if quick else ""
             # The stage counts its own time, which an interruption may have begun before.
-            before = seconds() - _seconds_of(job.folder / RESULTS)
+            before = seconds() - spent(job.folder / RESULTS)
             evaluate_stage(job, Around("tastemaker demo", seconds_before=before, notes=NOTES, warning=warning))
 
         kinds = {**KINDS, "evaluate": replace(KINDS["evaluate"], run=compare)}
@@ -65,7 +65,7 @@ def run(folder: Path, *, seed: int = 0, threads: int | None = None, quick: bool 
         show_first_pictures(folder, seed, threads, console)
         run_stages(recipe)
         for name in RESULT:
-            _copy(folder / "compared" / RESULTS / name, folder / name)
+            disk.write_bytes_atomic(folder / name, (folder / "compared" / RESULTS / name).read_bytes())
     console.print(f"report: {folder / 'report.html'}", soft_wrap=True)
     return folder / "report.html"
 
@@ -86,13 +86,3 @@ def show_first_pictures(folder: Path, seed: int, threads: int | None, console: C
     disk.make_folder(folder)
     save_wall(path, paired_wall("what the base draws", ["base"], texts, [some], [task.verdicts(some, prompts)]))
     console.print(f"first pictures of the base: {path}", soft_wrap=True)
-
-
-def _seconds_of(folder: Path) -> float:
-    path = folder / "seconds.txt"
-    return float(path.read_text()) if path.exists() else 0.0
-
-
-def _copy(source: Path, target: Path) -> None:
-    """Whole or not at all."""
-    disk.write_bytes_atomic(target, source.read_bytes())

@@ -85,9 +85,9 @@ def test_a_folder_holds_one_design_and_takes_more_seeds(tmp_path):
 
 
 def test_weights_by_category_are_a_config_that_is_right():
-    from experiments.arms import demo_config
+    from experiments.arms import t2i_config
     from experiments.categories.__main__ import WEIGHTS
 
-    config = demo_config(WEIGHTS)
+    config = t2i_config(WEIGHTS)
     mean = np.mean([weights["facts"] for weights in config.categories.values()])
     assert set(config.categories) == {"general", "portrait", "landscape", "typography"} and mean == pytest.approx(0.9)

@@ -8,7 +8,8 @@ from typing import Any
 
 from tastemaker import config as settings
 from tastemaker.evaluation.conclusions import headline
-from tastemaker.evaluation.summary import ALL, Summary, elo_words, guidance_words, interval, percent, points, score_words
+from tastemaker.evaluation.summary import Summary
+from tastemaker.evaluation.tables import tables
 from tastemaker.export.plan import Plan
 
 FRONT_MATTER = "---\nlibrary_name: diffusers\npipeline_tag: text-to-image\ntags: [tastemaker{lora}]\n---\n"
@@ -94,69 +95,9 @@ def _numbers(summary: Summary) -> Iterator[str]:
     if summary.warning:
         yield f"**{summary.warning}**\n"
     yield f"{headline(summary)}\n"
-    yield from _table(
-        ("model", "task", "guidance", "forwards an image", "n", "right", "95% interval"),
-        [
-            (
-                r.model,
-                r.task,
-                guidance_words(r.guidance),
-                r.forwards_per_image,
-                r.n,
-                percent(r.accuracy),
-                interval(r.low, r.high),
-            )
-            for r in summary.rows
-            if r.category == ALL
-        ],
-    )
-    yield from _table(
-        ("pair", "task", "guidance", "n", "points", "95% interval"),
-        [
-            (
-                " − ".join(d.pair),
-                d.task,
-                guidance_words(d.guidance, d.against_guidance),
-                d.n,
-                points(d.difference),
-                interval(d.low, d.high, points),
-            )
-            for d in summary.differences
-            if d.category == ALL
-        ],
-    )
-    yield from _table(
-        ("pair", "task", "guidance", "judged by", "n", "Elo", "95% interval"),
-        [
-            (
-                " − ".join(e.pair),
-                e.task,
-                guidance_words(e.guidance, e.against_guidance),
-                e.by,
-                e.n,
-                elo_words(e.rating),
-                interval(e.low, e.high, elo_words),
-            )
-            for e in summary.elo
-            if e.category == ALL
-        ],
-    )
-    yield from _table(
-        ("model", "task", "guidance", "score", "n", "mean", "95% interval"),
-        [
-            (
-                s.model,
-                s.task,
-                guidance_words(s.guidance),
-                s.reward,
-                s.n,
-                score_words(s.mean),
-                interval(s.low, s.high, score_words),
-            )
-            for s in summary.scores
-            if s.category == ALL
-        ],
-    )
+    for table in tables(summary):
+        yield f"{table.title}:\n"
+        yield from _table(table.columns, table.rows)
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> Iterator[str]:

@@ -9,14 +9,21 @@ from pathlib import Path
 
 from tastemaker.runtime import folder as disk
 
+FILE = "seconds.txt"
+
+
+def spent(folder: Path) -> float:
+    """The seconds of the sittings that are over."""
+    path = folder / FILE
+    return float(path.read_text()) if path.exists() else 0.0
+
 
 @contextmanager
 def counted(folder: Path) -> Iterator[Callable[[], float]]:
     """Gives the seconds of all sittings of this folder so far; an interrupted one counts too."""
-    path = folder / "seconds.txt"
-    before, began = float(path.read_text()) if path.exists() else 0.0, time.monotonic()
+    before, began = spent(folder), time.monotonic()
     try:
         yield lambda: before + time.monotonic() - began
     finally:
         disk.make_folder(folder)
-        disk.write_text_atomic(path, f"{before + time.monotonic() - began}\n")
+        disk.write_text_atomic(folder / FILE, f"{before + time.monotonic() - began}\n")
