@@ -149,6 +149,15 @@ def test_a_judge_that_fails_stops_the_command(tmp_path):
     assert not (tmp_path / "scores.jsonl").exists()
 
 
+def test_pictures_judged_by_other_rewards_are_refused_by_name(tmp_path, uninterrupted):
+    judged(tmp_path)
+    other, sharpness = setup_of(), Brightness()
+    sharpness.name = "sharpness"
+    renamed = replace(other, composite=replace(other.judges, rewards=(sharpness,)))
+    with pytest.raises(UserMistake, match="have no scores of sharpness.*choose another folder"):
+        judged(tmp_path, renamed)
+
+
 def test_kept_pictures_are_those_that_were_judged(tmp_path):
     samples = {one.prompt.id: one for one in judged(tmp_path)}
     found = kept_pictures(tmp_path)

@@ -398,8 +398,8 @@ def test_overrides_win_and_are_read_as_yaml() -> None:
 
 
 def test_rules_hold_for_settings_made_in_python_too() -> None:
-    with pytest.raises(ValidationError, match="must leave the last of the 10 steps"):
-        RolloutConfig(window_size=10)
+    with pytest.raises(ValidationError, match="must be at most 1 for the cps transition"):
+        RolloutConfig(eta=1.5)
     with pytest.raises(ValidationError, match="frozen"):
         RolloutConfig().steps = 3  # type: ignore[misc]
     with pytest.raises(ValidationError, match="low: must be below high"):
@@ -579,6 +579,12 @@ def test_grpo_is_meant_where_no_algorithm_is_named_and_each_has_its_own_settings
     nft = parse(GOOD + "algorithm: {name: nft, points: 2}\nrollout: {steps: 8}\n", TrainConfig)
     assert isinstance(nft.algorithm, NFTConfig) and nft.algorithm.points == 2
     assert parse(dump(nft), TrainConfig) == nft
+
+
+def test_a_rollout_of_few_steps_is_for_nft_which_has_no_window() -> None:
+    assert parse(GOOD + "algorithm: {name: nft}\nrollout: {steps: 3}\n", TrainConfig).rollout.steps == 3
+    found = mistakes(GOOD + "rollout: {steps: 3}\n")
+    assert len(found) == 1 and "window_start + window_size = 3 must leave the last of the 3 steps deterministic" in found[0]
 
 
 def test_what_means_nothing_for_nft_is_refused() -> None:

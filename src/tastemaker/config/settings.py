@@ -59,11 +59,6 @@ class RolloutConfig(Settings):
         if self.chunks > self.prompts:
             rule = f"must be at most prompts = {self.prompts}, since a chunk holds whole groups"
             yield Broken(("chunks", "prompts"), rule, f"set it to at most {self.prompts}")
-        end = self.window_start + self.window_size
-        if end > self.steps - 1:
-            rule = f"window_start + window_size = {end} must leave the last of the {self.steps} steps deterministic"
-            remedy = f"set window_size to at most {max(self.steps - 1 - self.window_start, 1)} or raise steps to {end + 1}"
-            yield Broken(("window_size", "window_start", "steps"), rule, remedy)
         if self.transition == "cps" and self.eta > 1:
             rule = "must be at most 1 for the cps transition"
             yield Broken(("eta", "transition"), rule, "lower it or use transition: flow_sde")
@@ -265,6 +260,11 @@ class TrainConfig(Settings):
                 if getattr(rollout, name) != type(rollout).model_fields[name].default:
                     rule = "has no effect with nft, whose rollout is deterministic"
                     yield Broken((f"rollout.{name}", "algorithm.name"), rule, "remove it, or use grpo")
+        elif (end := rollout.window_start + rollout.window_size) > rollout.steps - 1:
+            keys = ("rollout.window_size", "rollout.window_start", "rollout.steps")
+            rule = f"window_start + window_size = {end} must leave the last of the {rollout.steps} steps deterministic"
+            remedy = f"set window_size to at most {max(rollout.steps - 1 - rollout.window_start, 1)} or raise steps to {end + 1}"
+            yield Broken(keys, rule, remedy)
         if self.algorithm.guidance_mode == "none" and rollout.guidance != 1:
             keys = ("algorithm.guidance_mode", "rollout.guidance")
             rule = f"none samples without guidance, but rollout.guidance is {rollout.guidance:g}"

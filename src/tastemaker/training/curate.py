@@ -24,6 +24,7 @@ from PIL import Image
 from torch import Tensor
 
 from tastemaker.data.curation import Samples
+from tastemaker.errors import UserMistake
 from tastemaker.flow.advantage import composite
 from tastemaker.rewards.pipeline import ScoringPipeline
 from tastemaker.rewards.reward import to_uint8
@@ -60,6 +61,11 @@ def judge_prompts(setup: Setup, folder: Path, *, trackers: Sequence[Tracker], st
             for tracker in trackers:
                 tracker.log(block, metrics)
     by_id = {row["id"]: row for line in read_lines(log.path) for row in line["prompts"]}
+    if unscored := {*setup.judges.names} - set.intersection(*({*row["scores"]} for row in by_id.values())):
+        raise UserMistake(
+            f"{log.path}: pictures judged earlier have no scores of {', '.join(sorted(unscored))}, and they are not drawn again; "
+            "choose another folder, or restore the rewards"
+        )
     return [_samples(setup, prompt, by_id[prompt.id]) for prompt in setup.prompts]
 
 

@@ -194,7 +194,7 @@ def test_words_are_read_one_layer_before_the_answer():
 
 
 def test_naming_learns_what_is_there_from_the_eye_alone():
-    """A red and a blue picture are told apart by name; nothing but the eye and its readout gets a gradient."""
+    """A red and a blue picture are told apart by name; nothing but the eye gets a gradient, not even the words' embeddings."""
     judge = new_judge()
     judge.model.requires_grad_(True)
 
@@ -205,7 +205,7 @@ def test_naming_learns_what_is_there_from_the_eye_alone():
         return picture, f"a {colour} square"
 
     naming = Naming(judge, drawer, seed=0)
-    optimiser = torch.optim.Adam([*naming.parameters()], 3e-3)
+    optimiser = torch.optim.Adam([*judge.core.model.visual.parameters(), *naming.sureness.parameters()], 3e-3)
     first = naming.loss(16, 1).mean()
     for step in range(40):
         optimiser.zero_grad()

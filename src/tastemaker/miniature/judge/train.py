@@ -102,7 +102,7 @@ class JudgeTrainer:
         vlm.model.requires_grad_(True).train()
         self._naming = Naming(vlm, captioned, plan.seed)
         matrices, rest = split(vlm.model, never=_BESIDE)
-        rest = [*rest, *self._naming.head.parameters()]
+        rest = [*rest, *self._naming.sureness.parameters()]
         self.optimiser = Optimiser(matrices, rest, muon_lr=plan.muon_lr, adam_lr=plan.adam_lr, decay_from=0.5)
         self.ema = {name: value.detach().clone() for name, value in vlm.model.named_parameters()}
         self._setups = {
@@ -182,14 +182,14 @@ class JudgeTrainer:
     def tensors(self) -> dict[str, dict[str, Tensor]]:
         """Everything a checkpoint needs."""
         live = {name: value.detach() for name, value in self.vlm.model.named_parameters()}
-        naming = self._naming.head.state_dict()
+        naming = self._naming.sureness.state_dict()
         return {"live": live, "ema": self.ema, "optimiser": self.optimiser.state(), "naming": naming}
 
     @torch.no_grad()
     def restore(self, tensors: dict[str, dict[str, Tensor]]) -> None:
         for name, value in self.vlm.model.named_parameters():
             value.copy_(tensors["live"][name])
-        self._naming.head.load_state_dict(tensors["naming"])
+        self._naming.sureness.load_state_dict(tensors["naming"])
         self.ema = {name: tensors["ema"][name].clone() for name in self.ema}
         self.optimiser.restore(tensors["optimiser"])
 
