@@ -39,6 +39,7 @@ STATIONS = (
     "reward_launch",
     "distill_launch",
     "curate_launch",
+    "categorise_launch",
     "evaluate_launch",
     "recipe_launch",
     "demo_launch",

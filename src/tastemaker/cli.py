@@ -281,7 +281,7 @@ def categorise(
 
     Example: `tastemaker categorise prompts.jsonl categories.yaml`
     """
-    from tastemaker.curate_launch import categorise as start
+    from tastemaker.categorise_launch import categorise as start
 
     start(prompts, rules, out=out)
 

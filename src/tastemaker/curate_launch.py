@@ -1,36 +1,24 @@
-"""Prompts before training: `tastemaker curate` keeps those that can teach, `tastemaker categorise` gives each a category."""
+"""`tastemaker curate`: draws and judges samples of every prompt, and keeps the prompts that can teach."""
 
 from __future__ import annotations
 
-import csv
-import io
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from contextlib import closing
-from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from tastemaker import config as settings
-from tastemaker.config import CategoriesConfig, ChatClassifierConfig, TrainConfig
-from tastemaker.data.categories import Rule, category_by_rules
+from tastemaker.config import TrainConfig
 from tastemaker.data.curation import Samples, composite_range, select, threshold_of
 from tastemaker.data.embeddings import EmbeddingCache, encoder_key
 from tastemaker.data.jsonl import inside
-from tastemaker.data.prompts import read_prompts, write_prompts
+from tastemaker.data.prompts import write_prompts
 from tastemaker.errors import UserMistake
 from tastemaker.evaluation.curation import half_agreement, print_shares, write_findings, write_walls
 from tastemaker.launch import MINIATURE_PROMPTS, check_categories, check_rewards, model_folder, opened_rewards, prompts_of
 from tastemaker.models.adapter import load
-from tastemaker.rewards.classifier import ChatClassifier, Classifier, VLMClassifier
-from tastemaker.rewards.reward import Missing, fingerprints
-from tastemaker.rewards.service import Address, Limits
-from tastemaker.rewards.vlm_folder import load_vlm
-from tastemaker.runtime.device import pick_device, pick_precision
-from tastemaker.runtime.folder import write_text_atomic
+from tastemaker.rewards.reward import fingerprints
 from tastemaker.runtime.progress import Progress
 from tastemaker.runtime.run import Run
 from tastemaker.runtime.signals import StopRequest
@@ -41,8 +29,6 @@ from tastemaker.types import Prompt
 
 KEEP = 0.5
 """The share of prompts that is kept when nothing is said."""
-ASKED_AT_ONCE = 256
-"""Prompts whose categories are asked of a server within one deadline."""
 
 
 def curate(
@@ -106,10 +92,10 @@ def _list_path(config: TrainConfig, beside: Path, folder: Path, out: Path | None
     if out is None and config.data.prompts in MINIATURE_PROMPTS:
         return folder / "curated.jsonl"
     given = beside / config.data.prompts
-    return _checked(out or given.with_name(f"{given.stem}.curated.jsonl"), prompts)
+    return checked_list(out or given.with_name(f"{given.stem}.curated.jsonl"), prompts)
 
 
-def _checked(out: Path, prompts: Iterable[Prompt]) -> Path:
+def checked_list(out: Path, prompts: Iterable[Prompt]) -> Path:
     """Raises UserMistake where a list of the prompts cannot be written, before anything is paid for."""
     if not out.parent.is_dir():
         raise UserMistake(f"--out: {out.parent} is not a folder; make it, or choose another one")
@@ -174,106 +160,3 @@ def _write(samples: list[Samples], threshold: float, rule: str, folder: Path, ou
     write_prompts(out, kept)
     hint = f"train on them with -o data.prompts={out.absolute()}"
     console.print(f"{len(kept)} of {len(samples)} prompts: {out}; {hint}", soft_wrap=True)
-
-
-@dataclass(frozen=True)
-class Categorised:
-    """A prompt with its category, and where that comes from; or, with an empty category, why there is none."""
-
-    prompt: Prompt
-    how: str
-    missing: str = ""
-
-
-def categorise(path: Path, rules: Path, *, out: Path | None = None) -> Path:
-    """Gives every prompt of the file that states no category one, and returns the new list; a table lies beside it.
-
-    Prompts that get none are left out of the list, for without the key they would count as `general`; the table names them.
-    """
-    config = settings.load(rules, CategoriesConfig)
-    prompts = read_prompts(path, category="")
-    out = _checked(out or path.with_name(f"{path.stem}.categorised.jsonl"), prompts)
-    console = Console()
-    found = _asked(_by_rules(prompts, config), config, rules.parent, console)
-    table = out.with_name(f"{out.stem}.csv")
-    write_text_atomic(table, _as_csv(found))
-    _show(found, config, console)
-    kept = [one.prompt for one in found if one.prompt.category]
-    if not kept:
-        raise UserMistake(f"{path}: no prompt got a category, see {table}; add rules, or ask a model")
-    write_prompts(out, kept)
-    console.print(f"{len(kept)} of {len(found)} prompts: {out}; how each got its category: {table}", soft_wrap=True)
-    return out
-
-
-def _by_rules(prompts: Sequence[Prompt], config: CategoriesConfig) -> list[Categorised]:
-    rules = [Rule.of(rule.category, rule.words, rule.pattern) for rule in config.rules]
-
-    def one(prompt: Prompt) -> Categorised:
-        if prompt.category:
-            return Categorised(prompt, "given")
-        if matched := category_by_rules(prompt, rules):
-            return Categorised(replace(prompt, category=matched[0]), f"rule {matched[1]}")
-        if config.otherwise:
-            return Categorised(replace(prompt, category=config.otherwise), "otherwise")
-        return Categorised(prompt, "", "no rule matches")
-
-    return [one(prompt) for prompt in prompts]
-
-
-def _asked(found: list[Categorised], config: CategoriesConfig, beside: Path, console: Console) -> list[Categorised]:
-    """Those without a category are asked about, where there is a model."""
-    left = [row for row, one in enumerate(found) if one.missing]
-    if config.judge is None or not left:
-        return found
-    classifier = _classifier(config, beside)
-    for start in range(0, len(left), ASKED_AT_ONCE):
-        rows = left[start : start + ASKED_AT_ONCE]
-        for row, answer in zip(rows, classifier.classify([found[row].prompt for row in rows]), strict=True):
-            prompt = found[row].prompt
-            if isinstance(answer, Missing):
-                found[row] = Categorised(prompt, "", answer.reason)
-            else:
-                found[row] = Categorised(replace(prompt, category=answer), "judge")
-        console.print(f"asked about {start + len(rows)} of {len(left)} prompts")
-    return found
-
-
-def _classifier(config: CategoriesConfig, beside: Path) -> Classifier:
-    judge = config.judge
-    if isinstance(judge, ChatClassifierConfig):
-        address = Address(url=judge.url, token_variable=judge.token_variable)
-        return ChatClassifier(
-            address=address, model=judge.model, names=config.names, limits=Limits(concurrency=judge.concurrency)
-        )
-    assert judge is not None
-    device = pick_device()
-    vlm = load_vlm(beside / judge.path, device=device, dtype=pick_precision(judge.precision, device))
-    return VLMClassifier(vlm, config.names)
-
-
-def _as_csv(found: Sequence[Categorised]) -> str:
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(["id", "category", "how", "why missing", "text"])
-    writer.writerows([one.prompt.id, one.prompt.category, one.how, one.missing, one.prompt.text] for one in found)
-    return buffer.getvalue()
-
-
-def _show(found: Sequence[Categorised], config: CategoriesConfig, console: Console) -> None:
-    """Counts by category and origin, reasons, and rules that no prompt met."""
-    counts = Counter((one.prompt.category, one.how.partition(" ")[0]) for one in found if one.prompt.category)
-    origins = [origin for origin in ("given", "rule", "otherwise", "judge") if any(origin == how for _, how in counts)]
-    table = Table()
-    for heading in ("category", "n", *origins):
-        table.add_column(heading, justify="left" if heading == "category" else "right")
-    for name in sorted({category for category, _ in counts}):
-        numbers = [counts[name, origin] for origin in origins]
-        table.add_row(Text(name), str(sum(numbers)), *map(str, numbers))
-    console.print(table)
-    for reason, count in Counter(one.missing for one in found if one.missing).most_common(5):
-        console.print(Text(f"{count} without a category, left out of the list: {reason}", style="yellow"))
-    met = {one.how for one in found}
-    for number, rule in enumerate(config.rules, start=1):
-        if f"rule {number}" not in met:
-            console.print(Text(f"rule {number} ({rule.category}) decides on no prompt"))

@@ -154,7 +154,7 @@ def test_pictures_judged_by_other_rewards_are_refused_by_name(tmp_path, uninterr
     other, sharpness = setup_of(), Brightness()
     sharpness.name = "sharpness"
     renamed = replace(other, composite=replace(other.judges, rewards=(sharpness,)))
-    with pytest.raises(UserMistake, match="have no scores of sharpness.*choose another folder"):
+    with pytest.raises(UserMistake, match=r"have no scores of sharpness.*choose another folder"):
         judged(tmp_path, renamed)
 
 

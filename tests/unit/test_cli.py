@@ -56,7 +56,8 @@ def calls(monkeypatch):
     called = {
         "launch": ("train", "serve_reward"),
         "reward_launch": ("train_reward",),
-        "curate_launch": ("curate", "categorise"),
+        "curate_launch": ("curate",),
+        "categorise_launch": ("categorise",),
         "export.plan": ("make_plan",),
         "export.write": ("export",),
         "evaluate_launch": ("evaluate",),

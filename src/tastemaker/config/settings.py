@@ -263,7 +263,9 @@ class TrainConfig(Settings):
         elif (end := rollout.window_start + rollout.window_size) > rollout.steps - 1:
             keys = ("rollout.window_size", "rollout.window_start", "rollout.steps")
             rule = f"window_start + window_size = {end} must leave the last of the {rollout.steps} steps deterministic"
-            remedy = f"set window_size to at most {max(rollout.steps - 1 - rollout.window_start, 1)} or raise steps to {end + 1}"
+            remedy = (
+                f"set window_size to at most {max(rollout.steps - 1 - rollout.window_start, 1)} or raise steps to {end + 1}"
+            )
             yield Broken(keys, rule, remedy)
         if self.algorithm.guidance_mode == "none" and rollout.guidance != 1:
             keys = ("algorithm.guidance_mode", "rollout.guidance")

@@ -63,8 +63,8 @@ def judge_prompts(setup: Setup, folder: Path, *, trackers: Sequence[Tracker], st
     by_id = {row["id"]: row for line in read_lines(log.path) for row in line["prompts"]}
     if unscored := {*setup.judges.names} - set.intersection(*({*row["scores"]} for row in by_id.values())):
         raise UserMistake(
-            f"{log.path}: pictures judged earlier have no scores of {', '.join(sorted(unscored))}, and they are not drawn again; "
-            "choose another folder, or restore the rewards"
+            f"{log.path}: pictures judged earlier have no scores of {', '.join(sorted(unscored))}, which are not drawn "
+            "again; choose another folder, or restore the rewards"
         )
     return [_samples(setup, prompt, by_id[prompt.id]) for prompt in setup.prompts]
 

@@ -8,8 +8,9 @@ import json
 import pytest
 from faulty_server import completion, free_port, running
 
+from tastemaker import categorise_launch
+from tastemaker.categorise_launch import categorise
 from tastemaker.config import CategoriesConfig, load, parse
-from tastemaker.curate_launch import categorise
 from tastemaker.data.prompts import read_prompts
 from tastemaker.errors import ServiceFailed, UserMistake
 from tastemaker.rewards.classifier import ChatClassifier, VLMClassifier, chosen, question
@@ -94,8 +95,40 @@ def test_an_answer_that_is_no_name_is_missing(prompts, tmp_path, said):
     assert "4" not in categories(out) and "none of the names" in table(out)["4"]["why missing"]
 
 
+def test_killed_while_it_asks_it_goes_on_behind_the_answers_it_has(prompts, tmp_path, monkeypatch):
+    """One question at a time; the server dies after the first, and the same command asks the second alone."""
+    monkeypatch.setattr(categorise_launch, "ASKED_AT_ONCE", 1)
+    monkeypatch.setattr(categorise_launch, "Limits", lambda **more: Limits(item=0.5, batch=1, **more))
+    prompts.write_text('{"id": "1", "text": "a dog"}\n{"id": "2", "text": "a cat"}\n')
+    asked, up = [], [False]
+
+    def answer(handler, body):
+        asked.append("dog" if b"dog" in body else "cat")
+        if asked[-1] == "dog" or up[0]:
+            handler.reply(completion("general"))
+        else:
+            handler.reply(b"{}", 503)
+
+    with running(answer) as server:
+        asking = rules(tmp_path, JUDGE % server.url)
+        with pytest.raises(ServiceFailed):
+            categorise(prompts, asking)
+        up[0], first = True, len(asked)
+        out = categorise(prompts, asking)
+    assert asked.count("dog") == 1 and len(asked) > first and categories(out) == {"1": "general", "2": "general"}
+    assert {row["how"] for row in table(out).values()} == {"judge"}
+
+
+def test_an_answer_belongs_to_the_names_that_were_to_choose_from(prompts, tmp_path):
+    prompts.write_text('{"id": "1", "text": "a dog"}\n')
+    with running(answers(lambda request: "general")) as server:
+        for names, requests in ((JUDGE, 1), (JUDGE, 1), (JUDGE.replace("all else", "animals"), 2)):
+            categorise(prompts, rules(tmp_path, names % server.url))
+            assert len(server.requests) == requests
+
+
 def test_a_server_that_is_not_there_fails_and_nothing_is_written(prompts, tmp_path, monkeypatch):
-    monkeypatch.setattr("tastemaker.curate_launch.Limits", lambda **more: Limits(item=0.5, batch=1, **more))
+    monkeypatch.setattr("tastemaker.categorise_launch.Limits", lambda **more: Limits(item=0.5, batch=1, **more))
     with pytest.raises(ServiceFailed):
         categorise(prompts, rules(tmp_path, RULES + JUDGE % f"http://127.0.0.1:{free_port()}"))
     assert {path.name for path in tmp_path.iterdir()} == {"prompts.jsonl", "rules.yaml"}
