@@ -86,15 +86,18 @@ class Design:
 
     def seeing(self, seed: int) -> Plan:
         """The stage that both arms start from."""
-        return Plan(**_NOTHING, steps=self.seeing_steps, seeing=1.0, describing=self.describing, seed=seed)
+        named = self.seeing_steps // 2  # by the eye alone, before the whole model describes
+        parts: dict[str, Any] = {"seeing_steps": named, "comparing_steps": self.seeing_steps - named, "rating_steps": 0}
+        return Plan(**_NOTHING, **parts, describing=self.describing, seed=seed)
 
     def plan(self, arm: str, seed: int) -> Plan:
         """Without captions: beside them the two losses, which have different units, would weigh differently."""
         examples = self.batch // 2 if arm == PAIRWISE else self.batch
-        return Plan(**{**_NOTHING, **dict.fromkeys(DIMENSIONS, examples)}, steps=self.steps, seeing=0.0, seed=seed)
+        parts: dict[str, Any] = {"seeing_steps": 0, "comparing_steps": 0, "rating_steps": self.steps}
+        return Plan(**{**_NOTHING, **dict.fromkeys(DIMENSIONS, examples)}, **parts, seed=seed)
 
 
-_NOTHING: dict[str, Any] = {**dict.fromkeys(RUBRICS, 0), "captions": 0, "comparing": 0, "matching": 0}
+_NOTHING: dict[str, Any] = {**dict.fromkeys(RUBRICS, 0), "looking": 0, "captions": 0, "comparing": 0, "matching": 0}
 QUICK = Design(
     t2i=2,
     edits=2,

@@ -261,12 +261,10 @@ class TrainConfig(Settings):
                     rule = "has no effect with nft, whose rollout is deterministic"
                     yield Broken((f"rollout.{name}", "algorithm.name"), rule, "remove it, or use grpo")
         elif (end := rollout.window_start + rollout.window_size) > rollout.steps - 1:
-            keys = ("rollout.window_size", "rollout.window_start", "rollout.steps")
+            window = ("rollout.window_size", "rollout.window_start", "rollout.steps")
             rule = f"window_start + window_size = {end} must leave the last of the {rollout.steps} steps deterministic"
-            remedy = (
-                f"set window_size to at most {max(rollout.steps - 1 - rollout.window_start, 1)} or raise steps to {end + 1}"
-            )
-            yield Broken(keys, rule, remedy)
+            most = max(rollout.steps - 1 - rollout.window_start, 1)
+            yield Broken(window, rule, f"set window_size to at most {most} or raise steps to {end + 1}")
         if self.algorithm.guidance_mode == "none" and rollout.guidance != 1:
             keys = ("algorithm.guidance_mode", "rollout.guidance")
             rule = f"none samples without guidance, but rollout.guidance is {rollout.guidance:g}"

@@ -1,5 +1,6 @@
 """The miniature judge: what it is told and says, its size, and that it learns, resumes and is opened like any judge."""
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -10,6 +11,7 @@ from PIL import Image
 from tastemaker.data.ratings import Rating
 from tastemaker.errors import UserMistake
 from tastemaker.miniature.judge.language import DIRECT, RUBRICS, THINKING, QuickProcessor
+from tastemaker.miniature.judge.looking import Looking
 from tastemaker.miniature.judge.matching import Matching, held, request_of, shown
 from tastemaker.miniature.judge.model import new_judge, open_judges
 from tastemaker.miniature.judge.naming import Naming
@@ -20,12 +22,14 @@ from tastemaker.rewards.judge import Question
 from tastemaker.rewards.readout import QuestionEncoder, ReadOut
 from tastemaker.rewards.vlm import VLMJudge
 from tastemaker.runtime.metrics import read_lines
-from tastemaker.training.reward_model import save_judge
+from tastemaker.training.reward_model import Rated, save_judge
 
 SMALL = Plan(
-    steps=4,
-    seeing=0.5,
+    seeing_steps=1,
     naming=2,
+    looking=1,
+    comparing_steps=2,
+    rating_steps=2,
     describing=3,
     alignment=2,
     aesthetic=1,
@@ -108,8 +112,16 @@ def test_it_learns_and_resumes_to_the_same_weights(tmp_path, examples):
     whole = JudgeTrainer(new_judge(), examples, SMALL)
     train(whole, tmp_path / "whole")
     lines = read_lines(tmp_path / "whole" / "log.jsonl")
-    assert [line["step"] for line in lines] == [1, 2, 3, 4]
-    assert {"alignment_loss", "aesthetic_loss", "instruction_loss", "alignment_rationale_loss"} <= {k for x in lines for k in x}
+    assert [line["step"] for line in lines] == [1, 2, 3, 4, 5]
+    assert {
+        "naming_loss",
+        "aesthetic_looks",
+        "caption_loss",
+        "alignment_loss",
+        "aesthetic_loss",
+        "instruction_loss",
+        "alignment_rationale_loss",
+    } <= {k for x in lines for k in x}
     parts = JudgeTrainer(new_judge(), examples, SMALL)
     stop = RuntimeError("pulled the plug")
     with pytest.raises(RuntimeError, match="plug"):
@@ -122,7 +134,8 @@ def test_it_learns_and_resumes_to_the_same_weights(tmp_path, examples):
 
 
 def test_the_loss_falls(examples):
-    trainer = JudgeTrainer(new_judge(), examples, replace(SMALL, steps=20, seeing=0.0, alignment=4, aesthetic=0, instruction=0))
+    only = {"seeing_steps": 0, "comparing_steps": 0, "rating_steps": 20}
+    trainer = JudgeTrainer(new_judge(), examples, replace(SMALL, **only, alignment=4, aesthetic=0, instruction=0))
     losses = [trainer.step(step)["alignment_score_loss"] for step in range(1, 11)]
     assert losses[-1] < 0.7 * losses[0]
 
@@ -153,6 +166,48 @@ def test_a_dimension_without_ratings_is_named(vlm, examples):
         JudgeTrainer(vlm, examples, Plan())
     with pytest.raises(UserMistake, match="judge plan"):
         Plan(precision="float64")
+
+
+def test_each_part_trains_what_it_is_about(examples):
+    """The eye alone; then all but the eye's own layers; then everything, from the averages of the part before."""
+    trainer = JudgeTrainer(new_judge(), examples, SMALL)
+
+    def moved(step: int) -> set[str]:
+        before = {name: value.detach().clone() for name, value in trainer.vlm.core.named_parameters()}
+        trainer.step(step)
+        changed = {name for name, value in trainer.vlm.core.named_parameters() if not torch.equal(value, before[name])}
+        return {"merger" if "merger" in name else name.split(".")[1] for name in changed}
+
+    assert moved(1) == {"visual", "merger"}
+    average = {name: value.clone() for name, value in trainer.ema.items()}
+    compare, trainer._compare = trainer._compare, lambda step: {}
+    trainer.step(2)  # learns nothing, and so shows what the part begins with
+    live = dict(trainer.vlm.model.named_parameters())
+    assert all(torch.equal(value, live[name]) for name, value in average.items())
+    trainer._compare = compare
+    assert moved(3) == {"language_model", "merger"}
+    assert moved(5) == {"language_model", "visual", "merger"}
+    assert [SMALL.part_of(step) for step in (1, 2, 4)] == [("seeing", 1, 1), ("comparing", 1, 2), ("rating", 1, 2)]
+    with pytest.raises(ValueError, match="behind the last"):
+        SMALL.part_of(6)
+
+
+def test_the_eye_alone_learns_scores_that_need_no_words():
+    """Dark pictures are rated 1, bright ones 5; nothing but the eye gets a gradient, and the scores of the two part."""
+    judge = new_judge()
+    looking = Looking(judge)
+    pictures = [Image.new("RGB", (64, 64), (shade, shade, shade)) for shade in (20, 230)]
+    rated = [Rated.of(Question(str(n), "", picture), [1 + 4 * n] * 3) for n, picture in enumerate(pictures)]
+    optimiser = torch.optim.Adam([*judge.core.model.visual.parameters(), *looking.heads.parameters()], 1e-3)
+    assert looking.loss("aesthetic", rated).tolist() == pytest.approx([math.log(5)] * 2, abs=1e-5)
+    for _ in range(30):
+        optimiser.zero_grad()
+        looking.loss("aesthetic", rated).mean().backward()
+        optimiser.step()
+    assert looking.loss("aesthetic", rated).max() < 0.3
+    assert {name.split(".")[1] for name, p in judge.core.named_parameters() if p.grad is not None} == {"visual"}
+    with pytest.raises(ValueError, match="how its raters differ"):
+        looking.loss("aesthetic", [Rated(rated[0].question, 3.0)])
 
 
 def test_a_wrong_word_spoils_the_rest_of_its_phrase_and_no_other():

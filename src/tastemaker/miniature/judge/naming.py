@@ -51,6 +51,6 @@ class Naming:
         return F.binary_cross_entropy_with_logits(logits_BV, there_BV, reduction="none").sum(1)
 
     def _directions(self) -> Tensor:
-        """(V, D) of length 1: what tells a word's embedding from the others. Without gradient: the eye learns them as they are."""
+        """(V, D) of length 1: what tells a word from the others. Without gradient: the eye learns the words as they are."""
         table_VD = self._table.weight.detach()[self._ids]
         return F.normalize(table_VD - table_VD.mean(0), dim=-1)

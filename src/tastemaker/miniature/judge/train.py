@@ -1,11 +1,12 @@
 """Trains the miniature judge on simulated ratings: four dimensions and two read-outs in one model, by the house's own losses.
 
-    first part   it names what is in pictures of the world, describes them, and holds words against them (captions, no scores):
-                 so a vision-language model first learns to see and to compare
-    the rest     soft labels of the raters' scores, with and without the reason before them, and some of the former still
+    seeing      the eye alone: it names what is in pictures of the world, and scores those ratings that need no words
+    comparing   the whole model describes such pictures, and holds words against them (captions, no scores)
+    rating      soft labels of the raters' scores, with and without the reason before them, and some of the former still
 
-A step takes examples of every dimension, each by one read-out in turn. What a step sees depends on seed and step alone, so a
-training that was interrupted goes on as if it had not been. No prompt's truth is read here: only pictures, texts and ratings.
+Each part begins with the averaged weights of the one before, and its rate falls to nothing at its end. A step that rates takes
+examples of every dimension, each by one read-out in turn. What a step sees depends on seed and step alone, so a training that
+was interrupted goes on as if it had not been. No prompt's truth is read here: only pictures, texts and ratings.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from tastemaker.data.ratings import Rating
 from tastemaker.errors import UserMistake
 from tastemaker.miniature.builder.optimiser import Optimiser, split
 from tastemaker.miniature.judge.language import DESCRIBE, DIRECT, RUBRICS, THINKING, as_picture
+from tastemaker.miniature.judge.looking import NEEDS_NO_WORDS, Looking
 from tastemaker.miniature.judge.matching import Matching
 from tastemaker.miniature.judge.naming import Naming
 from tastemaker.miniature.world.description import General
@@ -39,44 +41,67 @@ from tastemaker.training.reward_data import question_of
 from tastemaker.training.reward_loss import IGNORED, rationale_loss
 from tastemaker.training.reward_model import Example, Rated, RewardSetup, examples_of_step, losses
 
-EMA_DECAY = 0.998
+EMA_DECAY = 0.99
 _NAMING_WEIGHT = 0.2  # its loss is summed over the vocabulary
-_SHOWN = ("naming_loss", "abs_error", "pairs_right", "caption_loss", "matching_answer", "matching_words")
+_SHOWN = ("naming_loss", "looks", "abs_error", "pairs_right", "caption_loss", "matching_answer", "matching_words")
 _BESIDE = ("model.language_model.embed_tokens", "lm_head", "model.visual.pos_embed")
+Part = Literal["seeing", "comparing", "rating"]
 Examples = Mapping[str, Sequence[Example]]
 """By dimension; either ratings or pairs in each."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How the judge is trained. Batches are examples of one step; a step that only describes takes `describing` of them."""
+    """How the judge is trained: the steps of its three parts, and how many examples of what one step of each takes."""
 
-    steps: int = 6000
-    seeing: float = 0.4
-    """Share of the steps that only name, describe and compare."""
-    naming: int = 64
-    """Pictures whose words the eye finds by itself, in such a step."""
-    describing: int = 32
-    alignment: int = 20
-    aesthetic: int = 8
-    portrait: int = 8
-    instruction: int = 16
-    comparing: int = 32
-    """Requests held against pictures, in such a step."""
-    captions: int = 4
-    """Pictures described in a step that also rates."""
-    matching: int = 12
-    """Requests held against pictures in a step that also rates."""
+    seeing_steps: int = 800
+    naming: int = 96
+    """Pictures whose words the eye finds by itself."""
+    looking: int = 24
+    """Rated pictures that the eye scores by itself, of each dimension that needs no words."""
+    comparing_steps: int = 2000
+    describing: int = 24
+    comparing: int = 56
+    """Requests held against pictures."""
+    rating_steps: int = 1500
+    alignment: int = 22
+    aesthetic: int = 6
+    portrait: int = 6
+    instruction: int = 18
+    captions: int = 2
+    """Pictures described in a step that rates."""
+    matching: int = 10
+    """Requests held against pictures in a step that rates."""
     muon_lr: float = 0.01
     adam_lr: float = 1.5e-3
     seed: int = 0
-    save_every: int = 200
+    save_every: int = 100
     precision: str = "float32"
-    """bfloat16 pays where the processor has matrix units for it."""
+    """bfloat16 pays where the processor has matrix units for it and the model is wider than this one."""
 
     def __post_init__(self) -> None:
-        if self.precision not in ("float32", "bfloat16") or not 0 <= self.seeing <= 1 or self.steps < 1:
-            raise UserMistake(f"judge plan: precision float32 or bfloat16, seeing from 0 to 1, at least one step; got {self}")
+        if self.precision not in ("float32", "bfloat16") or min(self.parts.values()) < 0 or self.steps < 1:
+            raise UserMistake(
+                f"judge plan: precision float32 or bfloat16, parts of no negative length, one step at least; got {self}"
+            )
+
+    @property
+    def parts(self) -> dict[Part, int]:
+        """The steps of each part, in order."""
+        return {"seeing": self.seeing_steps, "comparing": self.comparing_steps, "rating": self.rating_steps}
+
+    @property
+    def steps(self) -> int:
+        return sum(self.parts.values())
+
+    def part_of(self, step: int) -> tuple[Part, int, int]:
+        """The part that step 1, 2, ... belongs to, which of its steps it is, from 1 on, and how many it has."""
+        within = step
+        for part, length in self.parts.items():
+            if within <= length:
+                return part, within, length
+            within -= length
+        raise ValueError(f"step {step} is behind the last of {self.steps}")
 
 
 class JudgeTrainer:
@@ -101,9 +126,12 @@ class JudgeTrainer:
         vlm.folders = ()
         vlm.model.requires_grad_(True).train()
         self._naming = Naming(vlm, captioned, plan.seed)
+        self._looking = Looking(vlm)
+        rated = {name: [one for one in examples.get(name, ()) if isinstance(one, Rated)] for name in NEEDS_NO_WORDS}
+        self._wordless = {name: some for name, some in rated.items() if some and plan.looking}
         matrices, rest = split(vlm.model, never=_BESIDE)
-        rest = [*rest, *self._naming.sureness.parameters()]
-        self.optimiser = Optimiser(matrices, rest, muon_lr=plan.muon_lr, adam_lr=plan.adam_lr, decay_from=0.5)
+        rest = [*rest, *self._naming.sureness.parameters(), *self._looking.heads.parameters()]
+        self.optimiser = Optimiser(matrices, rest, muon_lr=plan.muon_lr, adam_lr=plan.adam_lr, decay_from=0.6)
         self.ema = {name: value.detach().clone() for name, value in vlm.model.named_parameters()}
         self._setups = {
             name: [
@@ -125,39 +153,63 @@ class JudgeTrainer:
 
     def step(self, step: int) -> dict[str, float]:
         """Gradients of step 1, 2, ... and the update; returns means over its examples."""
-        plan = self.plan
-        only_describes = step <= plan.seeing * plan.steps
-        metrics: dict[str, float] = {}
-        sizes = {} if only_describes else {name: getattr(plan, name) for name in RUBRICS if getattr(plan, name)}
-        naming = plan.naming if only_describes else 0
-        captions = plan.describing if only_describes else plan.captions
-        matching = plan.comparing if only_describes else plan.matching
-        total = sum(sizes.values()) + captions + matching
+        part, within, length = self.plan.part_of(step)
+        if within == 1 and step > 1:
+            self._take_averages()
+        self._make_trainable(part)
+        metrics = {"seeing": self._see, "comparing": self._compare, "rating": self._rate}[part](within)
+        self.optimiser.step((within - 1) / length, within - 1, warmup=max(1, min(30, length // 20)))
+        decay = min(EMA_DECAY, (within + 1) / (within + 10))
+        with torch.no_grad():
+            for key, value in self.vlm.model.named_parameters():
+                self.ema[key].lerp_(value, 1 - decay)
+        return metrics
+
+    def _make_trainable(self, part: Part) -> None:
+        """While it compares, an eye that has learnt to see rests, but for what hands over what it sees."""
+        rests = part == "comparing" and self.plan.seeing_steps > 0
+        for name, parameter in self.vlm.core.named_parameters():
+            in_eye, hands_over = name.startswith("model.visual"), "merger" in name
+            parameter.requires_grad_((in_eye or part != "seeing") and not (rests and in_eye and not hands_over))
+
+    def _see(self, step: int) -> dict[str, float]:
+        metrics = {}
+        if self.plan.naming:
+            loss = self._naming.loss(self.plan.naming, step).mean()
+            (_NAMING_WEIGHT * loss).backward()
+            metrics["naming_loss"] = float(loss.detach())
+        for name, rated in self._wordless.items():
+            chosen = seeds.random(self.plan.seed, "looking", name, step).choice(len(rated), self.plan.looking)
+            loss = self._looking.loss(name, [rated[place] for place in chosen]).mean()
+            loss.backward()
+            metrics[f"{name}_looks"] = float(loss.detach())
+        return metrics
+
+    def _compare(self, step: int) -> dict[str, float]:
+        return self._words(self.plan.describing, self.plan.comparing, step, self.plan.describing + self.plan.comparing)
+
+    def _rate(self, step: int) -> dict[str, float]:
+        plan, metrics = self.plan, dict[str, float]()
+        sizes = {name: getattr(plan, name) for name in RUBRICS if getattr(plan, name)}
+        total = sum(sizes.values()) + plan.captions + plan.matching
         for place, (name, size) in enumerate(sizes.items()):
-            setups = self._setups[name]
-            rating_step = step - int(plan.seeing * plan.steps)
-            found = losses(
-                setups[(step + place) % len(setups)], examples_of_step(self.examples[name], rating_step, size, plan.seed)
-            )
+            setup = self._setups[name][(step + place) % len(self._setups[name])]
+            found = losses(setup, examples_of_step(self.examples[name], step, size, plan.seed))
             (found["loss"].sum() / total).backward()
             metrics |= {f"{name}_{key}": float(value.detach().mean()) for key, value in found.items()}
-        if naming:
-            loss = self._naming.loss(naming, step)
-            (_NAMING_WEIGHT * loss.mean()).backward()
-            metrics["naming_loss"] = float(loss.detach().mean())
+        return metrics | self._words(plan.captions, plan.matching, plan.comparing_steps + step, total)
+
+    def _words(self, captions: int, matching: int, step: int, total: int) -> dict[str, float]:
+        """Captions written, and requests held against pictures, as shares of `total` examples."""
+        metrics = {}
         if captions:
             loss = self.caption_loss(captions, step)
             (loss.sum() / total).backward()
             metrics["caption_loss"] = float(loss.detach().mean())
         if matching:
-            found = self._matching.losses(matching, step, getattr(torch, plan.precision))
+            found = self._matching.losses(matching, step, getattr(torch, self.plan.precision))
             (sum(found.values()).sum() / total).backward()  # type: ignore[union-attr]
             metrics |= {f"matching_{key}": float(value.detach().mean()) for key, value in found.items()}
-        self.optimiser.step(step / plan.steps, step - 1, warmup=max(1, min(50, plan.steps // 20)))
-        decay = min(EMA_DECAY, (step + 1) / (step + 10))
-        with torch.no_grad():
-            for key, value in self.vlm.model.named_parameters():
-                self.ema[key].lerp_(value, 1 - decay)
         return metrics
 
     def caption_loss(self, count: int, step: int) -> Tensor:
@@ -182,23 +234,27 @@ class JudgeTrainer:
     def tensors(self) -> dict[str, dict[str, Tensor]]:
         """Everything a checkpoint needs."""
         live = {name: value.detach() for name, value in self.vlm.model.named_parameters()}
-        naming = self._naming.sureness.state_dict()
-        return {"live": live, "ema": self.ema, "optimiser": self.optimiser.state(), "naming": naming}
+        eye = {**self._naming.sureness.state_dict(), **self._looking.heads.state_dict()}
+        return {"live": live, "ema": self.ema, "optimiser": self.optimiser.state(), "eye": eye}
 
     @torch.no_grad()
     def restore(self, tensors: dict[str, dict[str, Tensor]]) -> None:
         for name, value in self.vlm.model.named_parameters():
             value.copy_(tensors["live"][name])
-        self._naming.sureness.load_state_dict(tensors["naming"])
+        for module in (self._naming.sureness, self._looking.heads):
+            module.load_state_dict({name: tensors["eye"][name] for name in module.state_dict()})
         self.ema = {name: tensors["ema"][name].clone() for name in self.ema}
         self.optimiser.restore(tensors["optimiser"])
 
     @torch.no_grad()
-    def finish(self) -> VLM:
-        """The model with its averaged weights, for judging."""
+    def _take_averages(self) -> None:
         for name, value in self.vlm.model.named_parameters():
             value.copy_(self.ema[name])
-        self.vlm.model.eval()
+
+    def finish(self) -> VLM:
+        """The model with its averaged weights, for judging."""
+        self._take_averages()
+        self.vlm.model.requires_grad_(True).eval()
         return self.vlm
 
 
@@ -218,7 +274,7 @@ def train(trainer: JudgeTrainer, folder: Path, say: Callable[[str], None] = lamb
         log.append(step, metrics)
         if step % 20 == 0:
             shown = ", ".join(f"{key} {value:.3f}" for key, value in metrics.items() if key.endswith(_SHOWN))
-            say(f"judge step {step} of {plan.steps}: {shown}")
+            say(f"judge step {step} of {plan.steps}, {plan.part_of(step)[0]}: {shown}")
         if step % plan.save_every == 0 or step == plan.steps:
             checkpoint.save(steps, step, trainer.tensors(), {})
             checkpoint.prune(steps, 1)
