@@ -36,7 +36,7 @@ QUICK = (
     *("curated.training.data.most=16", "curated.training.rollout.prompts=4", "curated.training.rollout.group_size=4"),
     *("curated.training.budget.max_steps=2", "edit.budget.max_steps=1", "mixed.budget.max_steps=2", "t2i.monitor.every=2"),
     *("t2i.monitor.prompts=4", "t2i.monitor.seeds=2", "student.budget.max_steps=2", "student.rollout.prompts=4"),
-    *("compared.most=14", "compared.steps=4"),
+    *("edit.data.most=16", "mixed.data.most=32", "student.data.most=32", "compared.most=14", "compared.steps=4"),
 )
 """Overrides for a demo that only shows that everything runs; its numbers mean nothing, and it says so."""
 NOTES = (

@@ -232,11 +232,11 @@ def _estimate(config: TrainConfig | DistillConfig, model: int, forwards: float, 
 def _estimate_curation(job: Job) -> Estimate:
     config: TrainConfig = job.config.training
     model = num_parameters(model_folder(config, job.beside) / "transformer")
-    known = MINIATURE_PROMPTS.get(config.data.prompts)
     path = job.beside / config.data.prompts
-    count = sum(known) if known else sum(1 for _ in path.open()) if path.is_file() else None
-    if count is None:
+    by_task = MINIATURE_PROMPTS.get(config.data.prompts) or ([sum(1 for _ in path.open())] if path.is_file() else None)
+    if by_task is None:
         return Estimate(memory=4 * model)
+    count = sum(min(one, config.data.most or one) for one in by_task)
     rollout = config.rollout
     forwards = count * rollout.group_size * rollout.steps * (2 if rollout.guidance != 1 else 1)
     tokens = (rollout.picture_side // PIXELS) ** 2

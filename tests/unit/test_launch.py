@@ -23,6 +23,7 @@ from tastemaker.config import (
     parse,
 )
 from tastemaker.config.judges import shipped_rubrics
+from tastemaker.config.stages import CurateStage
 from tastemaker.errors import UserMistake
 from tastemaker.launch import (
     MINIATURE_PROMPTS,
@@ -33,6 +34,8 @@ from tastemaker.launch import (
     prompts_of,
     remote_judge,
 )
+from tastemaker.recipe import Job
+from tastemaker.recipe_launch import KINDS
 from tastemaker.rewards import extras
 from tastemaker.rewards.faces_arcface import ArcFaceEmbedder
 from tastemaker.rewards.faces_dlib import DlibFaces
@@ -294,3 +297,12 @@ def test_the_configs_in_the_page_on_judges_are_accepted(tmp_path):
         (tmp_path / "run.yaml").write_text(text)
         config = load(tmp_path / "run.yaml", TrainConfig)
         check_judges(config.judges, tmp_path)
+
+
+def test_the_estimate_of_a_curation_counts_the_prompts_it_is_to_take(tmp_path):
+    """Pictures on disk: prompts x samples x 3 bytes a pixel, of the first `most` prompts of each task."""
+    for prompts, most, count in (("miniature", 16, 16), ("miniature", None, 4000), ("miniature-mix", 16, 32)):
+        data = {"prompts": prompts, "most": most}
+        training = TrainConfig(name="t", model="miniature", data=data, rewards=[{"name": "facts"}])
+        job = Job("curated", CurateStage(training=training), tmp_path, tmp_path, Console())
+        assert KINDS["curate"].estimate(job).disk == count * training.rollout.group_size * 3 * 64**2

@@ -34,8 +34,9 @@ from tastemaker.rewards.rubrics import quoted
 from tastemaker.rewards.vlm_folder import VLM
 from tastemaker.runtime import seeds
 
+EDITS = 0.375
+"""Share of edits among what is held against pictures, and among what is described."""
 _TRUE = 0.3  # share of requests that are the drawing's own caption
-_EDITS = 0.375  # share of edits among what is held against pictures
 _DONE = 0.4  # share of edits that are done as asked
 _UNDONE = ("world-other", "world-other", "world-untouched", "world-elsewhere")
 _MOST_WRONG = 6  # words; with more, the changed fact changed the wording too
@@ -78,7 +79,7 @@ class Shown:
 
 def shown(rng: np.random.Generator) -> Shown:
     """A caption held against a drawing, or an edit's instruction against its source and an output."""
-    if rng.random() >= _EDITS:
+    if rng.random() >= EDITS:
         picture, own, request = request_of(rng)
         return Shown(Question("caption", request, as_picture(picture)), own == request, own)
     pair = sample_edit("train", rng)

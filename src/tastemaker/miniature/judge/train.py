@@ -25,13 +25,13 @@ from tastemaker.errors import UserMistake
 from tastemaker.miniature.builder.optimiser import Optimiser, split
 from tastemaker.miniature.judge.language import DESCRIBE, DIRECT, RUBRICS, THINKING, as_picture
 from tastemaker.miniature.judge.looking import NEEDS_NO_WORDS, Looking
-from tastemaker.miniature.judge.matching import Matching
+from tastemaker.miniature.judge.matching import EDITS, Matching
 from tastemaker.miniature.judge.naming import Naming
 from tastemaker.miniature.world.description import General
 from tastemaker.miniature.world.layout import GeneralLayout, sample_layout
 from tastemaker.miniature.world.prompts import write_prompt
 from tastemaker.miniature.world.renderer import render
-from tastemaker.miniature.world.splits import sample
+from tastemaker.miniature.world.splits import sample, sample_edit
 from tastemaker.rewards.readout import QuestionEncoder, ReadOut
 from tastemaker.rewards.vlm_folder import VLM
 from tastemaker.runtime import checkpoint, seeds
@@ -213,11 +213,12 @@ class JudgeTrainer:
         return metrics
 
     def caption_loss(self, count: int, step: int) -> Tensor:
-        """(count,) of new drawings of the training split and their captions."""
-        drawn = [captioned(seeds.random(self.plan.seed, "caption", step, n)) for n in range(count)]
+        """(count,) of new drawings of the training split and their captions, or of edits and what was asked for."""
         rows, ends = [], []
-        for picture, text in drawn:
-            content = [{"type": "text", "text": f"{DESCRIBE}\n"}, {"type": "image", "image": as_picture(picture)}]
+        for number in range(count):
+            pictures, text = described(seeds.random(self.plan.seed, "caption", step, number))
+            shown = [{"type": "image", "image": as_picture(picture)} for picture in pictures]
+            content = [{"type": "text", "text": f"{DESCRIBE}\n"}, *shown]
             row = dict(self.vlm.processor.apply_chat_template([{"role": "user", "content": content}]))
             ends.append(self._encoder.ids(f"{text}<|im_end|>"))
             rows.append(_lengthened(row, ends[-1]))
@@ -288,6 +289,16 @@ def by_dimension(ratings: Sequence[Rating]) -> dict[str, list[Rated]]:
 def rated(rating: Rating) -> Rated:
     """Its pictures are opened when a step looks at them."""
     return Rated.of(question_of(rating, rating.picture), [*rating.scores.values()], rating.rationale)
+
+
+def described(rng: np.random.Generator) -> tuple[list[np.ndarray], str]:
+    """A picture and its caption, or an edit's source and target and its instruction, of the training split."""
+    if rng.random() < EDITS:
+        pair = sample_edit("train", rng)
+        pictures = [render(pair.edit.source, pair.source_layout), render(pair.edit.target, pair.target_layout)]
+        return pictures, pair.instruction
+    picture, text = captioned(rng)
+    return [picture], text
 
 
 def captioned(rng: np.random.Generator) -> tuple[np.ndarray, str]:
