@@ -303,6 +303,6 @@ def test_the_estimate_of_a_curation_counts_the_prompts_it_is_to_take(tmp_path):
     """Pictures on disk: prompts x samples x 3 bytes a pixel, of the first `most` prompts of each task."""
     for prompts, most, count in (("miniature", 16, 16), ("miniature", None, 4000), ("miniature-mix", 16, 32)):
         data = {"prompts": prompts, "most": most}
-        training = TrainConfig(name="t", model="miniature", data=data, rewards=[{"name": "facts"}])
+        training = TrainConfig(name="t", model="miniature", data=data, rewards=({"name": "facts"},))
         job = Job("curated", CurateStage(training=training), tmp_path, tmp_path, Console())
         assert KINDS["curate"].estimate(job).disk == count * training.rollout.group_size * 3 * 64**2
