@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -134,8 +135,9 @@ def test_it_learns_and_resumes_to_the_same_weights(tmp_path, examples):
 
 
 def test_the_loss_falls(examples):
-    only = {"seeing_steps": 0, "comparing_steps": 0, "rating_steps": 20}
-    trainer = JudgeTrainer(new_judge(), examples, replace(SMALL, **only, alignment=4, aesthetic=0, instruction=0))
+    only: dict[str, Any] = {"seeing_steps": 0, "comparing_steps": 0, "rating_steps": 20}
+    only |= {"alignment": 4, "aesthetic": 0, "instruction": 0, "rating_rate": 1.0}
+    trainer = JudgeTrainer(new_judge(), examples, replace(SMALL, **only))
     losses = [trainer.step(step)["alignment_score_loss"] for step in range(1, 11)]
     assert losses[-1] < 0.7 * losses[0]
 

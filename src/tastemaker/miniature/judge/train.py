@@ -74,6 +74,8 @@ class Plan:
     """Requests held against pictures in a step that rates."""
     muon_lr: float = 0.01
     adam_lr: float = 1.5e-3
+    rating_rate: float = 0.3
+    """Share of these rates that a step which rates takes: with all of them what was learnt by comparing is soon lost."""
     seed: int = 0
     save_every: int = 100
     precision: str = "float32"
@@ -153,11 +155,14 @@ class JudgeTrainer:
 
     def step(self, step: int) -> dict[str, float]:
         """Gradients of step 1, 2, ... and the update; returns means over its examples."""
-        part, within, length = self.plan.part_of(step)
+        plan = self.plan
+        part, within, length = plan.part_of(step)
         if within == 1 and step > 1:
             self._take_averages()
         self._make_trainable(part)
         metrics = {"seeing": self._see, "comparing": self._compare, "rating": self._rate}[part](within)
+        share = plan.rating_rate if part == "rating" else 1.0
+        self.optimiser.rates = [share * plan.muon_lr, share * plan.adam_lr]
         self.optimiser.step((within - 1) / length, within - 1, warmup=max(1, min(30, length // 20)))
         decay = min(EMA_DECAY, (within + 1) / (within + 10))
         with torch.no_grad():
