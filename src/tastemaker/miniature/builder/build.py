@@ -45,7 +45,7 @@ class Plan:
     vae_samples: int = 250_000
     decoder_samples: int = 0
     """Pictures for the decoder alone, after encoder and decoder were trained together; 0 leaves it as it is."""
-    base_steps: int = 2500
+    base_steps: int = 4000
     t2i_prompts: int = 80
     edit_prompts: int = 48
     draws: int = 4
