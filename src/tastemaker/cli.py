@@ -100,7 +100,7 @@ def demo(
 
     Chooses prompts that teach, trains a specialist for text to image and one for edits, one model on both at once, and a
     student of both specialists that needs no guidance; then all draw the held-out prompts and are compared with the base,
-    with intervals. No GPU, no download, at most about 15 minutes on two cores. It is the shipped recipe `demo`.
+    with intervals. No GPU, no download; sized for 15 minutes on two cores. It is the shipped recipe `demo`.
 
     Writes `report.html` (open it in a browser: tables, pictures, curves), `summary.json`, and a folder for each stage. Ctrl-C
     stops at a safe point; the same command resumes.
