@@ -40,7 +40,7 @@ QUICK = (
 )
 """Overrides for a demo that only shows that everything runs; its numbers mean nothing, and it says so."""
 NOTES = (
-    "every stage was kept short, so that the whole takes about a quarter of an hour; `tastemaker run miniature` is the same long",
+    "every stage was kept short, to take about a quarter of an hour in all; `tastemaker run miniature` is the same long",
     "training prompts hold none of the combinations of facts that are held out; for the base see `tastemaker miniature card`",
 )
 RESULT = ("report.html", "summary.json", "wall-t2i.png", "wall-edit.png")
