@@ -61,25 +61,20 @@ def incidents(folder):
     return [line for line in read_lines(folder / "incidents.jsonl") if line["kind"].startswith("monitor")]
 
 
-@pytest.mark.slow
-def test_a_bought_reward_is_told_from_an_earned_one_over_seeds(tmp_path):
+@pytest.mark.parametrize("seed", range(20))
+def test_a_bought_reward_is_told_from_an_earned_one(tmp_path, seed):
     """Both rewards rise, and both move the saturation. The monitor knows no truth, and stops the one that rises whatever the
     prompt before truth is down by one standard deviation of the base's set from noise to noise; the other is not accused."""
-    late, false, learnt = [], [], []
     start = toy.share_right(toy.ToyAdapter())
-    for seed in range(6):
-        adapter = toy.ToyAdapter()
-        with pytest.raises(Alarmed, match=BOUGHT):
-            go(tmp_path / f"loud-{seed}", toy.Loud(), seed=seed, steps=24, stop=True, adapter=adapter, look=1)
-        # 48 pictures, of which `start` are right: their share varies by at least this from noise to noise.
-        if (toy.share_right(adapter) - start) / (start * (1 - start) / 48) ** 0.5 <= -1:
-            late.append(seed)
-        adapter = toy.ToyAdapter()
-        go(tmp_path / f"hue-{seed}", toy.Hue(), seed=seed, adapter=adapter, look=4)
-        false += [seed for record in lines(tmp_path / f"hue-{seed}") if record["alarms"]]
-        learnt.append(toy.share_right(adapter) - start)
-    assert not false and not late, (false, late)
-    assert min(learnt) > 0, learnt
+    adapter = toy.ToyAdapter()
+    with pytest.raises(Alarmed, match=BOUGHT):
+        go(tmp_path / "loud", toy.Loud(), seed=seed, steps=24, stop=True, adapter=adapter, look=1)
+    # 48 pictures, of which `start` are right: their share varies by at least this from noise to noise.
+    assert (toy.share_right(adapter) - start) / (start * (1 - start) / 48) ** 0.5 > -1
+    adapter = toy.ToyAdapter()
+    go(tmp_path / "hue", toy.Hue(), seed=seed, adapter=adapter, look=4)
+    assert not any(record["alarms"] for record in lines(tmp_path / "hue"))
+    assert toy.share_right(adapter) > start
 
 
 class Truth(toy.Right):
