@@ -22,6 +22,7 @@ from tastemaker.rewards.composite import commonest_reasons, missing_share
 from tastemaker.rewards.pipeline import ScoringPipeline, joined
 from tastemaker.rollout import denoise
 from tastemaker.runtime import seeds
+from tastemaker.runtime.device import attention_with_gradients
 from tastemaker.runtime.guard import NanGuard
 from tastemaker.runtime.signals import StopRequest
 from tastemaker.training.batch import Batch, Part, chunks_of, prepare
@@ -53,7 +54,8 @@ def train(
             mine = batch.share(now.ranks.rank, now.ranks.count)
             with state.as_old():
                 trajectory, images, signal = collect(now, batch, mine, step, scoring)
-            metrics = update(now, state, mine, trajectory, signal, guard)
+            with attention_with_gradients(next(now.adapter.transformer.parameters())):
+                metrics = update(now, state, mine, trajectory, signal, guard)
             state.old_follows(step)
             seconds = time.perf_counter() - began
             run.log(step, {**signal.metrics, **metrics, "images": len(signal.kept_B), "seconds": seconds})
