@@ -66,6 +66,7 @@ from tastemaker.rewards.vlm import VLMJudge
 from tastemaker.runtime.device import Precision, pick_device, pick_precision
 from tastemaker.runtime.distributed import connected, num_processes
 from tastemaker.runtime.progress import Progress
+from tastemaker.runtime.together import helped, how_many
 from tastemaker.training.ranks import check_share
 from tastemaker.training.start import Task, make_composite, prepare_hardware, run_training
 from tastemaker.types import Prompt
@@ -91,7 +92,17 @@ def train(path: Path, *, overrides: Iterable[str] = (), folder: Path | None = No
 
 
 def run_train(config: TrainConfig, beside: Path, folder: Path, console: Console, allow: Iterable[str] = ()) -> Path:
-    """As `train`, of settings whose relative paths start at `beside`."""
+    """As `train`, of settings whose relative paths start at `beside`; in as many processes as the settings say."""
+    count = how_many(config.processes, config.rollout.prompts)
+    with helped(count, _train_together, config, beside, folder, tuple(allow)):
+        return _run_train(config, beside, folder, console, allow)
+
+
+def _train_together(config: TrainConfig, beside: Path, folder: Path, allow: Iterable[str]) -> None:
+    _run_train(config, beside, folder, Console(quiet=True), allow)
+
+
+def _run_train(config: TrainConfig, beside: Path, folder: Path, console: Console, allow: Iterable[str]) -> Path:
     prompts = prompts_of(config, beside, folder)
     check_categories(config, prompts)
     check_edit_share(config, prompts)

@@ -36,8 +36,8 @@ from tastemaker.runtime.estimate import Estimate
 from tastemaker.runtime.lock import Lock
 
 STATE = "stage.json"
-IDLE = ("checkpoint",)
-"""Groups of settings that change no output."""
+IDLE = ("checkpoint", "processes")
+"""Settings and groups of them that change no output."""
 
 
 @dataclass(frozen=True)

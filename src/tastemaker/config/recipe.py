@@ -9,8 +9,8 @@
 
 `like: t2i` starts from the settings of a stage above and changes what is written, `like: curated/training` from a group of
 them. A text that begins with `stage:` names what a stage above leaves in its folder; that is how stages depend on each other.
-`seed` and `threads` are those of every stage that has such a setting and does not state it. What the settings of a kind are is
-not known here.
+`seed`, `threads` and `processes` are those of every stage that has such a setting and does not state it. What the settings of
+a kind are is not known here.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from tastemaker.config.strict_yaml import Document, Path, read
 from tastemaker.errors import UserMistake
 
 REFERENCE = "stage:"
-SHARED = ("seed", "threads")
+SHARED = ("seed", "threads", "processes")
 """Settings that a recipe may state for all of its stages."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _STAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")  # no dot: what it made before is kept as STAGE.1

@@ -10,14 +10,11 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
-import signal
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from multiprocessing import get_context, parent_process
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +28,7 @@ from tastemaker.miniature.world.edits import EditPair
 from tastemaker.miniature.world.renderer import render
 from tastemaker.rewards.reward import FunctionReward, Missing, Reward
 from tastemaker.runtime import folder as disk
+from tastemaker.runtime.together import follow_the_parent
 from tastemaker.types import Prompt
 
 WEIGHTS = Path(__file__).parent / "weights"
@@ -82,7 +80,7 @@ def reading_processes(count: int) -> Iterator[Executor | None]:
     if count < 2:
         yield None
         return
-    with ProcessPoolExecutor(count, mp_context=get_context("spawn"), initializer=_follow_the_parent) as pool:
+    with ProcessPoolExecutor(count, mp_context=get_context("spawn"), initializer=follow_the_parent) as pool:
         yield pool
 
 
@@ -147,19 +145,6 @@ def qualities(pictures: np.ndarray, prompts: Sequence[Prompt], pool: Executor | 
 def _over(function: Callable, pictures: np.ndarray, prompts: Sequence[Prompt], pool: Executor | None) -> list:
     truths = [prompt.truth for prompt in prompts]
     return list(map(function, pictures, truths) if pool is None else pool.map(function, pictures, truths, chunksize=16))
-
-
-def _follow_the_parent() -> None:
-    """Ctrl-C reaches every process of a terminal, but the parent decides when to stop. One that was killed cannot say so."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_the_parent, daemon=True).start()
-
-
-def _end_with_the_parent() -> None:
-    parent = parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
 
 
 def _read(picture: Any, truth: Mapping[str, Any]) -> Reading:

@@ -12,6 +12,7 @@ Its files:
     signals.py     SIGTERM and Ctrl-C ask the loop to stop at a safe point
     seeds.py       keyed random numbers: no result depends on order, batch or number of processes
     distributed.py one process, or several that train as one
+    together.py    several of them started from within
     guard.py       NaN and inf are counted, written down and never reach the weights
     progress.py    what a person sees while a run is going on
     device.py      device, precision and threads

@@ -4,7 +4,8 @@
 where all must know what each found out (`gather`), where gradients become one (`add_up`), and once at the start (`of_first`).
 
 Small things travel as JSON through gloo, whatever the device: nothing is unpickled, and a process that ended is noticed at
-once. Gradients travel through NCCL on CUDA. Left out: sharded weights (FSDP2), and any launching.
+once. Gradients travel through NCCL on CUDA. Left out: sharded weights (FSDP2). Who
+starts them is torchrun, or `together`.
 """
 
 from __future__ import annotations
