@@ -94,6 +94,9 @@ def demo(
     folder: Annotated[Path, typer.Option(help="Where everything is written.")] = Path("runs/demo"),
     seed: Annotated[int, typer.Option(min=0, help="All randomness follows from this number.")] = 0,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; all physical cores if not given.")] = None,
+    processes: Annotated[
+        int | None, typer.Option(min=1, help="Processes that train; one for each core up to 4 if not given.")
+    ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Far shorter: does everything run? Its numbers mean nothing.")] = False,
 ) -> None:
     """Run the whole recipe on the built-in miniature, in short, and measure what it gained.
@@ -109,7 +112,7 @@ def demo(
     """
     from tastemaker.demo_launch import run
 
-    run(folder=folder, seed=seed, threads=threads, quick=quick)
+    run(folder=folder, seed=seed, threads=threads, processes=processes, quick=quick)
 
 
 @app.command()

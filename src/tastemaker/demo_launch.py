@@ -46,10 +46,19 @@ NOTES = (
 RESULT = ("report.html", "summary.json", "wall-t2i.png", "wall-edit.png")
 
 
-def run(folder: Path, *, seed: int = 0, threads: int | None = None, quick: bool = False, overrides: Sequence[str] = ()) -> Path:
+def run(
+    folder: Path,
+    *,
+    seed: int = 0,
+    threads: int | None = None,
+    processes: int | None = None,
+    quick: bool = False,
+    overrides: Sequence[str] = (),
+) -> Path:
     """Runs or resumes the demo in `folder`; returns its report. Raises Stopped on Ctrl-C."""
     console = Console()
-    shared = [f"seed={seed}", *([f"threads={threads}"] if threads else [])]
+    stated = {"seed": seed, "threads": threads, "processes": processes}
+    shared = [f"{key}={value}" for key, value in stated.items() if value is not None]
     changes = [*shared, *(f"stages.{change}" for change in (*(QUICK if quick else ()), *overrides))]
     with counted(folder) as seconds:
 

@@ -34,6 +34,7 @@ def distill(path: Path, *, overrides: Iterable[str] = (), folder: Path | None = 
 def run_distill(config: DistillConfig, beside: Path, folder: Path, console: Console, allow: Iterable[str] = ()) -> Path:
     """As `distill`; relative paths in the settings start at `beside`. All mistakes are told before a model is loaded."""
     count = how_many(config.processes, config.rollout.prompts)
+    check_share(config.rollout.prompts, max(count, num_processes()))
     with helped(count, _distill_together, config, beside, folder, tuple(allow)):
         return _run_distill(config, beside, folder, console, allow)
 
@@ -47,7 +48,6 @@ def _run_distill(config: DistillConfig, beside: Path, folder: Path, console: Con
     prompts = prompts_of(config, beside, folder)
     check_routes(config.teachers, prompts)
     check_edit_share(config, prompts)
-    check_share(config.rollout.prompts, num_processes())
     model = model_folder(config, beside)
     device, dtype = prepare_hardware(config)
     side, files = config.rollout.picture_side, data_files(config, beside)

@@ -94,6 +94,7 @@ def train(path: Path, *, overrides: Iterable[str] = (), folder: Path | None = No
 def run_train(config: TrainConfig, beside: Path, folder: Path, console: Console, allow: Iterable[str] = ()) -> Path:
     """As `train`, of settings whose relative paths start at `beside`; in as many processes as the settings say."""
     count = how_many(config.processes, config.rollout.prompts)
+    check_share(config.rollout.prompts, max(count, num_processes()))
     with helped(count, _train_together, config, beside, folder, tuple(allow)):
         return _run_train(config, beside, folder, console, allow)
 
@@ -107,7 +108,6 @@ def _run_train(config: TrainConfig, beside: Path, folder: Path, console: Console
     check_categories(config, prompts)
     check_edit_share(config, prompts)
     check_rewards(config, beside)
-    check_share(config.rollout.prompts, num_processes())
     plan = monitor_plan(config, beside, prompts, console)
     model = model_folder(config, beside)
     device, dtype = prepare_hardware(config)

@@ -14,7 +14,7 @@ MODELS = ["base", "t2i", "edit", "mixed", "student"]
 
 
 def start(folder):
-    return Started(command, "demo", "--quick", "--threads", "1", "--folder", str(folder))
+    return Started(command, "demo", "--quick", "--threads", "1", "--processes", "1", "--folder", str(folder))
 
 
 @pytest.mark.slow

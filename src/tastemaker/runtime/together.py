@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 from multiprocessing.process import BaseProcess, parent_process
 from pathlib import Path
@@ -89,12 +89,14 @@ def _started(
             processes.append(process)
             pipes.append(ours)
         for process, pipe in zip(processes, pipes, strict=True):
-            if pipe not in wait([pipe, process.sentinel]):
+            try:
+                pipe.recv()
+            except EOFError as error:
+                process.join(_FAILING)
                 raise ServiceFailed(
                     f"a process that was to help ended before it began (exit code {process.exitcode}), look for its own "
                     "message above; set processes to 1 to do without"
-                )
-            pipe.recv()
+                ) from error
         del os.environ["TQDM_DISABLE"]
         os.environ.update({**shared, "RANK": "0", "LOCAL_RANK": "0"})
         yield processes, pipes

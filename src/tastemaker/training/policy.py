@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 
 import torch
@@ -132,15 +133,18 @@ def _one_trajectory(parts: Sequence[Trajectory]) -> Trajectory:
 
 
 def rollout(setup: Setup, chunk: Part, step: int) -> Trajectory:
-    return denoise(
-        setup.adapter,
-        chunk.condition,
-        chunk.negative,
-        group_size=setup.group_size,
-        sampler=setup.sampler,
-        noise=keyed_noise(setup, chunk.prompts, setup.group_size, "rollout", step, places=chunk.places),
-        max_batch=setup.max_batch,
-    )
+    """Log-probabilities are computed as the update will, or the ratio would begin with the rounding between two ways."""
+    plain = setup.sampler.kind != "ode"
+    with attention_with_gradients(next(setup.adapter.transformer.parameters())) if plain else nullcontext():
+        return denoise(
+            setup.adapter,
+            chunk.condition,
+            chunk.negative,
+            group_size=setup.group_size,
+            sampler=setup.sampler,
+            noise=keyed_noise(setup, chunk.prompts, setup.group_size, "rollout", step, places=chunk.places),
+            max_batch=setup.max_batch,
+        )
 
 
 def within_budget(setup: Setup, scores: Scores) -> Scores:

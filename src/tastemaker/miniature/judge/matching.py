@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tastemaker.miniature.judge.language import DIRECT, RUBRICS, as_picture
+from tastemaker.miniature.raters.corruptions import worn
 from tastemaker.miniature.raters.drawings import changed, draw
 from tastemaker.miniature.world.layout import sample_layout
 from tastemaker.miniature.world.prompts import write_prompt
@@ -53,7 +54,7 @@ def request_of(rng: np.random.Generator) -> tuple[np.ndarray, str, str]:
         own, request = (write_prompt(one, np.random.default_rng(wording)) for one in (description, told))
         wrong = len({*request.split()} ^ {*own.split()})
         if wrong <= _MOST_WRONG and (told == description) == (request == own):
-            return render(description, sample_layout(description, rng)), own, request
+            return worn(render(description, sample_layout(description, rng)), rng), own, request
 
 
 def held(own: list[int], request: list[int], pauses: frozenset[int]) -> list[bool]:
@@ -89,7 +90,7 @@ def shown(rng: np.random.Generator) -> Shown:
     source = render(pair.edit.source, pair.source_layout)
     picture = draw(item, kind, "train", rng)[1]
     done = np.array_equal(picture, render(pair.edit.target, pair.target_layout))
-    return Shown(Question("edit", pair.instruction, as_picture(picture), (as_picture(source),)), done)
+    return Shown(Question("edit", pair.instruction, as_picture(worn(picture, rng)), (as_picture(source),)), done)
 
 
 class Matching:

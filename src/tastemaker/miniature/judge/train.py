@@ -27,6 +27,7 @@ from tastemaker.miniature.judge.language import DESCRIBE, DIRECT, RUBRICS, THINK
 from tastemaker.miniature.judge.looking import NEEDS_NO_WORDS, Looking
 from tastemaker.miniature.judge.matching import EDITS, Matching
 from tastemaker.miniature.judge.naming import Naming
+from tastemaker.miniature.raters.corruptions import worn
 from tastemaker.miniature.world.description import General
 from tastemaker.miniature.world.layout import GeneralLayout, sample_layout
 from tastemaker.miniature.world.prompts import write_prompt
@@ -57,17 +58,19 @@ class Plan:
     seeing_steps: int = 800
     naming: int = 96
     """Pictures whose words the eye finds by itself."""
-    looking: int = 24
+    looking: int = 64
     """Rated pictures that the eye scores by itself, of each dimension that needs no words."""
     comparing_steps: int = 2000
     describing: int = 24
     comparing: int = 56
     """Requests held against pictures."""
     rating_steps: int = 1500
-    alignment: int = 22
-    aesthetic: int = 6
-    portrait: int = 6
+    alignment: int = 20
+    aesthetic: int = 14
+    portrait: int = 8
     instruction: int = 18
+    glances: int = 8
+    """Rated pictures that the eye scores by itself in a step that rates, of each dimension that needs no words."""
     captions: int = 2
     """Pictures described in a step that rates."""
     matching: int = 10
@@ -130,7 +133,7 @@ class JudgeTrainer:
         self._naming = Naming(vlm, captioned, plan.seed)
         self._looking = Looking(vlm)
         rated = {name: [one for one in examples.get(name, ()) if isinstance(one, Rated)] for name in NEEDS_NO_WORDS}
-        self._wordless = {name: some for name, some in rated.items() if some and plan.looking}
+        self._wordless = {name: some for name, some in rated.items() if some and (plan.looking or plan.glances)}
         matrices, rest = split(vlm.model, never=_BESIDE)
         rest = [*rest, *self._naming.sureness.parameters(), *self._looking.heads.parameters()]
         self.optimiser = Optimiser(matrices, rest, muon_lr=plan.muon_lr, adam_lr=plan.adam_lr, decay_from=0.6)
@@ -183,11 +186,16 @@ class JudgeTrainer:
             loss = self._naming.loss(self.plan.naming, step).mean()
             (_NAMING_WEIGHT * loss).backward()
             metrics["naming_loss"] = float(loss.detach())
-        for name, rated in self._wordless.items():
-            chosen = seeds.random(self.plan.seed, "looking", name, step).choice(len(rated), self.plan.looking)
-            loss = self._looking.loss(name, [rated[place] for place in chosen]).mean()
-            loss.backward()
-            metrics[f"{name}_looks"] = float(loss.detach())
+        return metrics | self._looks(self.plan.looking, step, self.plan.looking)
+
+    def _looks(self, size: int, step: int, total: int) -> dict[str, float]:
+        """The eye's own scores, as shares of `total` examples."""
+        metrics = {}
+        for name, rated in self._wordless.items() if size else ():
+            chosen = seeds.random(self.plan.seed, "looking", name, step).choice(len(rated), size)
+            loss = self._looking.loss(name, [rated[place] for place in chosen])
+            (loss.sum() / total).backward()
+            metrics[f"{name}_looks"] = float(loss.detach().mean())
         return metrics
 
     def _compare(self, step: int) -> dict[str, float]:
@@ -196,12 +204,13 @@ class JudgeTrainer:
     def _rate(self, step: int) -> dict[str, float]:
         plan, metrics = self.plan, dict[str, float]()
         sizes = {name: getattr(plan, name) for name in RUBRICS if getattr(plan, name)}
-        total = sum(sizes.values()) + plan.captions + plan.matching
+        total = sum(sizes.values()) + plan.captions + plan.matching + plan.glances * len(self._wordless)
         for place, (name, size) in enumerate(sizes.items()):
             setup = self._setups[name][(step + place) % len(self._setups[name])]
             found = losses(setup, examples_of_step(self.examples[name], step, size, plan.seed))
             (found["loss"].sum() / total).backward()
             metrics |= {f"{name}_{key}": float(value.detach().mean()) for key, value in found.items()}
+        metrics |= self._looks(plan.glances, plan.seeing_steps + step, total)
         return metrics | self._words(plan.captions, plan.matching, plan.comparing_steps + step, total)
 
     def _words(self, captions: int, matching: int, step: int, total: int) -> dict[str, float]:
@@ -300,17 +309,20 @@ def described(rng: np.random.Generator) -> tuple[list[np.ndarray], str]:
     """A picture and its caption, or an edit's source and target and its instruction, of the training split."""
     if rng.random() < EDITS:
         pair = sample_edit("train", rng)
-        pictures = [render(pair.edit.source, pair.source_layout), render(pair.edit.target, pair.target_layout)]
-        return pictures, pair.instruction
+        target = worn(render(pair.edit.target, pair.target_layout), rng)
+        return [render(pair.edit.source, pair.source_layout), target], pair.instruction
     picture, text = captioned(rng)
     return [picture], text
 
 
 def captioned(rng: np.random.Generator) -> tuple[np.ndarray, str]:
-    """A picture of the training split and its caption, in one wording, things from left to right where no relation is said."""
+    """A picture of the training split, often worn, and its caption.
+
+    It is in one wording, and names things from left to right where no relation is said.
+    """
     description = sample("train", rng)
     layout = sample_layout(description, rng)
-    picture = render(description, layout)
+    picture = worn(render(description, layout), rng)
     if isinstance(description, General) and isinstance(layout, GeneralLayout) and description.kind in ("pair", "three"):
         order = np.argsort([x for x, _ in layout.centres])
         description = replace(description, things=tuple(description.things[place] for place in order))

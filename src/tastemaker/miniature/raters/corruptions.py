@@ -93,11 +93,22 @@ WAYS: dict[str, Way] = {
 }
 
 
+HARMLESS = ("blur", "noise", "jpeg", "waves")
+"""Those after which a picture still shows what it showed."""
+
+
 def spoil(picture: np.ndarray, category: str, rng: np.random.Generator) -> tuple[np.ndarray, str]:
     """The picture spoilt in a random way, and the way's name; a portrait's face is broken in half of the cases."""
     names = [name for name in WAYS if name != "broken face"]
     name = "broken face" if category == "portrait" and rng.random() < 0.5 else names[int(rng.integers(len(names)))]
     return WAYS[name](picture, float(rng.uniform(0.1, 1)), rng), name
+
+
+def worn(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """The picture, half of the time in a worse state that shows the same things."""
+    if rng.random() < 0.5:
+        return picture
+    return WAYS[HARMLESS[int(rng.integers(len(HARMLESS)))]](picture, float(rng.uniform(0.05, 0.7)), rng)
 
 
 def _patch(strength: float, rng: np.random.Generator) -> tuple[slice, slice]:
