@@ -174,7 +174,7 @@ def update(setup: RewardSetup, state: PolicyState, step: int, guard: NanGuard) -
     if fine:
         state.update()
     else:
-        state.optimiser.zero_grad(set_to_none=True)
+        state.drop_gradients()
     means = torch.stack([*(value.float().mean() for value in metrics.values()), norm.detach().float()]).tolist()
     images = sum(len(_asked(example)) for example in examples)
     return {**dict(zip([*metrics, "grad_norm"], means, strict=True)), "images": images, "updates_skipped": float(not fine)}

@@ -59,7 +59,7 @@ def make_reward_state(config: RewardTrainConfig, vlm: VLM) -> PolicyState:
     policy, optimiser = config.policy, config.optimiser
     checkpointing = optimiser.gradient_checkpointing
     if isinstance(policy, JudgeLora):
-        parameters = reward_parameters(
+        reward_parameters(
             vlm,
             "lora",
             rank=policy.rank,
@@ -69,8 +69,8 @@ def make_reward_state(config: RewardTrainConfig, vlm: VLM) -> PolicyState:
             seed=config.seed,
         )
     else:
-        parameters = reward_parameters(vlm, "full", checkpointing=checkpointing)
-    return PolicyState.fresh(vlm.model, parameters, optimiser)
+        reward_parameters(vlm, "full", checkpointing=checkpointing)
+    return PolicyState.fresh(vlm.model, optimiser)
 
 
 def num_steps(config: RewardTrainConfig, num_examples: int) -> int:

@@ -156,7 +156,8 @@ def make_state(config: TrainConfig | DistillConfig, adapter: Adapter) -> PolicyS
     """A fresh policy: makes exactly its parameters trainable."""
     algorithm = None if isinstance(config, DistillConfig) else config.algorithm
     old_policy = algorithm.old_policy if isinstance(algorithm, NFTConfig) else None
-    return PolicyState.fresh(adapter.transformer, trained_parameters(config.policy, adapter), config.optimiser, old_policy)
+    trained_parameters(config.policy, adapter)
+    return PolicyState.fresh(adapter.transformer, config.optimiser, old_policy)
 
 
 def trained_parameters(policy: PolicyConfig, adapter: Adapter) -> list[nn.Parameter]:

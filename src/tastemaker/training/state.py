@@ -5,7 +5,7 @@ And what a loop wants of the run it saves to.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -36,6 +36,8 @@ class RunLike(Protocol):
 class PolicyState:
     """The trained parameters of `transformer` by name, live.
 
+    `master` has those in float32 that the transformer has in less: they are optimised, and rounded into it after each update.
+    Steps of a learning rate are far below the spacing of bfloat16, in which most of them, and all of an average, would be lost.
     `ema` holds their running average, and `old` those of an old policy that lags behind; each is empty without one.
     """
 
@@ -50,6 +52,7 @@ class PolicyState:
     ema: dict[str, Tensor] = field(default_factory=dict)
     old_policy: OldPolicyConfig | None = None
     old: dict[str, Tensor] = field(default_factory=dict)
+    master: dict[str, nn.Parameter] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.rates = [group["lr"] for group in self.optimiser.param_groups]
@@ -59,40 +62,50 @@ class PolicyState:
             self.old = self._copied()
 
     @classmethod
-    def fresh(
-        cls,
-        transformer: nn.Module,
-        parameters: Iterable[nn.Parameter],
-        settings: OptimiserConfig,
-        old_policy: OldPolicyConfig | None = None,
-    ) -> PolicyState:
-        """Before the first update, with AdamW over the trained parameters."""
+    def fresh(cls, transformer: nn.Module, settings: OptimiserConfig, old_policy: OldPolicyConfig | None = None) -> PolicyState:
+        """Before the first update, with AdamW over the parameters that want a gradient."""
+        trained = {name: value for name, value in transformer.named_parameters() if value.requires_grad}
+        master = {name: nn.Parameter(value.detach().float()) for name, value in trained.items() if value.dtype != torch.float32}
         adamw = torch.optim.AdamW(
-            parameters,
+            [master.get(name, value) for name, value in trained.items()],
             lr=settings.learning_rate,
             betas=settings.betas,
             eps=settings.epsilon,
             weight_decay=settings.weight_decay,
         )
-        return cls(transformer, adamw, settings.ema_decay, settings.warmup_steps, old_policy=old_policy)
+        return cls(transformer, adamw, settings.ema_decay, settings.warmup_steps, old_policy=old_policy, master=master)
 
     def named(self) -> Iterator[tuple[str, nn.Parameter]]:
         return ((name, value) for name, value in self.transformer.named_parameters() if value.requires_grad)
+
+    def kept(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """As `named`, in the precision in which they are optimised, averaged and saved."""
+        return ((name, self.master.get(name, value)) for name, value in self.named())
+
+    def drop_gradients(self) -> None:
+        for _, value in self.named():
+            value.grad = None
+        self.optimiser.zero_grad(set_to_none=True)
 
     def update(self) -> None:
         """One optimiser step on the gradients at hand, then the average; the rate rises linearly over the warm-up."""
         scale = min(1.0, (self.updates + 1) / self.warmup_steps) if self.warmup_steps else 1.0
         for group, rate in zip(self.optimiser.param_groups, self.rates, strict=True):
             group["lr"] = rate * scale
+        live = dict(self.named())
+        for name, master in self.master.items():
+            gradient = live[name].grad
+            master.grad = None if gradient is None else gradient.float()
         self.optimiser.step()
-        self.optimiser.zero_grad(set_to_none=True)
+        self.drop_gradients()
+        self._put(self.master)
         self.updates += 1
         if self.ema_decay is None:
             return
         # Early on a fixed decay would average mostly the start: the weight of the past grows with the number of updates.
         decay = min(self.ema_decay, (1 + self.updates) / (10 + self.updates))
         with torch.no_grad():
-            for name, value in self.named():
+            for name, value in self.kept():
                 self.ema[name].lerp_(value, 1 - decay)
 
     @torch.no_grad()
@@ -101,7 +114,7 @@ class PolicyState:
         if self.old_policy is None:
             return
         eta = min(self.old_policy.rise * step, self.old_policy.decay)
-        for name, value in self.named():
+        for name, value in self.kept():
             self.old[name].lerp_(value, 1 - eta)
 
     def averaged(self) -> AbstractContextManager[None]:
@@ -117,7 +130,7 @@ class PolicyState:
         if not weights:
             yield
             return
-        live = self._copied()
+        live = {name: value.detach().clone() for name, value in self.named()}
         self._put(weights)
         try:
             yield
@@ -125,17 +138,19 @@ class PolicyState:
             self._put(live)
 
     def _copied(self) -> dict[str, Tensor]:
-        return {name: value.detach().clone() for name, value in self.named()}
+        return {name: value.detach().clone() for name, value in self.kept()}
 
     @torch.no_grad()
     def _put(self, values: Mapping[str, Tensor]) -> None:
-        for name, parameter in self.named():
-            parameter.copy_(values[name])
+        """Into the transformer."""
+        live = dict(self.named())
+        for name, value in values.items():
+            live[name].copy_(value)
 
     def tensors(self) -> dict[str, dict[str, Tensor]]:
         """Groups of a checkpoint."""
         tensors, _ = flatten(self.optimiser.state_dict())
-        groups = {"policy": {name: value.detach() for name, value in self.named()}, "optimiser": tensors}
+        groups = {"policy": {name: value.detach() for name, value in self.kept()}, "optimiser": tensors}
         return groups | ({"ema": self.ema} if self.ema else {}) | ({"old": self.old} if self.old else {})
 
     def plain(self) -> dict[str, Any]:
@@ -145,6 +160,8 @@ class PolicyState:
 
     def restore(self, tensors: Mapping[str, Mapping[str, Tensor]], plain: Mapping[str, Any]) -> None:
         put_trained(self.transformer, tensors["policy"])
+        for name, value in self.master.items():
+            value.data.copy_(tensors["policy"][name])
         self.optimiser.load_state_dict(unflatten(tensors["optimiser"], plain["optimiser"]))
         self.updates, self.attempts, self.step = plain["updates"], plain["attempts"], plain["step"]
         for group, values in (("ema", self.ema), ("old", self.old)):

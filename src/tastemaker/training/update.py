@@ -67,7 +67,7 @@ def update(setup: Setup, state: PolicyState, batch: Batch, trajectory: Trajector
             collected.append({**metrics, "grad_norm": norm.detach()})
         else:
             skipped += 1
-            state.optimiser.zero_grad(set_to_none=True)
+            state.drop_gradients()
     return {**_means(collected), "updates": float(len(collected)), "updates_skipped": float(skipped)}
 
 
