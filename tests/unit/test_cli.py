@@ -120,12 +120,12 @@ def test_each_help_has_an_example_that_parses(command, calls, good, monkeypatch)
 
 
 def test_commands_pass_on_what_was_given(calls, good, tmp_path):
-    assert tastemaker("demo", "--seed", "3", "--threads", "2", "--quick", "--folder", str(tmp_path)).exit_code == 0
+    assert tastemaker("demo", "--seed", "3", "--processes", "2", "--quick", "--folder", str(tmp_path)).exit_code == 0
     assert tastemaker("train", str(good), "-o", "seed=1", "-o", "budget.max_steps=2", "--allow", "packages").exit_code == 0
     assert tastemaker("train-reward", "taste.yaml", "-o", "seed=1", "--check").exit_code == 0
     assert tastemaker("miniature", "build").exit_code == 0
     assert calls == [
-        ((), {"folder": tmp_path, "seed": 3, "threads": 2, "quick": True}),
+        ((), {"folder": tmp_path, "seed": 3, "threads": None, "processes": 2, "quick": True}),
         ((good,), {"overrides": ["seed=1", "budget.max_steps=2"], "folder": None, "allow": ["packages"]}),
         ((Path("taste.yaml"),), {"overrides": ["seed=1"], "folder": None, "allow": [], "check": True}),
         ((Path("build/miniature"),), {"device": None}),
