@@ -142,10 +142,10 @@ class PolicyState:
 
     @torch.no_grad()
     def _put(self, values: Mapping[str, Tensor]) -> None:
-        """Into the transformer."""
-        live = dict(self.named())
-        for name, value in values.items():
-            live[name].copy_(value)
+        """Into the transformer, where it still has them: a LoRA may have been taken off meanwhile."""
+        for name, parameter in self.named():
+            if name in values:
+                parameter.copy_(values[name])
 
     def tensors(self) -> dict[str, dict[str, Tensor]]:
         """Groups of a checkpoint."""
