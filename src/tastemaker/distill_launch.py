@@ -14,14 +14,12 @@ from tastemaker import config as settings
 from tastemaker.config.distillation import DistillConfig
 from tastemaker.data.embeddings import EmbeddingCache, encoder_key
 from tastemaker.errors import UserMistake
-from tastemaker.launch import check_edit_share, data_files, export, model_folder, prompts_of
+from tastemaker.launch import check_edit_share, data_files, export, in_processes, model_folder, prompts_of
 from tastemaker.models.adapter import load
 from tastemaker.models.stated_guidance import state_guidance
-from tastemaker.runtime.distributed import connected, num_processes
+from tastemaker.runtime.distributed import connected
 from tastemaker.runtime.progress import Progress
-from tastemaker.runtime.together import helped, how_many
 from tastemaker.training.distill_start import check_routes, run_distillation
-from tastemaker.training.ranks import check_share
 from tastemaker.training.start import Around, prepare_hardware
 
 
@@ -33,14 +31,7 @@ def distill(path: Path, *, overrides: Iterable[str] = (), folder: Path | None = 
 
 def run_distill(config: DistillConfig, beside: Path, folder: Path, console: Console, allow: Iterable[str] = ()) -> Path:
     """As `distill`; relative paths in the settings start at `beside`. All mistakes are told before a model is loaded."""
-    count = how_many(config.processes, config.rollout.prompts)
-    check_share(config.rollout.prompts, max(count, num_processes()))
-    with helped(count, _distill_together, config, beside, folder, tuple(allow)):
-        return _run_distill(config, beside, folder, console, allow)
-
-
-def _distill_together(config: DistillConfig, beside: Path, folder: Path, allow: Iterable[str]) -> None:
-    _run_distill(config, beside, folder, Console(quiet=True), allow)
+    return in_processes(_run_distill, config, beside, folder, console, tuple(allow))
 
 
 def _run_distill(config: DistillConfig, beside: Path, folder: Path, console: Console, allow: Iterable[str]) -> Path:

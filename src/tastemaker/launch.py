@@ -93,14 +93,19 @@ def train(path: Path, *, overrides: Iterable[str] = (), folder: Path | None = No
 
 def run_train(config: TrainConfig, beside: Path, folder: Path, console: Console, allow: Iterable[str] = ()) -> Path:
     """As `train`, of settings whose relative paths start at `beside`; in as many processes as the settings say."""
+    return in_processes(_run_train, config, beside, folder, console, tuple(allow))
+
+
+def in_processes(run: Callable[..., Path], config: Any, beside: Path, folder: Path, console: Console, allow: tuple) -> Path:
+    """`run` of a training or a distillation, here and in as many more processes as its settings say; those print nothing."""
     count = how_many(config.processes, config.rollout.prompts)
     check_share(config.rollout.prompts, max(count, num_processes()))
-    with helped(count, _train_together, config, beside, folder, tuple(allow)):
-        return _run_train(config, beside, folder, console, allow)
+    with helped(count, _quietly, run, config, beside, folder, allow):
+        return run(config, beside, folder, console, allow)
 
 
-def _train_together(config: TrainConfig, beside: Path, folder: Path, allow: Iterable[str]) -> None:
-    _run_train(config, beside, folder, Console(quiet=True), allow)
+def _quietly(run: Callable[..., Path], config: Any, beside: Path, folder: Path, allow: tuple) -> None:
+    run(config, beside, folder, Console(quiet=True), allow)  # a console cannot be sent to another process
 
 
 def _run_train(config: TrainConfig, beside: Path, folder: Path, console: Console, allow: Iterable[str]) -> Path:

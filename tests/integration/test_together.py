@@ -109,6 +109,8 @@ def test_auto_is_what_the_machine_has(monkeypatch):
     for cores, most, expected in ((1, 24, 1), (2, 24, 2), (64, 24, together.MOST), (64, 3, 3), (2, 0, 1)):
         monkeypatch.setattr(together, "physical_cores", lambda cores=cores: cores)
         assert together.how_many("auto", most) == expected
+    monkeypatch.setattr(together, "pick_device", lambda: torch.device("cuda"))
+    assert together.how_many("auto", 24) == 1
     assert together.how_many(7, 2) == 7  # said is said: the training itself refuses it
 
 

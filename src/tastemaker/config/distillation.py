@@ -87,7 +87,7 @@ class DistillConfig(Settings):
     threads: Positive | None = None
     """CPU threads of each process; null takes its part of the physical cores it may use."""
     processes: Positive | Literal["auto"] = Field(default=1, json_schema_extra=FREE)
-    """Processes of this machine that share each step's work; auto is one for each GPU, or on a CPU one for each core up to 4.
+    """Processes of this machine that share each step's work; auto is one with a GPU, and on a CPU one for each core up to 4.
     They end where one ends, up to rounding; see docs/scale.md. Under torchrun, its number counts."""
     teachers: Annotated[tuple[TeacherConfig, ...], Field(min_length=1)] = Field(
         examples=[[{"name": "t2i", "weights": "runs/t2i/transformer", "teaches": ["t2i"]}]]

@@ -229,7 +229,7 @@ class TrainConfig(Settings):
     threads: Positive | None = None
     """CPU threads of each process; null takes its part of the physical cores it may use."""
     processes: Positive | Literal["auto"] = Field(default=1, json_schema_extra=FREE)
-    """Processes of this machine that share each step's work; auto is one for each GPU, or on a CPU one for each core up to 4.
+    """Processes of this machine that share each step's work; auto is one with a GPU, and on a CPU one for each core up to 4.
     They end where one ends, up to rounding; see docs/scale.md. Under torchrun, its number counts."""
     rollout: RolloutConfig = RolloutConfig()
     algorithm: AlgorithmConfig = GRPOConfig()

@@ -33,14 +33,10 @@ _LEAVING, _FAILING = 60.0, 5.0
 
 
 def how_many(wanted: int | Literal["auto"], most: int) -> int:
-    """Processes to start: "auto" is one for each GPU, or on a CPU for each core up to `MOST`, and `most` in any case."""
+    """Processes to start: "auto" is one where there is a GPU, and on a CPU one for each core, up to `MOST` and to `most`."""
     if wanted != "auto":
         return wanted
-    if pick_device().type == "cuda":
-        import torch
-
-        return min(most, torch.cuda.device_count())
-    return max(1, min(most, MOST, physical_cores()))
+    return max(1, min(most, MOST, physical_cores())) if pick_device().type == "cpu" else 1
 
 
 @contextmanager
@@ -75,7 +71,7 @@ def _started(
     context = multiprocessing.get_context("spawn")
     shared = {"WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": _free_port()}
     if Path("/sys/class/net/lo").exists():
-        shared.setdefault("GLOO_SOCKET_IFNAME", os.environ.get("GLOO_SOCKET_IFNAME", "lo"))
+        shared["GLOO_SOCKET_IFNAME"] = os.environ.get("GLOO_SOCKET_IFNAME", "lo")
     processes, pipes = [], []
     before = {name: os.environ.get(name) for name in (*shared, "RANK", "LOCAL_RANK", "TQDM_DISABLE")}
     try:
