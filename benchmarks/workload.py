@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from tastemaker.data.embeddings import EmbeddingCache
 from tastemaker.data.prompts import read_prompts
-from tastemaker.miniature.builder.build import empty_pipeline
+from tastemaker.miniature.builder.assembly import empty_pipeline
 from tastemaker.miniature.builder.parts import SIDE, build_vae
 from tastemaker.miniature.world.corpus import write_corpus
 from tastemaker.miniature.world.splits import rl_prompts

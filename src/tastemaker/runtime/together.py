@@ -20,12 +20,15 @@ from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 from multiprocessing.process import BaseProcess, parent_process
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
+
+import torch
 
 from tastemaker.errors import ServiceFailed, Stopped, TastemakerError
 from tastemaker.runtime.device import physical_cores, pick_device
 from tastemaker.runtime.distributed import num_processes
 
+T = TypeVar("T")
 MOST = 4
 """Processes that "auto" starts on a CPU: each takes about 1 GB beside the model."""
 _LEAVING, _FAILING = 60.0, 5.0
@@ -37,6 +40,16 @@ def how_many(wanted: int | Literal["auto"], most: int) -> int:
     if wanted != "auto":
         return wanted
     return max(1, min(most, MOST, physical_cores())) if pick_device().type == "cpu" else 1
+
+
+def spread(count: int, work: Callable[..., T], *args: Any, **own: Any) -> T:
+    """What `work(*args, **own)` returns here, while `count` - 1 helpers do `work(*args)`; it may set the number of threads."""
+    threads = torch.get_num_threads()
+    try:
+        with helped(count, work, *args):
+            return work(*args, **own)
+    finally:
+        torch.set_num_threads(threads)
 
 
 @contextmanager

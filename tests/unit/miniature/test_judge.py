@@ -22,6 +22,7 @@ from tastemaker.miniature.world.wording import unknown_pieces
 from tastemaker.rewards.judge import Question
 from tastemaker.rewards.readout import QuestionEncoder, ReadOut
 from tastemaker.rewards.vlm import VLMJudge
+from tastemaker.runtime.distributed import Ranks
 from tastemaker.runtime.metrics import read_lines
 from tastemaker.training.reward_model import Rated, save_judge
 
@@ -140,6 +141,29 @@ def test_the_loss_falls(examples):
     trainer = JudgeTrainer(new_judge(), examples, replace(SMALL, **only))
     losses = [trainer.step(step)["alignment_score_loss"] for step in range(1, 11)]
     assert losses[-1] < 0.7 * losses[0]
+
+
+class Half(Ranks):
+    """One of two processes that found the same gradients."""
+
+    def add_up(self, parameters):
+        for parameter in parameters:
+            parameter.grad = None if parameter.grad is None else 2 * parameter.grad
+
+
+def test_processes_share_the_examples_and_take_the_mean_of_their_gradients(examples, tmp_path):
+    shared, alone = SMALL.share(Half(1, 2)), SMALL.share(Ranks(1, 1))
+    assert shared.naming == SMALL.naming // 2 and shared.portrait == SMALL.portrait
+    assert shared.seed == alone.seed != SMALL.seed == SMALL.share(Half(0, 2)).seed
+    both = JudgeTrainer(new_judge(), examples, shared, ranks=Half(1, 2))
+    one = JudgeTrainer(new_judge(), examples, shared)
+    other = JudgeTrainer(new_judge(), examples, SMALL)
+    for trainer in (both, one, other):
+        trainer.step(1)
+    assert all(torch.allclose(value, one.ema[name], atol=1e-7) for name, value in both.ema.items())
+    assert any(not torch.equal(value, other.ema[name]) for name, value in both.ema.items())
+    train(both, tmp_path)
+    assert not list(tmp_path.iterdir())  # the first process writes
 
 
 def _failing(step, at, error):

@@ -7,6 +7,7 @@ same adapter the rest of the house uses: the target's tokens are a third of the 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -19,6 +20,8 @@ from tastemaker.flow.loss import flow_matching_loss
 from tastemaker.miniature.builder.optimiser import Optimiser, split
 from tastemaker.miniature.builder.parts import SIDE
 from tastemaker.models.qwen_image21 import QwenImage21Adapter
+from tastemaker.runtime.device import attention_with_gradients
+from tastemaker.runtime.distributed import ALONE, Ranks
 from tastemaker.types import Condition
 
 DROP_TEXT = 0.1
@@ -62,21 +65,38 @@ class Examples:
 
 
 class BaseTrainer:
-    """Transformer and text encoder behind one loss; `ema` holds the averaged weights that ship."""
+    """Transformer and text encoder behind one loss; `ema` holds the averaged weights that ship.
 
-    def __init__(self, adapter: QwenImage21Adapter, *, draws: int, muon_lr: float, adam_lr: float):
+    Passes are in `dtype`; what is optimised and averaged is float32. Of several processes each has its own part of the batch.
+    """
+
+    def __init__(
+        self,
+        adapter: QwenImage21Adapter,
+        *,
+        draws: int,
+        muon_lr: float,
+        adam_lr: float,
+        dtype: torch.dtype = torch.float32,
+        ranks: Ranks = ALONE,
+    ):
         pipeline: QwenImage21Pipeline = adapter.pipeline
-        self.adapter, self.draws, self.device = adapter, draws, adapter.transformer.device
+        self.adapter, self.draws, self.device, self.ranks = adapter, draws, adapter.transformer.device, ranks
         self.text_model = pipeline.text_encoder.model.requires_grad_(True).train()
         self.module = nn.ModuleDict({"transformer": pipeline.transformer, "text": self.text_model})
         pipeline.transformer.requires_grad_(True).train()
         self.skip = pipeline._drop_idx
         self.pad = pipeline.processor.tokenizer.pad_token_id
         self.image_token = pipeline._img_token_id
-        hidden, rest = split(pipeline.transformer, never=("img_in", "proj_out", "time_text_embed", "txt_in.in_layer"))
-        text_hidden, text_rest = split(self.text_model, never=("language_model.embed_tokens", "visual"))
+        self.kept = self.module if dtype == torch.float32 else deepcopy(self.module)
+        if self.kept is not self.module:
+            adapter.dtype = dtype
+            for parameter in self.module.parameters():  # and no buffer: positions stay float32, as when such a model is opened
+                parameter.data = parameter.data.to(dtype)
+        hidden, rest = split(self.kept["transformer"], never=("img_in", "proj_out", "time_text_embed", "txt_in.in_layer"))
+        text_hidden, text_rest = split(self.kept["text"], never=("language_model.embed_tokens", "visual"))
         self.optimiser = Optimiser(hidden + text_hidden, rest + text_rest, muon_lr=muon_lr, adam_lr=adam_lr, decay_from=0.5)
-        self.ema = {name: value.detach().clone() for name, value in self.module.named_parameters()}
+        self.ema = {name: value.detach().clone() for name, value in self.kept.named_parameters()}
 
     def embed(self, token_ids: Sequence[Sequence[int]], pictures: np.ndarray | None) -> Condition:
         """The pipeline's encoding of whole templates, with gradient. Right padding: a causal encoder never sees it."""
@@ -121,23 +141,36 @@ class BaseTrainer:
         return torch.sigmoid(SIGMA_MEAN + SIGMA_STD * normal).flatten()
 
     def update(self, step: int, fraction: float) -> None:
+        if self.kept is not self.module:
+            for kept, value in zip(self.kept.parameters(), self.module.parameters(), strict=True):
+                kept.grad, value.grad = None if value.grad is None else value.grad.float(), None
+        self.ranks.add_up(list(self.kept.parameters()))
         self.optimiser.step(fraction, step)
         decay = min(EMA_DECAY, (step + 1) / (step + 10))
         with torch.no_grad():
-            for name, value in self.module.named_parameters():
+            for name, value in self.kept.named_parameters():
                 self.ema[name].lerp_(value, 1 - decay)
+        self._put()
+
+    @torch.no_grad()
+    def _put(self) -> None:
+        """What is kept, rounded, into the model that makes the passes."""
+        if self.kept is not self.module:
+            for kept, value in zip(self.kept.parameters(), self.module.parameters(), strict=True):
+                value.copy_(kept)
 
     def tensors(self) -> dict[str, dict[str, Tensor]]:
         """Everything a checkpoint needs."""
-        live = {name: value.detach() for name, value in self.module.named_parameters()}
+        live = {name: value.detach() for name, value in self.kept.named_parameters()}
         return {"live": live, "ema": self.ema, "optimiser": self.optimiser.state()}
 
     @torch.no_grad()
     def restore(self, tensors: dict[str, dict[str, Tensor]]) -> None:
-        for name, value in self.module.named_parameters():
+        for name, value in self.kept.named_parameters():
             value.copy_(tensors["live"][name])
         self.ema = {name: tensors["ema"][name].clone() for name in self.ema}
         self.optimiser.restore(tensors["optimiser"])
+        self._put()
 
 
 def vision_patches(pictures: np.ndarray) -> Tensor:
@@ -158,14 +191,19 @@ def train(
     start: int = 0,
     report: Callable[[int, list[float]], None],
 ) -> None:
-    """`tasks` pairs examples with how many prompts of them a step takes. `report(step, losses)` logs and checkpoints."""
+    """`tasks` pairs examples with how many prompts of them a step takes, shared among the processes there are.
+
+    `report(step, losses)` logs and checkpoints; the losses are those of this process.
+    """
+    ranks = trainer.ranks
     for step in range(start, steps):
-        draw = np.random.default_rng((seed, step))
-        noise = torch.Generator().manual_seed(seed * 1_000_003 + step)
+        draw = np.random.default_rng((seed, step, ranks.rank))
+        noise = torch.Generator().manual_seed((seed * 1_000_003 + step) * ranks.count + ranks.rank)
         losses = []
         for examples, batch in tasks:
-            loss = trainer.loss(examples, *examples.draw(batch, draw), noise)
-            (loss / len(tasks)).backward()
+            with attention_with_gradients(next(trainer.module.parameters())):
+                loss = trainer.loss(examples, *examples.draw(batch // ranks.count, draw), noise)
+                (loss / len(tasks) / ranks.count).backward()
             losses.append(loss.detach())
         trainer.update(step, step / steps)
         report(step + 1, [float(loss) for loss in losses])

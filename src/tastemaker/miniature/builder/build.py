@@ -1,55 +1,33 @@
-"""`tastemaker miniature build`: the miniature from nothing. Drawings -> VAE -> latents -> base -> pipeline folder and card.
+"""`tastemaker miniature build`: the miniature from nothing. Drawings, VAE, latents, base, pipeline folder and card, judges.
 
-Every part is resumable: drawings and latents are files that are there or not, the two trainings save checkpoints. On two CPU
-cores without matrix units the whole takes some hours; the parts and their measured times are in the card.
+Every part is resumable: drawings and latents are files that are there or not, the trainings save checkpoints. On a CPU every
+core takes part, drawings and trainings in processes of their own; the seconds of each part are in `build.json`.
 """
 
 from __future__ import annotations
 
 import json
-import shutil
 import time
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
-from diffusers import AutoencoderKLQwenImage21, QwenImage21Pipeline
 from rich.console import Console
 from safetensors.torch import load_file, save_file
-from torch import Tensor
 
-from tastemaker.miniature.builder import base, drawings, vae
+from tastemaker.miniature.builder import drawings, vae
+from tastemaker.miniature.builder.assembly import assemble, save_pipeline
 from tastemaker.miniature.builder.card import measure, render_card
-from tastemaker.miniature.builder.parts import build_scheduler, build_text_encoder, build_transformer, build_vae
-from tastemaker.miniature.builder.tokenizer import build_processor, build_tokenizer, special_ids
+from tastemaker.miniature.builder.fit import fit_base, fit_decoder, fit_vae
+from tastemaker.miniature.builder.parts import build_vae
+from tastemaker.miniature.builder.plan import Plan
 from tastemaker.miniature.identity.train import build_identity
 from tastemaker.miniature.judge.build import build_judge
 from tastemaker.miniature.task import reading_processes
-from tastemaker.miniature.world.wording import vocabulary
 from tastemaker.models.adapter import load
-from tastemaker.models.qwen_image21 import QwenImage21Adapter, adapt
-from tastemaker.runtime import checkpoint
 from tastemaker.runtime.device import pick_device
-
-SAVE_EVERY = 100
-
-
-@dataclass(frozen=True)
-class Plan:
-    """How much of everything; the defaults are about what made the weights that ship."""
-
-    t2i_drawings: int = 100_000
-    edit_drawings: int = 50_000
-    vae_samples: int = 250_000
-    decoder_samples: int = 0
-    """Pictures for the decoder alone, after encoder and decoder were trained together; 0 leaves it as it is."""
-    base_steps: int = 4000
-    t2i_prompts: int = 80
-    edit_prompts: int = 48
-    draws: int = 4
-    seed: int = 0
+from tastemaker.runtime.together import MOST, how_many, spread
 
 
 def build(
@@ -69,10 +47,10 @@ def build(
     timings: dict[str, float] = {}
     for name, work in (
         ("drawings", lambda: _draw(folder, plan)),
-        ("vae", lambda: _train_vae(folder, plan, console, device)),
-        ("decoder", lambda: _polish_decoder(folder, plan, console, device)),
+        ("vae", lambda: _fit(fit_vae, folder, "vae", plan, device, console)),
+        ("decoder", lambda: _fit(fit_decoder, folder, "decoder", plan, device, console)),
         ("latents", lambda: _encode(folder, device)),
-        ("base", lambda: _train_base(folder, plan, console, device)),
+        ("base", lambda: _fit(fit_base, folder, "base", plan, device, console)),
     ):
         began = time.monotonic()
         console.print(f"{name} ...")
@@ -109,55 +87,18 @@ def write_card(pipeline: Path, console: Console, count: int | None = None) -> No
 
 
 def _draw(folder: Path, plan: Plan) -> None:
-    if not (folder / "t2i" / "texts.json").exists():
-        drawings.draw_t2i(folder / "t2i", plan.t2i_drawings, plan.seed)
-    if not (folder / "edit" / "texts.json").exists():
-        drawings.draw_edits(folder / "edit", plan.edit_drawings, plan.seed + 1)
+    with reading_processes(torch.get_num_threads()) as pool:
+        if not (folder / "t2i" / "texts.json").exists():
+            drawings.draw(folder / "t2i", drawings.draw_t2i, plan.t2i_drawings, plan.seed, pool)
+        if not (folder / "edit" / "texts.json").exists():
+            drawings.draw(folder / "edit", drawings.draw_edits, plan.edit_drawings, plan.seed + 1, pool)
 
 
-def _train_vae(folder: Path, plan: Plan, console: Console, device: torch.device) -> None:
-    if not (folder / "vae.safetensors").exists():
-        model = build_vae().to(device)
-        _fit_vae(model, folder, "vae", plan.vae_samples, plan.seed, console, decoder_only=False)
-        save_file(_plain(model.state_dict()), folder / "vae.safetensors")
-
-
-def _polish_decoder(folder: Path, plan: Plan, console: Console, device: torch.device) -> None:
-    if not (folder / "decoder.safetensors").exists():
-        model = build_vae().to(device)
-        model.load_state_dict(load_file(folder / "vae.safetensors"))
-        _fit_vae(model, folder, "decoder", plan.decoder_samples, plan.seed + 1, console, decoder_only=True)
-        save_file(_plain(model.state_dict()), folder / "decoder.safetensors")
-
-
-def _fit_vae(
-    model: AutoencoderKLQwenImage21, folder: Path, name: str, samples: int, seed: int, console: Console, *, decoder_only: bool
-) -> None:
-    """Trains in place, from the last checkpoint under `name` if there is one."""
-    _, arrays = drawings.load_drawings(folder / "t2i")
-    pictures, check = arrays["targets"][:-512], np.asarray(arrays["targets"][-512:])
-    steps = folder / f"{name}-steps"
-    saved = _restored(steps)
-    if saved:
-        checkpoint.load_matching(model, saved.tensors["model"])
-
-    def report(step: int, loss: float, optimiser: vae.Optimiser) -> None:
-        if step % 50 == 0:
-            console.print(f"{name} step {step}: loss {loss:.4f}, {vae.psnr(model, check):.2f} dB")
-        if step % SAVE_EVERY == 0:
-            checkpoint.save(steps, step, {"model": model.state_dict(), "optimiser": optimiser.state()}, {})
-            checkpoint.prune(steps, 1)
-
-    vae.train(
-        model,
-        pictures,
-        samples=samples,
-        seed=seed,
-        decoder_only=decoder_only,
-        start=saved.step if saved else 0,
-        restored=saved.tensors["optimiser"] if saved else None,
-        report=report,
-    )
+def _fit(work: Callable[..., None], folder: Path, name: str, plan: Plan, device: torch.device, console: Console) -> None:
+    """Leaves `name`.safetensors, unless it is there: by one process with a GPU, by one for each core without."""
+    if not (folder / f"{name}.safetensors").exists():
+        count = how_many("auto", MOST) if device.type == "cpu" else 1
+        spread(count, work, folder, plan, str(device), console=console)
 
 
 def _encode(folder: Path, device: torch.device) -> None:
@@ -173,108 +114,3 @@ def _encode(folder: Path, device: torch.device) -> None:
         for name, pictures in by_name.items():
             latents[f"{task}.{name}"] = vae.normalised_latents(model, pictures, latents["mean"], latents["std"])
     save_file(latents, folder / "latents.safetensors")
-
-
-def assemble(folder: Path, weights: dict[str, Tensor] | None = None) -> QwenImage21Adapter:
-    """The pipeline around the folder's VAE, with new transformer and text encoder, or with trained `weights`."""
-    latents = load_file(folder / "latents.safetensors")
-    decoder = build_vae(latents["mean"].tolist(), latents["std"].tolist())
-    decoder.load_state_dict(load_file(folder / "decoder.safetensors"))
-    adapter = empty_pipeline(decoder)
-    if weights is not None:
-        transformer, text = adapter.pipeline.transformer, adapter.pipeline.text_encoder.model
-        for module, prefix in ((transformer, "transformer."), (text, "text.")):
-            own = {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
-            module.load_state_dict(own, strict=True)
-    return adapter
-
-
-def save_pipeline(pipeline: QwenImage21Pipeline, out: Path) -> None:
-    """Half the bytes (bfloat16 weights), opened in float32 unless asked otherwise.
-
-    diffusers opens a folder in float32 but transformers in the dtype that the text encoder's config names; left at bfloat16
-    there, a plain `from_pretrained` would give a pipeline of two dtypes that cannot run.
-    """
-    pipeline.to(torch.bfloat16).save_pretrained(out)
-    path = out / "text_encoder" / "config.json"
-    path.write_text(path.read_text(encoding="utf-8").replace('"bfloat16"', '"float32"'), encoding="utf-8")
-
-
-def empty_pipeline(decoder: AutoencoderKLQwenImage21) -> QwenImage21Adapter:
-    tokenizer = build_tokenizer(vocabulary())
-    encoder = build_text_encoder(len(tokenizer), special_ids(tokenizer), tokenizer.pad_token_id, tokenizer.eos_token_id)
-    return adapt(
-        QwenImage21Pipeline(
-            scheduler=build_scheduler(),
-            vae=decoder,
-            text_encoder=encoder,
-            processor=build_processor(tokenizer),
-            transformer=build_transformer(),
-        )
-    )
-
-
-def examples(folder: Path, pipeline: QwenImage21Pipeline) -> tuple[base.Examples, base.Examples]:
-    """What the base learns from: text-to-image and edits, tokenised in the pipeline's own templates."""
-    latents = load_file(folder / "latents.safetensors")
-    tokenizer = pipeline.processor.tokenizer
-    edit_template = pipeline.prompt_template_ti2i.replace("<|image_pad|>", "<|image_pad|>" * 4)
-
-    def ids(template: str, texts: list[str]) -> list[list[int]]:
-        return tokenizer([template.format(text) for text in texts]).input_ids
-
-    t2i_texts, _ = drawings.load_drawings(folder / "t2i")
-    edit_texts, arrays = drawings.load_drawings(folder / "edit")
-    return (
-        base.Examples(
-            ids(pipeline.prompt_template_t2i, t2i_texts), ids(pipeline.prompt_template_t2i, [" "])[0], latents["t2i.targets"]
-        ),
-        base.Examples(
-            ids(edit_template, edit_texts),
-            ids(edit_template, [" "])[0],
-            latents["edit.targets"],
-            latents["edit.sources"],
-            arrays["sources"],
-        ),
-    )
-
-
-def _train_base(folder: Path, plan: Plan, console: Console, device: torch.device) -> None:
-    if (folder / "base.safetensors").exists():
-        return
-    adapter = assemble(folder)
-    adapter.pipeline.to(device)
-    trainer = base.BaseTrainer(adapter, draws=plan.draws, muon_lr=0.015, adam_lr=2e-3)
-    saved = _restored(folder / "base-steps")
-    if saved:
-        trainer.restore(saved.tensors)
-    t2i, edits = examples(folder, adapter.pipeline)
-    _compile(adapter.pipeline.transformer, console)
-
-    def report(step: int, losses: list[float]) -> None:
-        if step % 10 == 0:
-            console.print(f"base step {step} of {plan.base_steps}: loss {losses[0]:.4f} (t2i) {losses[1]:.4f} (edits)")
-        if step % SAVE_EVERY == 0:
-            checkpoint.save(folder / "base-steps", step, trainer.tensors(), {})
-            checkpoint.prune(folder / "base-steps", 1)
-
-    tasks = ((t2i, plan.t2i_prompts), (edits, plan.edit_prompts))
-    base.train(trainer, tasks, steps=plan.base_steps, seed=plan.seed, start=saved.step if saved else 0, report=report)
-    save_file(_plain(trainer.ema), folder / "base.safetensors")
-
-
-def _compile(transformer: Any, console: Console) -> None:
-    """Compiled blocks train about twice as fast on a CPU; without a C++ compiler the build goes on without."""
-    if shutil.which("g++") is None and not torch.cuda.is_available():
-        console.print("no C++ compiler: the transformer is trained uncompiled, about half as fast")
-        return
-    torch._dynamo.config.recompile_limit = 64  # prefix and target passes of both tasks, each of one shape
-    transformer.compile_repeated_blocks(dynamic=False)
-
-
-def _restored(folder: Path) -> checkpoint.Checkpoint | None:
-    return checkpoint.load(folder) if checkpoint.steps(folder) else None
-
-
-def _plain(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: value.detach().contiguous() for name, value in tensors.items()}

@@ -15,6 +15,7 @@ from diffusers.models.autoencoders.autoencoder_kl_qwenimage21 import _patchify, 
 from torch import Tensor
 
 from tastemaker.miniature.builder.optimiser import Optimiser, split
+from tastemaker.runtime.distributed import ALONE, Ranks
 
 KL_WEIGHT = 3e-5
 SQUARED_WEIGHT = 4.0
@@ -66,11 +67,14 @@ def train(
     decoder_only: bool = False,
     start: int = 0,
     restored: dict[str, Tensor] | None = None,
+    dtype: torch.dtype = torch.float32,
+    ranks: Ranks = ALONE,
     report: Callable[[int, float, Optimiser], None],
 ) -> None:
     """`samples` pictures in all, from step `start`; `report(step, loss, optimiser)` logs and checkpoints.
 
     `decoder_only` polishes the decoder and leaves the encoder, and so every latent a transformer has learnt, as it is.
+    Convolutions are in `dtype`. Of several processes each has its part of the `batch`, and reports its own loss.
     """
     for module in vae.modules():  # channels last makes these convolutions a fifth faster on a CPU
         if isinstance(module, torch.nn.Conv2d):
@@ -82,11 +86,15 @@ def train(
     if restored:
         optimiser.restore(restored)
     steps = samples // batch
+    kind, low = vae.device.type, dtype != torch.float32
     for step in range(start, steps):
-        draw = np.random.default_rng((seed, step))
-        rows = np.sort(draw.choice(len(pictures), batch, replace=False))
-        loss = loss_of(vae, to_model(pictures[rows]).to(vae.device), torch.Generator().manual_seed(seed * 1_000_003 + step))
-        loss.backward()
+        draw = np.random.default_rng((seed, step, ranks.rank))
+        rows = np.sort(draw.choice(len(pictures), batch // ranks.count, replace=False))
+        noise = torch.Generator().manual_seed((seed * 1_000_003 + step) * ranks.count + ranks.rank)
+        with torch.autocast(kind, dtype, enabled=low):
+            loss = loss_of(vae, to_model(pictures[rows]).to(vae.device), noise)
+        (loss / ranks.count).backward()
+        ranks.add_up(optimiser.parameters)
         optimiser.step(step / steps, step)
         report(step + 1, float(loss.detach()), optimiser)
 

@@ -22,7 +22,9 @@ def main() -> None:
     for name in ("t2i", "edits", "pictures", "base"):
         value = getattr(Sitting(), name)
         parser.add_argument(f"--{name}", type=type(value), default=value, help="of the sitting that it learns from")
-    parser.add_argument("--threads", type=int, default=1, help="of training and measuring, and processes that read pictures")
+    parser.add_argument(
+        "--threads", type=int, default=1, help="processes that train and that read pictures, threads that measure"
+    )
     given = vars(parser.parse_args())
     folder, threads = given.pop("folder"), given.pop("threads")
     torch.set_num_threads(threads)
@@ -33,7 +35,7 @@ def main() -> None:
 
         adapter = load(task.WEIGHTS, device="cpu", dtype=torch.float32)
     with task.reading_processes(threads) as pool:
-        print(build_judge(folder, Plan(**given), sitting, adapter=adapter, pool=pool, say=print))
+        print(build_judge(folder, Plan(**given), sitting, adapter=adapter, pool=pool, processes=threads, say=print))
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import asdict
 from pathlib import Path
+from typing import Literal
 
 import torch
 
@@ -22,7 +23,11 @@ from tastemaker.miniature.judge.model import new_judge, open_judges
 from tastemaker.miniature.judge.train import JudgeTrainer, Plan, by_dimension, train
 from tastemaker.miniature.raters.collect import RATINGS, Sitting, collect
 from tastemaker.models.adapter import Adapter
+from tastemaker.rewards.vlm_folder import VLM
 from tastemaker.runtime import folder as disk
+from tastemaker.runtime.device import set_threads
+from tastemaker.runtime.distributed import connected
+from tastemaker.runtime.together import MOST, how_many, spread
 from tastemaker.training.reward_model import save_judge
 
 HELD_OUT = Sitting(split="eval", t2i=300, edits=280, pictures=6, base=1 / 6)
@@ -39,22 +44,21 @@ def build_judge(
     adapter: Adapter | None = None,
     pool: Executor | None = None,
     device: torch.device | str = "cpu",
+    processes: int | Literal["auto"] = "auto",
     say: Say = lambda text: None,
 ) -> Path:
     """Builds what `folder` does not hold yet; returns the judge's folder inside it.
 
     `adapter` is the miniature's base, which draws a share of the pictures; `pool` has the processes that read pictures.
+    `processes` train the judge together.
     """
     plan, sitting = plan or Plan(), sitting or Sitting()
     rated = collect(folder / "ratings", sitting, adapter, pool, say)
     checked = collect(folder / "held-out", held_out, adapter, pool, say)
     out = folder / "judge"
     if not out.exists():
-        vlm = new_judge(plan.seed)
-        vlm.model.to(device)
-        trainer = JudgeTrainer(vlm, by_dimension(read_ratings(rated / RATINGS)), plan)
-        train(trainer, folder / "training", say)
-        finished = trainer.finish()
+        count = how_many(processes, MOST) if torch.device(device).type == "cpu" else 1
+        finished = spread(count, _fit, folder, rated, plan, str(device), say=say)
         finished.model.to("cpu", torch.bfloat16)
         save_judge(out, finished, RUBRICS["alignment"], THINKING)
     disk.make_folder(out / "rubrics")
@@ -62,6 +66,18 @@ def build_judge(
         disk.write_bytes_atomic(out / "rubrics" / f"{rubric.label}.md", rubric.text.encode())
     write_card(out, checked, plan, sitting, say)
     return out
+
+
+def _fit(folder: Path, rated: Path, plan: Plan, device: str, say: Say = lambda text: None) -> VLM:
+    """What every process does; the first one writes."""
+    with connected(torch.device(device)) as ranks:
+        set_threads(None if ranks.count > 1 else torch.get_num_threads())
+        torch.manual_seed(plan.seed)  # parts of the training that are no part of the judge begin alike too
+        vlm = new_judge(plan.seed)
+        vlm.model.to(device)
+        trainer = JudgeTrainer(vlm, by_dimension(read_ratings(rated / RATINGS)), plan.share(ranks), ranks=ranks)
+        train(trainer, folder / "training", say)
+        return trainer.finish()
 
 
 def write_card(judge: Path, held_out: Path, plan: Plan, sitting: Sitting, say: Say = lambda text: None) -> None:

@@ -37,6 +37,7 @@ from tastemaker.rewards.readout import QuestionEncoder, ReadOut
 from tastemaker.rewards.vlm_folder import VLM
 from tastemaker.runtime import checkpoint, seeds
 from tastemaker.runtime import folder as disk
+from tastemaker.runtime.distributed import ALONE, Ranks
 from tastemaker.runtime.metrics import StepLog
 from tastemaker.training.reward_data import question_of
 from tastemaker.training.reward_loss import IGNORED, rationale_loss
@@ -45,6 +46,7 @@ from tastemaker.training.reward_model import Example, Rated, RewardSetup, exampl
 EMA_DECAY = 0.99
 _NAMING_WEIGHT = 0.2  # its loss is summed over the vocabulary
 _SHOWN = ("naming_loss", "looks", "abs_error", "pairs_right", "caption_loss", "matching_answer", "matching_words")
+_SIZES = ("naming", "looking", "describing", "comparing", *RUBRICS, "glances", "captions", "matching")
 _BESIDE = ("model.language_model.embed_tokens", "lm_head", "model.visual.pos_embed")
 Part = Literal["seeing", "comparing", "rating"]
 Examples = Mapping[str, Sequence[Example]]
@@ -99,6 +101,11 @@ class Plan:
     def steps(self) -> int:
         return sum(self.parts.values())
 
+    def share(self, ranks: Ranks) -> Plan:
+        """The part of one of several processes: fewer examples of each kind, and others."""
+        sizes = {name: max(1, getattr(self, name) // ranks.count) for name in _SIZES if getattr(self, name)}
+        return replace(self, seed=self.seed + 1_000_003 * ranks.rank, **sizes)
+
     def part_of(self, step: int) -> tuple[Part, int, int]:
         """The part that step 1, 2, ... belongs to, which of its steps it is, from 1 on, and how many it has."""
         within = step
@@ -112,7 +119,8 @@ class Plan:
 class JudgeTrainer:
     """The model behind one loss; `ema` holds the averaged weights that ship.
 
-    Steps go through `read_outs` in turn. `pointwise` is the loss of ratings, as in `RewardSetup`.
+    Steps go through `read_outs` in turn. `pointwise` is the loss of ratings, as in `RewardSetup`. Of several processes each
+    has a plan of its own (`Plan.share`), and all take the mean of their gradients.
     """
 
     def __init__(
@@ -123,11 +131,12 @@ class JudgeTrainer:
         *,
         read_outs: Sequence[ReadOut] = (DIRECT, THINKING),
         pointwise: Literal["regression", "soft_label"] = "soft_label",
+        ranks: Ranks = ALONE,
     ):
         missing = [name for name in RUBRICS if getattr(plan, name) and not examples.get(name)]
         if missing:
             raise UserMistake(f"no ratings of {', '.join(missing)}; rate some, or set their examples of a step to 0")
-        self.vlm, self.examples, self.plan = vlm, examples, plan
+        self.vlm, self.examples, self.plan, self.ranks = vlm, examples, plan, ranks
         vlm.folders = ()
         vlm.model.requires_grad_(True).train()
         self._naming = Naming(vlm, captioned, plan.seed)
@@ -164,6 +173,7 @@ class JudgeTrainer:
             self._take_averages()
         self._make_trainable(part)
         metrics = {"seeing": self._see, "comparing": self._compare, "rating": self._rate}[part](within)
+        self._take_the_mean_gradient()
         share = plan.rating_rate if part == "rating" else 1.0
         self.optimiser.rates = [share * plan.muon_lr, share * plan.adam_lr]
         self.optimiser.step((within - 1) / length, within - 1, warmup=max(1, min(30, length // 20)))
@@ -172,6 +182,13 @@ class JudgeTrainer:
             for key, value in self.vlm.model.named_parameters():
                 self.ema[key].lerp_(value, 1 - decay)
         return metrics
+
+    def _take_the_mean_gradient(self) -> None:
+        if self.ranks.count > 1:
+            self.ranks.add_up(self.optimiser.parameters)
+            for parameter in self.optimiser.parameters:
+                if parameter.grad is not None:
+                    parameter.grad /= self.ranks.count
 
     def _make_trainable(self, part: Part) -> None:
         """While it compares, an eye that has learnt to see rests, but for what hands over what it sees."""
@@ -274,13 +291,17 @@ class JudgeTrainer:
 
 
 def train(trainer: JudgeTrainer, folder: Path, say: Callable[[str], None] = lambda text: None) -> None:
-    """All steps of the plan, from the last checkpoint of `folder` on; log.jsonl has a line a step."""
+    """All steps of the plan, from the last checkpoint of `folder` on; log.jsonl has a line a step. One process writes."""
     steps, plan = folder / "steps", trainer.plan
     start = 0
     if checkpoint.steps(steps):
         saved = checkpoint.load(steps)
         trainer.restore(saved.tensors)
         start = saved.step
+    if not trainer.ranks.first:
+        for step in range(start + 1, plan.steps + 1):
+            trainer.step(step)
+        return
     disk.make_folder(folder)
     log = StepLog(folder / "log.jsonl", contiguous=True)
     log.cut(start)

@@ -1,8 +1,8 @@
-"""Captions as collections of pictures from the web have them: some name one thing that the picture does not show.
+"""Texts as collections of pictures from the web have them: some say what the picture does not show.
 
-A model trained on such captions draws well and trusts its prompt only so far, which is what the second phase of training is
-for. Only the pictures that a base is trained on are captioned so; prompts for reinforcement learning and evaluation, and the
-instructions of edits, are right.
+A model trained on such captions and instructions draws well and trusts its prompt only so far, which is what the second phase
+of training is for. Only the pictures that a base is trained on have such texts; prompts and instructions for reinforcement
+learning and evaluation are right.
 """
 
 from dataclasses import fields, replace
@@ -10,11 +10,14 @@ from dataclasses import fields, replace
 import numpy as np
 
 from tastemaker.miniature.world.description import Description, General, Portrait, Thing
+from tastemaker.miniature.world.edits import EditPair, sample_edit
 from tastemaker.miniature.world.sampling import pick, sample_description
-from tastemaker.miniature.world.splits import split_of
+from tastemaker.miniature.world.splits import split_of, split_of_edit
 
-MISTAKEN = 0.15
+MISTAKEN = 0.25
 """Share of training captions that name something else."""
+MISTAKEN_EDITS = 0.20
+"""Share of training edits whose instruction asks for another one than was made."""
 _MAX_TRIES = 200
 
 
@@ -30,6 +33,21 @@ def caption_of(description: Description, rng: np.random.Generator) -> Descriptio
         if said not in (None, description) and split_of(said) == "train":
             return said
     return description
+
+
+def edit_asked_for(pair: EditPair, rng: np.random.Generator) -> EditPair:
+    """The edit whose instruction is given with the pictures of `pair`: its own, or (a share MISTAKEN_EDITS) another one.
+
+    The other is of the same kind and asked of the same source. Glasses and smiles have no other, and keep their own.
+    """
+    if rng.random() >= MISTAKEN_EDITS:
+        return pair
+    for _ in range(_MAX_TRIES):
+        other = sample_edit(rng, pair.edit.kind, pair.category, lambda rng, category: pair.edit.source)
+        alike = other.edit.source == pair.edit.source and split_of_edit(other.edit) == "train"
+        if alike and other.edit.target != pair.edit.target:
+            return other
+    return pair
 
 
 def _with_another_fact(description: Description, rng: np.random.Generator) -> Description | None:
