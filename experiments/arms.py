@@ -27,6 +27,7 @@ import numpy as np
 from torch import Tensor
 
 from tastemaker import config as settings
+from tastemaker.commands.run import shipped
 from tastemaker.config import Settings, TrainConfig
 from tastemaker.config.recipe import load_recipe
 from tastemaker.config.strict_yaml import write
@@ -38,7 +39,6 @@ from tastemaker.miniature import task
 from tastemaker.miniature.builder.parts import SIDE
 from tastemaker.miniature.oracle import Reading
 from tastemaker.models.adapter import Adapter, load
-from tastemaker.recipe_launch import shipped
 from tastemaker.rewards.reward import Reward
 from tastemaker.runtime import folder as disk
 from tastemaker.runtime.device import set_threads

@@ -13,7 +13,8 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["tastemaker.recipe_launch", "tastemaker.reward_launch", "tastemaker.models.qwen_image21"])
+PRELOADED = ("tastemaker.commands.run", "tastemaker.commands.train_reward", "tastemaker.models.qwen_image21")
+CONTEXT.set_forkserver_preload(list(PRELOADED))
 
 
 class Started:

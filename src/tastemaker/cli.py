@@ -110,7 +110,7 @@ def demo(
 
     Example: `tastemaker demo --seed 1 --folder runs/demo-1`
     """
-    from tastemaker.demo_launch import run
+    from tastemaker.commands.demo import run
 
     run(folder=folder, seed=seed, threads=threads, processes=processes, quick=quick)
 
@@ -142,7 +142,7 @@ def train(
 
     Example: `tastemaker train run.yaml -o rollout.group_size=16 -o budget.max_steps=200`
     """
-    from tastemaker.launch import train as start
+    from tastemaker.commands.train import train as start
 
     start(config, overrides=override or [], folder=folder, allow=allow or [])
 
@@ -165,7 +165,7 @@ def distill(
 
     Example: `tastemaker distill student.yaml -o budget.max_steps=300`
     """
-    from tastemaker.distill_launch import distill as start
+    from tastemaker.commands.distill import distill as start
 
     start(config, overrides=override or [], folder=folder, allow=allow or [])
 
@@ -193,7 +193,7 @@ def run_recipe(
 
     Example: `tastemaker run recipe.yaml --dry-run`
     """
-    from tastemaker.recipe_launch import run as start
+    from tastemaker.commands.run import run as start
 
     start(recipe, folder=folder, stage=stage, dry_run=dry_run, overrides=override or [])
 
@@ -260,7 +260,7 @@ def curate(
 
     Example: `tastemaker curate run.yaml --keep 0.5`
     """
-    from tastemaker.curate_launch import curate as start
+    from tastemaker.commands.curate import curate as start
 
     start(config, above=above, keep=keep, overrides=override or [], folder=folder, allow=allow or [], out=out)
 
@@ -284,7 +284,7 @@ def categorise(
 
     Example: `tastemaker categorise prompts.jsonl categories.yaml`
     """
-    from tastemaker.categorise_launch import categorise as start
+    from tastemaker.commands.categorise import categorise as start
 
     start(prompts, rules, out=out)
 
@@ -348,7 +348,7 @@ def evaluate(
 
     Example: `tastemaker evaluate compare.yaml -o guidance=[3,1]`
     """
-    from tastemaker.evaluate_launch import evaluate as start
+    from tastemaker.commands.evaluate import evaluate as start
 
     start(config, overrides=override or [], folder=folder)
 
@@ -411,7 +411,7 @@ def train_reward(
 
     Example: `tastemaker train-reward taste.yaml -o budget.epochs=3`
     """
-    from tastemaker.reward_launch import train_reward as start
+    from tastemaker.commands.train_reward import train_reward as start
 
     start(config, overrides=override or [], folder=folder, allow=allow or [], check=check)
 
@@ -440,7 +440,7 @@ def serve_reward(
 
     Example: `tastemaker serve-reward judges/alignment --port 8101`
     """
-    from tastemaker.launch import serve_reward as start
+    from tastemaker.commands.serve_reward import serve_reward as start
 
     start(model, rubric=rubric, base=base, name=name, host=host, port=port, device=device, batch=batch)
 

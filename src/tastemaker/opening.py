@@ -16,11 +16,11 @@ from tastemaker import config as settings
 from tastemaker.config import TrainConfig, strict_yaml
 from tastemaker.config.distillation import DistillConfig
 from tastemaker.errors import Corrupt, UserMistake
-from tastemaker.launch import MINIATURE
 from tastemaker.miniature.task import WEIGHTS
 from tastemaker.models import stated_guidance
 from tastemaker.models.adapter import Adapter, load
 from tastemaker.models.lora import load_lora
+from tastemaker.named.inputs import MINIATURE
 from tastemaker.runtime import checkpoint
 from tastemaker.runtime.changes import fingerprint
 from tastemaker.training.start import trained_parameters

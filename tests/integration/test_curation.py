@@ -16,12 +16,14 @@ from rich.console import Console
 from test_training import SIDE, Brightness, fresh, settings
 
 import tastemaker.training.curate as curating
-from tastemaker import curate_launch, launch
+from tastemaker.commands import curate as command
+from tastemaker.commands.train import train
 from tastemaker.data.curation import MISSING, select
 from tastemaker.data.embeddings import EmbeddingCache
 from tastemaker.data.prompts import read_prompts
 from tastemaker.errors import ServiceFailed, Stopped, UserMistake
 from tastemaker.evaluation.curation import half_agreement, shares_by_category, write_findings, write_walls
+from tastemaker.named import inputs
 from tastemaker.rewards.reward import Missing
 from tastemaker.runtime.metrics import read_lines
 from tastemaker.runtime.signals import StopRequest
@@ -234,36 +236,36 @@ def config(tmp_path):
 
 
 def test_mistakes_come_before_anything_is_drawn(config, tmp_path, monkeypatch):
-    monkeypatch.setattr(curate_launch, "load", lambda *args, **kwargs: pytest.fail("a model was loaded"))
+    monkeypatch.setattr(command, "load", lambda *args, **kwargs: pytest.fail("a model was loaded"))
     with pytest.raises(UserMistake, match="one threshold"):
-        curate_launch.curate(config, above=0.1, keep=0.5)
+        command.curate(config, above=0.1, keep=0.5)
     with pytest.raises(UserMistake, match="not a folder"):
-        curate_launch.curate(config, out=tmp_path / "nowhere" / "list.jsonl")
+        command.curate(config, out=tmp_path / "nowhere" / "list.jsonl")
     Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
     (tmp_path / "prompts.jsonl").write_text('{"id": "1", "text": "a", "task": "edit", "sources": ["a.png"]}\n')
     (tmp_path / "below").mkdir()
     with pytest.raises(UserMistake, match="lies outside"):
-        curate_launch.curate(config, out=tmp_path / "below" / "list.jsonl")
+        command.curate(config, out=tmp_path / "below" / "list.jsonl")
     assert not (tmp_path / "runs").exists()
 
 
 @pytest.mark.slow
 def test_a_curated_list_of_the_miniature_is_trained_on(config, tmp_path, monkeypatch):
     """The truth of its prompts travels in the list; another threshold draws nothing anew, another seed is refused."""
-    monkeypatch.setitem(launch.MINIATURE_PROMPTS, "miniature", (6, 0))
+    monkeypatch.setitem(inputs.MINIATURE_PROMPTS, "miniature", (6, 0))
     monkeypatch.setattr(Console, "print", lambda self, *args, **kwargs: None)
     more = {"overrides": ["data.prompts=miniature", "threads=1"], "folder": tmp_path / "f"}
-    out = curate_launch.curate(config, **more)
+    out = command.curate(config, **more)
     scores = (tmp_path / "f" / "scores.jsonl").read_bytes()
     assert out == tmp_path / "f" / "curated.jsonl" and 0 < len(read_prompts(out)) < 6
     monkeypatch.setattr(curating, "draw_and_judge", lambda *args: pytest.fail("a picture was drawn"))
-    curate_launch.curate(config, keep=1.0, **more)
+    command.curate(config, keep=1.0, **more)
     assert len(read_prompts(out)) == 6 and (tmp_path / "f" / "scores.jsonl").read_bytes() == scores
     with pytest.raises(UserMistake, match="no prompt has"):
-        curate_launch.curate(config, above=1.0, **more)
+        command.curate(config, above=1.0, **more)
     with pytest.raises(UserMistake, match="seed"):
-        curate_launch.curate(config, **{**more, "overrides": [*more["overrides"], "seed=1"]})
-    launch.train(config, overrides=[f"data.prompts={out}", "threads=1"], folder=tmp_path / "trained")
+        command.curate(config, **{**more, "overrides": [*more["overrides"], "seed=1"]})
+    train(config, overrides=[f"data.prompts={out}", "threads=1"], folder=tmp_path / "trained")
     (line,) = read_lines(tmp_path / "trained" / "metrics.jsonl")
     assert line["scores_missing"] == 0 and 0 < line["reward/facts"] < 1
     assert torch.isfinite(torch.tensor(line["reward/quality"]))

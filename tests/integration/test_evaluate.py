@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from tastemaker import cli, evaluate_launch
+from tastemaker import cli
+from tastemaker.commands import evaluate as evaluating
+from tastemaker.commands.evaluate import evaluate, prepare
 from tastemaker.config import parse
 from tastemaker.config.evaluation import EvaluateConfig
 from tastemaker.errors import UserMistake
-from tastemaker.evaluate_launch import evaluate, prepare
 from tastemaker.evaluation import drawn as drawn_module
 from tastemaker.evaluation.summary_file import read_summary
 from tastemaker.export.plan import make_plan
@@ -123,9 +124,9 @@ def test_interrupted_it_goes_on_and_ends_at_the_same_numbers(config, whole, tmp_
 def test_a_model_that_is_added_draws_only_its_own(config, whole, made, monkeypatch):
     folder, before = whole
     opened = []
-    original = evaluate_launch._opened
+    original = evaluating._opened
     monkeypatch.setattr(
-        evaluate_launch, "_opened", lambda contest, one, *rest: opened.append(one.name) or original(contest, one, *rest)
+        evaluating, "_opened", lambda contest, one, *rest: opened.append(one.name) or original(contest, one, *rest)
     )
     models = [model.model_dump(mode="json") for model in parse(config.read_text(), EvaluateConfig).models]
     models[3] |= {"name": "forced", "guidance": [1.5]}
@@ -149,7 +150,7 @@ def test_missing_scores_are_counted_and_said(config, tmp_path, monkeypatch):
     monkeypatch.setattr(
         task, "held_out_prompts", lambda count: [replace(p, truth=None) if n == 1 else p for n, p in enumerate(held_out(count))]
     )
-    monkeypatch.setattr(evaluate_launch, "truths", lambda pictures, prompts, pool: {"verdict": np.full(len(prompts), np.nan)})
+    monkeypatch.setattr(evaluating, "truths", lambda pictures, prompts, pool: {"verdict": np.full(len(prompts), np.nan)})
     summary = evaluate(config, overrides=["tasks=[t2i]", "guidance=[1.0]"], folder=tmp_path)
     scores = [(row.model, row.n, row.missing) for row in overall(summary.scores)]
     assert scores == [(name, 3, 1) for name in ("base", "same", "run", "student")]

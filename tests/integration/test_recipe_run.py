@@ -9,15 +9,15 @@ import pytest
 from diffusers import DiffusionPipeline
 from rich.console import Console
 
+from tastemaker.commands.run import KINDS, as_table, run, shipped
 from tastemaker.config.recipe import load_recipe
 from tastemaker.data.prompts import write_prompts
 from tastemaker.errors import UserMistake
-from tastemaker.launch import first_of_each_task
 from tastemaker.miniature import task
 from tastemaker.models.stated_guidance import stated_guidance
+from tastemaker.named.inputs import first_of_each_task
 from tastemaker.recipe import open_recipe, outlook
 from tastemaker.recipe import run as run_stages
-from tastemaker.recipe_launch import KINDS, as_table, run, shipped
 from tastemaker.types import Prompt
 
 RECIPE = """\

@@ -15,7 +15,7 @@ import torch.distributed
 from safetensors.torch import load_file
 from test_train_edits import written
 
-from tastemaker import launch
+from tastemaker.commands.train import train
 from tastemaker.errors import ServiceFailed, Stopped, UserMistake
 from tastemaker.runtime import together
 from tastemaker.runtime.distributed import connected, num_processes
@@ -118,20 +118,20 @@ def test_auto_is_what_the_machine_has(monkeypatch):
 def test_two_processes_train_as_one(tmp_path):
     config = written(tmp_path)
     same = ["optimiser.epsilon=1e-3"]
-    alone = launch.train(config, folder=tmp_path / "alone", overrides=same)
-    two = launch.train(config, folder=tmp_path / "two", overrides=[*same, "processes=2"])
+    alone = train(config, folder=tmp_path / "alone", overrides=same)
+    two = train(config, folder=tmp_path / "two", overrides=[*same, "processes=2"])
     name = "diffusion_pytorch_model.safetensors"
     expected, found = load_file(alone / name), load_file(two / name)
     assert all(torch.allclose(found[key].float(), value.float(), rtol=1e-3, atol=1e-4) for key, value in expected.items())
     lines = [read_lines(tmp_path / where / "metrics.jsonl") for where in ("alone", "two")]
     assert [line["reward/facts"] for line in lines[1]] == pytest.approx([line["reward/facts"] for line in lines[0]], abs=1e-4)
-    again = launch.train(config, folder=tmp_path / "two", overrides=[*same, "processes=1", "budget.max_steps=3"])
+    again = train(config, folder=tmp_path / "two", overrides=[*same, "processes=1", "budget.max_steps=3"])
     assert again == two and len(read_lines(tmp_path / "two" / "metrics.jsonl")) == 3
 
 
 def test_more_processes_than_prompts_are_refused(tmp_path):
     with pytest.raises(UserMistake, match="too few for 9 processes"):
-        launch.train(written(tmp_path), folder=tmp_path / "run", overrides=["processes=9"])
+        train(written(tmp_path), folder=tmp_path / "run", overrides=["processes=9"])
 
 
 @pytest.mark.slow

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from tastemaker import launch
+from tastemaker.commands.train import train
 from tastemaker.data.embeddings import EmbeddingCache
 from tastemaker.evaluation.benchmark import Drawing, draw
 from tastemaker.miniature import task
@@ -44,10 +44,10 @@ def written(folder):
 def test_a_file_with_edits_trains_says_both_rewards_and_resumes(tmp_path):
     """The resumed run finds the embeddings, of prompts and of edits, that it left behind."""
     config = written(tmp_path)
-    whole = launch.train(config, folder=tmp_path / "whole")
-    launch.train(config, folder=tmp_path / "parts", overrides=["budget.max_steps=1"])
+    whole = train(config, folder=tmp_path / "whole")
+    train(config, folder=tmp_path / "parts", overrides=["budget.max_steps=1"])
     kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "parts" / "embeddings").iterdir()}
-    parts = launch.train(config, folder=tmp_path / "parts")
+    parts = train(config, folder=tmp_path / "parts")
     assert len(kept) >= 4 and all(path.stat().st_mtime_ns == time for path, time in kept.items())
     lines = read_lines(tmp_path / "whole" / "metrics.jsonl")
     assert [line["step"] for line in lines] == [1, 2] and all(line["images"] == 8 for line in lines)
@@ -61,7 +61,7 @@ def test_in_bf16_the_ratio_begins_at_one(tmp_path):
     """Rollout and update go through attention in the same way: between two ways it began at 7e-5 nats an element."""
     text = CONFIG.replace("{name: nft, points: 1, velocity_kl: 0}", "{name: grpo, velocity_kl: 0}").replace("fp32", "bf16")
     written(tmp_path).write_text(text)
-    launch.train(tmp_path / "run.yaml", folder=tmp_path / "run", overrides=["budget.max_steps=1", "rollout.prompts=3"])
+    train(tmp_path / "run.yaml", folder=tmp_path / "run", overrides=["budget.max_steps=1", "rollout.prompts=3"])
     assert read_lines(tmp_path / "run" / "metrics.jsonl")[0]["log_ratio_floor"] < 1e-5
 
 

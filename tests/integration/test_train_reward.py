@@ -19,11 +19,11 @@ from typer.testing import CliRunner
 import tastemaker.training.reward_model as reward_model
 from processes import Started, command
 from tastemaker import cli
+from tastemaker.commands.train_reward import JUDGE, collect, train_reward
 from tastemaker.data.ratings import Rating, read_ratings, write_ratings
 from tastemaker.data.votes import Side, Vote, write_votes
 from tastemaker.errors import Stopped, UserMistake
 from tastemaker.evaluation import judge_card
-from tastemaker.reward_launch import JUDGE, collect, train_reward
 from tastemaker.rewards.judge import Question
 from tastemaker.rewards.vlm import VLMJudge
 from tastemaker.runtime.metrics import read_lines
@@ -164,7 +164,7 @@ def test_the_card_knows_the_judge_as_its_server_does_and_tells_no_secret(config,
 
 
 def test_a_finished_run_is_not_trained_again_but_measured_again_when_asked(config, trained, monkeypatch):
-    monkeypatch.setattr("tastemaker.reward_launch.load_vlm", lambda *_, **__: pytest.fail("the base was opened"))
+    monkeypatch.setattr("tastemaker.commands.train_reward.load_vlm", lambda *_, **__: pytest.fail("the base was opened"))
     before, made = weights(trained), (trained / "model.safetensors").stat().st_mtime_ns
     assert train_reward(config, folder=trained.parent) == trained
     train_reward(config, folder=trained.parent, overrides=["evaluation.bins=5"])

@@ -54,14 +54,15 @@ def calls(monkeypatch):
 
     recorded = Calls()
     called = {
-        "launch": ("train", "serve_reward"),
-        "reward_launch": ("train_reward",),
-        "curate_launch": ("curate",),
-        "categorise_launch": ("categorise",),
+        "commands.train": ("train",),
+        "commands.serve_reward": ("serve_reward",),
+        "commands.train_reward": ("train_reward",),
+        "commands.curate": ("curate",),
+        "commands.categorise": ("categorise",),
         "export.plan": ("make_plan",),
         "export.write": ("export",),
-        "evaluate_launch": ("evaluate",),
-        "demo_launch": ("run",),
+        "commands.evaluate": ("evaluate",),
+        "commands.demo": ("run",),
         "miniature.builder.build": ("build",),
         "evaluation.calibrate_votes": ("run",),
     }
@@ -191,7 +192,7 @@ def test_sigterm_acts_as_ctrl_c():
         "    print('ready', flush=True)\n"
         "    time.sleep(60)\n"
         "demo.run = run\n"
-        "sys.modules['tastemaker.demo_launch'] = demo\n"
+        "sys.modules['tastemaker.commands.demo'] = demo\n"
         "sys.argv = ['tastemaker', 'demo']\n"
         "from tastemaker.cli import main\n"
         "main()\n"

@@ -8,8 +8,8 @@ import json
 import pytest
 from faulty_server import completion, free_port, running
 
-from tastemaker import categorise_launch
-from tastemaker.categorise_launch import categorise
+from tastemaker.commands import categorise as categorising
+from tastemaker.commands.categorise import categorise
 from tastemaker.config import CategoriesConfig, load, parse
 from tastemaker.data.prompts import read_prompts
 from tastemaker.errors import ServiceFailed, UserMistake
@@ -97,8 +97,8 @@ def test_an_answer_that_is_no_name_is_missing(prompts, tmp_path, said):
 
 def test_killed_while_it_asks_it_goes_on_behind_the_answers_it_has(prompts, tmp_path, monkeypatch):
     """One question at a time; the server dies after the first, and the same command asks the second alone."""
-    monkeypatch.setattr(categorise_launch, "ASKED_AT_ONCE", 1)
-    monkeypatch.setattr(categorise_launch, "Limits", lambda **more: Limits(item=0.5, batch=1, **more))
+    monkeypatch.setattr(categorising, "ASKED_AT_ONCE", 1)
+    monkeypatch.setattr(categorising, "Limits", lambda **more: Limits(item=0.5, batch=1, **more))
     prompts.write_text('{"id": "1", "text": "a dog"}\n{"id": "2", "text": "a cat"}\n')
     asked, up = [], [False]
 
@@ -128,7 +128,7 @@ def test_an_answer_belongs_to_the_names_that_were_to_choose_from(prompts, tmp_pa
 
 
 def test_a_server_that_is_not_there_fails_and_nothing_is_written(prompts, tmp_path, monkeypatch):
-    monkeypatch.setattr("tastemaker.categorise_launch.Limits", lambda **more: Limits(item=0.5, batch=1, **more))
+    monkeypatch.setattr("tastemaker.commands.categorise.Limits", lambda **more: Limits(item=0.5, batch=1, **more))
     with pytest.raises(ServiceFailed):
         categorise(prompts, rules(tmp_path, RULES + JUDGE % f"http://127.0.0.1:{free_port()}"))
     assert {path.name for path in tmp_path.iterdir()} == {"prompts.jsonl", "rules.yaml"}

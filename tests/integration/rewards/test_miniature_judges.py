@@ -9,10 +9,10 @@ from PIL import Image
 
 from tastemaker.config import TrainConfig, parse
 from tastemaker.errors import UserMistake
-from tastemaker.launch import opened_rewards
 from tastemaker.miniature import task
 from tastemaker.miniature.world.layout import sample_layout
 from tastemaker.miniature.world.renderer import render
+from tastemaker.named.judges import opened_rewards
 from tastemaker.rewards.reward import Missing
 
 CONFIG = """\

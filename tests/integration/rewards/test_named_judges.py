@@ -8,9 +8,10 @@ import pytest
 import torch
 from faulty_server import completion, free_port, running, scored
 
+from tastemaker.commands.train import train
 from tastemaker.config import FolderJudgeConfig, ServerJudgeConfig, TrainConfig, load, parse
 from tastemaker.errors import ServiceFailed, UserMistake
-from tastemaker.launch import check_rewards, opened_rewards, train
+from tastemaker.named.judges import check_rewards, opened_rewards
 from tastemaker.rewards import service
 from tastemaker.runtime.metrics import read_lines
 from tastemaker.types import Prompt

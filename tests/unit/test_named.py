@@ -11,7 +11,8 @@ import pytest
 import torch
 from rich.console import Console
 
-from tastemaker import launch
+from tastemaker.commands.run import KINDS
+from tastemaker.commands.train import monitor_plan
 from tastemaker.config import (
     ArcFaceIdentityConfig,
     FaceIdentityConfig,
@@ -25,17 +26,10 @@ from tastemaker.config import (
 from tastemaker.config.judges import shipped_rubrics
 from tastemaker.config.stages import CurateStage
 from tastemaker.errors import UserMistake
-from tastemaker.launch import (
-    MINIATURE_PROMPTS,
-    check_categories,
-    check_edit_share,
-    check_rewards,
-    opened_rewards,
-    prompts_of,
-    remote_judge,
-)
+from tastemaker.named import inputs, judges
+from tastemaker.named.inputs import MINIATURE_PROMPTS, check_categories, check_edit_share, prompts_of
+from tastemaker.named.judges import check_rewards, opened_rewards, remote_judge
 from tastemaker.recipe import Job
-from tastemaker.recipe_launch import KINDS
 from tastemaker.rewards import extras
 from tastemaker.rewards.faces_arcface import ArcFaceEmbedder
 from tastemaker.rewards.faces_dlib import DlibFaces
@@ -81,12 +75,12 @@ def test_the_monitor_watches_what_the_config_says(tmp_path):
     """Held-out prompts where there are some; off by default; the truth of the miniature's own prompts."""
     console = Console()
     known = prompts("portrait", "typography", "landscape", "general")
-    assert launch.monitor_plan(parse(CONFIG, TrainConfig), tmp_path, known, console) is None
+    assert monitor_plan(parse(CONFIG, TrainConfig), tmp_path, known, console) is None
     text = CONFIG + "monitor: {every: 5, prompts: 4, samples: 3, seeds: 6, threshold: 3.5, stop: true}\n"
-    plan = launch.monitor_plan(parse(text, TrainConfig), tmp_path, known, console)
+    plan = monitor_plan(parse(text, TrainConfig), tmp_path, known, console)
     assert not plan.truths  # these prompts state none
     known = [replace(prompt, truth={"description": {}}) for prompt in known]
-    plan = launch.monitor_plan(parse(text, TrainConfig), tmp_path, known, console)
+    plan = monitor_plan(parse(text, TrainConfig), tmp_path, known, console)
     assert (plan.every, plan.samples, plan.seeds, plan.threshold, plan.stop) == (5, 3, 6, 3.5, True)
     assert [prompt.text for prompt in plan.prompts] == ["x"]  # the four say the same
     assert [truth.name for truth in plan.truths] == ["exact"]
@@ -94,7 +88,7 @@ def test_the_monitor_watches_what_the_config_says(tmp_path):
     (tmp_path / "held-out.jsonl").write_text('{"id": "h1", "text": "a fox"}\n{"id": "h2", "text": "a hen"}\n')
     (tmp_path / "own.jsonl").write_text('{"id": "p1", "text": "a cat"}\n')
     text = text.replace("{prompts: miniature}", "{prompts: own.jsonl, held_out: held-out.jsonl}")
-    plan = launch.monitor_plan(parse(text, TrainConfig), tmp_path, known, console)
+    plan = monitor_plan(parse(text, TrainConfig), tmp_path, known, console)
     assert sorted(prompt.text for prompt in plan.prompts) == ["a fox", "a hen"] and not plan.truths
 
 
@@ -125,7 +119,7 @@ def test_a_share_of_edits_needs_both_tasks():
 
 def test_the_words_for_the_miniatures_prompts(tmp_path, monkeypatch):
     monkeypatch.setattr(
-        launch, "MINIATURE_PROMPTS", {name: (min(t, 3), min(e, 2)) for name, (t, e) in MINIATURE_PROMPTS.items()}
+        inputs, "MINIATURE_PROMPTS", {name: (min(t, 3), min(e, 2)) for name, (t, e) in MINIATURE_PROMPTS.items()}
     )
     for name, tasks in (("miniature", "ttt"), ("miniature-edits", "ee"), ("miniature-mix", "tttee")):
         some = prompts_of(parse(CONFIG, TrainConfig, [f"data.prompts={name}"]), tmp_path, tmp_path / name)
@@ -204,7 +198,7 @@ def test_an_extra_that_is_installed_but_broken_is_blamed_on_its_reward(tmp_path,
     def broken(*_, **__):
         raise UserMistake("finding faces needs the package dlib (libX11.so.6: no such file)")
 
-    monkeypatch.setattr(launch, "DlibFaces", broken)
+    monkeypatch.setattr(judges, "DlibFaces", broken)
     config = parse(SCORED, TrainConfig)
     with (
         pytest.raises(UserMistake, match=r"^rewards\.0\.judge: finding faces needs the package dlib"),
@@ -222,7 +216,7 @@ class Recorded:
 
 def test_scorers_are_what_their_settings_say(tmp_path, monkeypatch):
     for name in ("DlibFaces", "DlibEmbedder", "ArcFaceEmbedder", "RapidOcrReader"):
-        monkeypatch.setattr(launch, name, type(name, (Recorded,), {}))
+        monkeypatch.setattr(judges, name, type(name, (Recorded,), {}))
     with opened_rewards(parse(SCORED, TrainConfig), tmp_path, torch.device("cpu")) as rewards:
         likeness, portrait, lettering = rewards["likeness"], rewards["portrait"], rewards["lettering"]
     assert isinstance(likeness, FaceIdentityReward) and (likeness.name, likeness.floor, likeness.lost) == ("likeness", 0.05, 0)
@@ -253,7 +247,7 @@ def test_settings_of_scorers_have_their_defaults():
 def test_extras_are_those_of_the_package():
     with (ROOT / "pyproject.toml").open("rb") as file:
         offered = tomllib.load(file)["project"]["optional-dependencies"]
-    assert extras.MODULES.keys() <= offered.keys() and {extra for extra, _ in launch.EXTRAS.values()} == extras.MODULES.keys()
+    assert extras.MODULES.keys() <= offered.keys() and {extra for extra, _ in judges.EXTRAS.values()} == extras.MODULES.keys()
 
 
 def test_another_rubric_or_read_out_shows_in_the_fingerprint(tmp_path, monkeypatch):

@@ -16,8 +16,8 @@ from rich.table import Table
 from rich.text import Text
 
 from tastemaker import config as settings
+from tastemaker.commands.curate import checked_list
 from tastemaker.config import CategoriesConfig, ChatClassifierConfig
-from tastemaker.curate_launch import checked_list
 from tastemaker.data.categories import Rule, category_by_rules
 from tastemaker.data.prompts import read_prompts, write_prompts
 from tastemaker.errors import UserMistake

@@ -16,8 +16,9 @@ from tastemaker.data.jsonl import inside
 from tastemaker.data.prompts import write_prompts
 from tastemaker.errors import UserMistake
 from tastemaker.evaluation.curation import half_agreement, print_shares, write_findings, write_walls
-from tastemaker.launch import MINIATURE_PROMPTS, check_categories, check_rewards, model_folder, opened_rewards, prompts_of
 from tastemaker.models.adapter import load
+from tastemaker.named.inputs import MINIATURE_PROMPTS, check_categories, model_folder, prompts_of
+from tastemaker.named.judges import check_rewards, opened_rewards
 from tastemaker.rewards.reward import fingerprints
 from tastemaker.runtime.progress import Progress
 from tastemaker.runtime.run import Run

@@ -11,23 +11,25 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from tastemaker.commands.curate import run_curate
+from tastemaker.commands.distill import run_distill, teacher_folders
+from tastemaker.commands.evaluate import Around, run_evaluation
+from tastemaker.commands.train import run_train
+from tastemaker.commands.train_reward import collect, run_train_reward
 from tastemaker.config import LoraPolicy, TrainConfig
 from tastemaker.config.distillation import DistillConfig
 from tastemaker.config.evaluation import EvaluateConfig
 from tastemaker.config.recipe import load_recipe
 from tastemaker.config.reward_training import RewardTrainConfig
 from tastemaker.config.stages import CurateStage, ExportStage
-from tastemaker.curate_launch import run_curate
-from tastemaker.distill_launch import run_distill, teacher_folders
-from tastemaker.evaluate_launch import Around, run_evaluation
 from tastemaker.export.plan import make_plan
 from tastemaker.export.write import export
-from tastemaker.launch import MINIATURE, MINIATURE_PROMPTS, check_rewards, model_folder, run_train
 from tastemaker.miniature import task as miniature
 from tastemaker.miniature.world.splits import HELD_OUT_SIZE
+from tastemaker.named.inputs import MINIATURE, MINIATURE_PROMPTS, model_folder
+from tastemaker.named.judges import check_rewards
 from tastemaker.recipe import Job, Kind, Outlook, Recipe, open_recipe, outlook
 from tastemaker.recipe import run as run_stages
-from tastemaker.reward_launch import collect, run_train_reward
 from tastemaker.runtime.device import pick_device
 from tastemaker.runtime.estimate import (
     BACKWARD,
@@ -50,7 +52,7 @@ PIXELS = 16
 
 def shipped() -> dict[str, Path]:
     """Recipes that come with the package, by name."""
-    return {path.stem: path for path in sorted((Path(__file__).parent / "recipes").glob("*.yaml"))}
+    return {path.stem: path for path in sorted((Path(__file__).parents[1] / "recipes").glob("*.yaml"))}
 
 
 def run(

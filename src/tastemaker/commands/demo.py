@@ -16,9 +16,10 @@ from diffusers.utils import logging as diffusers_logging
 from rich.console import Console
 from transformers.utils import logging as transformers_logging
 
+from tastemaker.commands.evaluate import Around
+from tastemaker.commands.run import KINDS, RESULTS, evaluate_stage, shipped
 from tastemaker.config.recipe import load_recipe
 from tastemaker.data.embeddings import EmbeddingCache
-from tastemaker.evaluate_launch import Around
 from tastemaker.evaluation.benchmark import Drawing, draw
 from tastemaker.evaluation.wall import paired_wall, save_wall
 from tastemaker.miniature import task
@@ -26,7 +27,6 @@ from tastemaker.miniature.builder.parts import SIDE
 from tastemaker.models.adapter import load
 from tastemaker.recipe import Job, open_recipe
 from tastemaker.recipe import run as run_stages
-from tastemaker.recipe_launch import KINDS, RESULTS, evaluate_stage, shipped
 from tastemaker.runtime import device as hardware
 from tastemaker.runtime import folder as disk
 from tastemaker.runtime.sittings import counted, spent

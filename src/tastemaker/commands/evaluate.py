@@ -36,8 +36,9 @@ from tastemaker.evaluation.summary import NO_GUIDANCE, Summary, guidance_words
 from tastemaker.evaluation.summary_file import write_summary
 from tastemaker.evaluation.terminal import print_table
 from tastemaker.evaluation.wall import Wall, paired_wall, save_wall
-from tastemaker.launch import MINIATURE, check_categories, check_rewards, opened_rewards
 from tastemaker.miniature import task as miniature
+from tastemaker.named.inputs import MINIATURE, check_categories
+from tastemaker.named.judges import check_rewards, opened_rewards
 from tastemaker.opening import Source, find_model, is_run
 from tastemaker.rewards.composite import Composite
 from tastemaker.runtime import device as hardware

@@ -11,12 +11,13 @@ from pathlib import Path
 from rich.console import Console
 
 from tastemaker import config as settings
+from tastemaker.commands.train import export, in_processes
 from tastemaker.config.distillation import DistillConfig
 from tastemaker.data.embeddings import EmbeddingCache, encoder_key
 from tastemaker.errors import UserMistake
-from tastemaker.launch import check_edit_share, data_files, export, in_processes, model_folder, prompts_of
 from tastemaker.models.adapter import load
 from tastemaker.models.stated_guidance import state_guidance
+from tastemaker.named.inputs import check_edit_share, data_files, model_folder, prompts_of
 from tastemaker.runtime.distributed import connected
 from tastemaker.runtime.progress import Progress
 from tastemaker.training.distill_start import check_routes, run_distillation

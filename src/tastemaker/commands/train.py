@@ -1,0 +1,122 @@
+"""`tastemaker train`, and what it has in common with `tastemaker distill`: several processes, and the policy as plain files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from tastemaker import config as settings
+from tastemaker.config import LoraPolicy, TrainConfig
+from tastemaker.config.distillation import DistillConfig
+from tastemaker.data.embeddings import EmbeddingCache, encoder_key
+from tastemaker.data.prompts import read_prompts
+from tastemaker.evaluation.monitor import Plan, watching
+from tastemaker.evaluation.monitor_chart import write_monitor_chart
+from tastemaker.evaluation.watched import chosen
+from tastemaker.miniature import task as miniature
+from tastemaker.models.adapter import Adapter, load
+from tastemaker.models.lora import save_lora
+from tastemaker.models.stated_guidance import state_guidance
+from tastemaker.named.inputs import check_categories, check_edit_share, data_files, model_folder, prompts_of
+from tastemaker.named.judges import check_rewards, opened_rewards
+from tastemaker.runtime.distributed import connected, num_processes
+from tastemaker.runtime.progress import Progress
+from tastemaker.runtime.together import helped, how_many
+from tastemaker.training.ranks import check_share
+from tastemaker.training.start import Task, prepare_hardware, run_training
+from tastemaker.types import Prompt
+
+
+def train(path: Path, *, overrides: Iterable[str] = (), folder: Path | None = None, allow: Iterable[str] = ()) -> Path:
+    """Trains what the file says in `folder` (runs/NAME by default), or goes on where it stopped; returns the exported policy.
+
+    All mistakes in settings, prompts and rewards are reported before the model is loaded.
+    """
+    config = settings.load(path, TrainConfig, tuple(overrides))
+    return run_train(config, path.parent, folder or Path("runs") / config.name, Console(), allow)
+
+
+def run_train(config: TrainConfig, beside: Path, folder: Path, console: Console, allow: Iterable[str] = ()) -> Path:
+    """As `train`, of settings whose relative paths start at `beside`; in as many processes as the settings say."""
+    return in_processes(_run_train, config, beside, folder, console, tuple(allow))
+
+
+def in_processes(run: Callable[..., Path], config: Any, beside: Path, folder: Path, console: Console, allow: tuple) -> Path:
+    """`run` of a training or a distillation, here and in as many more processes as its settings say; those print nothing."""
+    count = how_many(config.processes, config.rollout.prompts)
+    check_share(config.rollout.prompts, max(count, num_processes()))
+    with helped(count, _quietly, run, config, beside, folder, allow):
+        return run(config, beside, folder, console, allow)
+
+
+def _quietly(run: Callable[..., Path], config: Any, beside: Path, folder: Path, allow: tuple) -> None:
+    run(config, beside, folder, Console(quiet=True), allow)  # a console cannot be sent to another process
+
+
+def _run_train(config: TrainConfig, beside: Path, folder: Path, console: Console, allow: Iterable[str]) -> Path:
+    prompts = prompts_of(config, beside, folder)
+    check_categories(config, prompts)
+    check_edit_share(config, prompts)
+    check_rewards(config, beside)
+    plan = monitor_plan(config, beside, prompts, console)
+    model = model_folder(config, beside)
+    device, dtype = prepare_hardware(config)
+    with connected(device, config.deadlines.step) as ranks, opened_rewards(config, beside, device) as rewards:
+        adapter = load(model, device=device, dtype=dtype)
+        side = config.rollout.picture_side
+        cache = EmbeddingCache(adapter, height=side, width=side, folder=folder / "embeddings", encoder_key=encoder_key(model))
+        try:
+            state = run_training(
+                config,
+                adapter,
+                Task(prompts, rewards, side, side),
+                folder,
+                embeddings=cache,
+                allow_changes=allow,
+                trackers=lambda start, total: [Progress(total, start=start, console=console)],
+                watch=watching(plan) if plan else None,
+                ranks=ranks,
+                data_files=data_files(config, beside),
+            )
+        finally:
+            if ranks.first:
+                write_monitor_chart(folder)
+    if not ranks.first:  # which exports for all
+        return folder
+    with state.averaged():
+        exported = export(config, adapter, folder)
+    console.print(f"trained {state.step} steps; the policy is in {exported}")
+    return exported
+
+
+def monitor_plan(config: TrainConfig, beside: Path, prompts: Sequence[Prompt], console: Console) -> Plan | None:
+    """What the monitor watches, on held-out prompts where there are some; None where it is switched off."""
+    watched = config.monitor
+    if not watched.every:
+        return None
+    if config.data.held_out is not None:
+        prompts = read_prompts(beside / config.data.held_out, skip_bad=config.data.skip_bad)
+    return Plan(
+        chosen(prompts, watched.prompts, config.seed),
+        every=watched.every,
+        samples=watched.samples,
+        seeds=watched.seeds,
+        threshold=watched.threshold,
+        stop=watched.stop,
+        truths=miniature.truths(prompts),
+        say=lambda line: console.print(line, markup=False, highlight=False, soft_wrap=True),
+    )
+
+
+def export(config: TrainConfig | DistillConfig, adapter: Adapter, folder: Path) -> Path:
+    """Plain diffusers files: a LoRA for `load_lora_weights`, or the transformer's folder."""
+    if isinstance(config.policy, LoraPolicy):
+        save_lora(adapter, folder / "lora")
+        return folder / "lora"
+    if config.rollout.guidance == 1:
+        state_guidance(adapter.transformer, 1.0)
+    adapter.transformer.save_pretrained(folder / "transformer")
+    return folder / "transformer"
