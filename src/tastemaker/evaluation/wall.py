@@ -23,7 +23,9 @@ RIGHT, WRONG, UNKNOWN = "#0a8f68", "#cf4a0b", "#c5cbd5"
 """Bluish green and vermilion keep apart for colour-blind eyes; a tick or a cross says the same once more."""
 
 FRAME, MARGIN, GAP, SPACE, TITLE = 4, 28, 10, 26, 22
-PLAIN = str.maketrans({"‘": "'", "’": "'", "“": '"', "”": '"', "–": "-", "—": "-", "−": "-", "…": "...", "→": "->", "×": "x"})
+PLAIN = str.maketrans(
+    {"‘": "'", "’": "'", "“": '"', "”": '"', "–": "-", "—": "-", "−": "-", "…": "...", "→": "->", "×": "x", "·": "/"}
+)
 
 
 @dataclass(frozen=True)

@@ -133,6 +133,12 @@ def test_a_label_stands_in_the_place_of_the_title():
     assert wall("0.97", "").tobytes() == wall("base", "0.97").tobytes() != wall("base", "").tobytes()
 
 
+@pytest.mark.parametrize(("written", "drawn"), [("base · 1.5", "base / 1.5"), ("−0.5 … “é”", '-0.5 ... "e"'), ("图", "?")])
+def test_signs_that_the_font_lacks_are_drawn_as_what_they_mean(written, drawn):
+    one, other = (draw_wall(Wall("h", (title,), (Case("c", (Picture(None),)),))) for title in (written, drawn))
+    assert one.tobytes() == other.tobytes()
+
+
 def test_verdicts_are_framed_and_gaps_are_shown():
     drawn = draw_wall(fabricated_wall())
     colours = {colour for _, colour in drawn.getcolors(2**24)}
