@@ -172,6 +172,8 @@ class OptimiserConfig(Settings):
     """Gradients are scaled down to this norm."""
     warmup_steps: Count = 0
     """Updates over which the learning rate rises linearly from 0."""
+    decay_from: Annotated[float, Field(ge=0, lt=1)] | None = None
+    """Share of all steps after which the learning rate falls linearly towards 0; null keeps it. 0.6 is the last two fifths."""
     ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Keep an average of the weights with this decay; null keeps none."""
     micro_batch: Positive | None = None

@@ -45,6 +45,9 @@ class PolicyState:
     optimiser: torch.optim.Optimizer
     ema_decay: float | None
     warmup_steps: int = 0
+    decay_from: float | None = None
+    done: float = 0.0
+    """Share of the training's steps that is behind; `steps` counts it."""
     updates: int = 0
     attempts: int = 0
     """Updates that were made or skipped; the NaN guard counts bad ones in a row by this number."""
@@ -73,7 +76,8 @@ class PolicyState:
             eps=settings.epsilon,
             weight_decay=settings.weight_decay,
         )
-        return cls(transformer, adamw, settings.ema_decay, settings.warmup_steps, old_policy=old_policy, master=master)
+        warmup, decay_from = settings.warmup_steps, settings.decay_from
+        return cls(transformer, adamw, settings.ema_decay, warmup, decay_from, old_policy=old_policy, master=master)
 
     def named(self) -> Iterator[tuple[str, nn.Parameter]]:
         return ((name, value) for name, value in self.transformer.named_parameters() if value.requires_grad)
@@ -88,8 +92,13 @@ class PolicyState:
         self.optimiser.zero_grad(set_to_none=True)
 
     def update(self) -> None:
-        """One optimiser step on the gradients at hand, then the average; the rate rises linearly over the warm-up."""
+        """One optimiser step on the gradients at hand, then the average.
+
+        The rate rises linearly over the warm-up, and falls linearly from `decay_from` on.
+        """
         scale = min(1.0, (self.updates + 1) / self.warmup_steps) if self.warmup_steps else 1.0
+        if self.decay_from is not None:
+            scale *= min(1.0, (1 - self.done) / (1 - self.decay_from))
         for group, rate in zip(self.optimiser.param_groups, self.rates, strict=True):
             group["lr"] = rate * scale
         live = dict(self.named())
@@ -207,6 +216,7 @@ def steps(
     process was asked for is done by all, at the same step.
     """
     for step in range(state.step + 1, max_steps + 1):
+        state.done = (step - 1) / max_steps
         yield step
         state.step = step
         last = step == max_steps or any(ranks.gather(stop.requested or deadline()))
