@@ -6,6 +6,7 @@ hundreds of real SIGKILLs take seconds.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -167,6 +168,14 @@ class Server:
         assert self.process.stdout
         return int(self.process.stdout.readline())
 
+    def send(self, process: int, number: int) -> bool:
+        """False where the run had ended already. A number that is no process of ours would signal the tests themselves."""
+        assert process > 1, f"{process} is no run; an answer of the one before was not waited for"
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process, number)
+            return True
+        return False
+
     def train(self, folder: Path, kill_at: int = 0) -> int:
         self.start(folder, kill_at)
         return self.wait()
@@ -259,15 +268,19 @@ def test_killed_again_and_again(server: Server, memory: Path, reference: Path) -
 
 
 def test_kill_at_a_random_moment(server: Server, memory: Path, reference: Path) -> None:
-    chance = random.Random(7)
+    began = time.monotonic()
+    assert server.train(memory / "measured") == 0
+    whole = time.monotonic() - began
+    chance, killed = random.Random(7), 0
     for trial in range(12):
         folder = memory / f"moment-{trial}"
         process = server.start(folder)
-        time.sleep(chance.uniform(0.001, 0.05))
-        os.kill(process, signal.SIGKILL)
-        server.wait()
+        time.sleep(chance.uniform(0.02, 0.8) * whole)
+        server.send(process, signal.SIGKILL)
+        killed += server.wait() == -signal.SIGKILL
         assert server.train(folder) == 0
         assert outcome(folder) == outcome(reference), f"trial {trial}"
+    assert killed >= 3, f"{killed} of 12 runs were still going when they were killed"
 
 
 def past_first_step(folder: Path) -> None:
@@ -281,7 +294,7 @@ def test_sigterm_saves_and_exits_75_and_resumes_exactly(server: Server, memory: 
     folder = memory / "stopped"
     process = server.start(folder, pause=0.2)
     past_first_step(folder)
-    os.kill(process, signal.SIGTERM)
+    server.send(process, signal.SIGTERM)
     assert server.wait() == 75
     assert "stopped on request, checkpoint of step" in Path(f"{folder}.error").read_text()
     saved = finished_saves(folder)
@@ -297,9 +310,9 @@ def test_second_signal_leaves_at_once_without_damage(server: Server, memory: Pat
         time.sleep(0.005)
     time.sleep(0.3)
     began = time.monotonic()
-    os.kill(process, signal.SIGINT)
+    server.send(process, signal.SIGINT)
     time.sleep(0.1)
-    os.kill(process, signal.SIGINT)
+    server.send(process, signal.SIGINT)
     assert server.wait() == 130
     assert time.monotonic() - began < 3, "the pause of a step was not waited for"
     assert server.train(folder) == 0
@@ -312,7 +325,7 @@ def test_folder_in_use_is_refused_and_free_after_a_kill(server: Server, memory: 
     past_first_step(folder)
     with pytest.raises(UserMistake, match=f"in use by process {process} on .* since 20"):
         Run.open(folder, ToySettings())
-    os.kill(process, signal.SIGKILL)
+    server.send(process, signal.SIGKILL)
     assert server.wait() == -signal.SIGKILL
     assert server.train(folder) == 0
     assert outcome(folder) == outcome(reference)
