@@ -29,7 +29,7 @@ from tastemaker.types import Prompt
 STEPS = 20
 GUIDANCE = 3.0
 EDIT_GUIDANCE = 1.5
-"""The best for edits, whose source says most: at 3 they keep less of it."""
+"""The scale at which edits are trained."""
 SEED = 0
 ABOUT = """A Qwen-Image-2.1 of 2.3 M parameters that draws a small world of 64x64 pictures and edits them. It was trained from
 nothing, by the parts of `tastemaker miniature build`, on drawings of that world alone, so that reinforcement learning can be

@@ -109,7 +109,7 @@ def _compile(transformer: Any, console: Console | None) -> None:
     """Compiled blocks train about 1.5 times as fast on a CPU with AMX; without a C++ compiler the build goes on without."""
     if shutil.which("g++") is None and not torch.cuda.is_available():
         if console is not None:
-            console.print("no C++ compiler: the transformer is trained uncompiled, about half as fast")
+            console.print("no C++ compiler: the transformer is trained uncompiled, about two thirds as fast")
         return
     torch._dynamo.config.recompile_limit = 64  # prefix and target passes of both tasks, each of one shape
     transformer.compile_repeated_blocks(dynamic=False)
