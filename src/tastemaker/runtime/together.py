@@ -35,11 +35,14 @@ _LEAVING, _FAILING = 60.0, 5.0
 """Seconds that helpers get to end by themselves when the first process does, and when it fails."""
 
 
-def how_many(wanted: int | Literal["auto"], most: int) -> int:
-    """Processes to start: "auto" is one where there is a GPU, and on a CPU one for each core, up to `MOST` and to `most`."""
+def how_many(wanted: int | Literal["auto"], most: int = MOST, device: torch.device | None = None) -> int:
+    """Processes to start: "auto" is one on a GPU, and on a CPU one for each core, up to `MOST` and to `most`.
+
+    `device` is where they will work, the best there is if not given.
+    """
     if wanted != "auto":
         return wanted
-    return max(1, min(most, MOST, physical_cores())) if pick_device().type == "cpu" else 1
+    return max(1, min(most, MOST, physical_cores())) if (device or pick_device()).type == "cpu" else 1
 
 
 def spread(count: int, work: Callable[..., T], *args: Any, **own: Any) -> T:

@@ -13,6 +13,7 @@ from tastemaker.miniature.builder.parts import build_vae
 from tastemaker.miniature.builder.tokenizer import build_tokenizer
 from tastemaker.miniature.world.wording import pieces, vocabulary
 from tastemaker.runtime.distributed import Ranks
+from twins import Twin
 
 
 @pytest.fixture(scope="module")
@@ -143,16 +144,8 @@ def test_a_base_with_passes_in_bf16_is_kept_in_float32_and_learns_what_float32_l
     assert all(torch.equal(one, other) for one, other in buffers)
 
 
-class Half(Ranks):
-    """One of two processes that found the same gradients."""
-
-    def add_up(self, parameters):
-        for parameter in parameters:
-            parameter.grad = None if parameter.grad is None else 2 * parameter.grad
-
-
 def test_processes_share_the_prompts_and_take_the_mean_of_their_gradients():
-    both, examples = toy(ranks=Half(rank=1, count=2))
+    both, examples = toy(ranks=Twin(rank=1, count=2))
     one, _ = toy(ranks=Ranks(rank=1, count=1))
     other, _ = toy(ranks=Ranks(rank=0, count=1))
     for trainer, prompts in ((both, 4), (one, 2), (other, 2)):

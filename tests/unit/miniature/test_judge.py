@@ -25,6 +25,7 @@ from tastemaker.rewards.vlm import VLMJudge
 from tastemaker.runtime.distributed import Ranks
 from tastemaker.runtime.metrics import read_lines
 from tastemaker.training.reward_model import Rated, save_judge
+from twins import Twin
 
 SMALL = Plan(
     seeing_steps=1,
@@ -143,19 +144,11 @@ def test_the_loss_falls(examples):
     assert losses[-1] < 0.7 * losses[0]
 
 
-class Half(Ranks):
-    """One of two processes that found the same gradients."""
-
-    def add_up(self, parameters):
-        for parameter in parameters:
-            parameter.grad = None if parameter.grad is None else 2 * parameter.grad
-
-
 def test_processes_share_the_examples_and_take_the_mean_of_their_gradients(examples, tmp_path):
-    shared, alone = SMALL.share(Half(1, 2)), SMALL.share(Ranks(1, 1))
+    shared, alone = SMALL.share(Twin(1, 2)), SMALL.share(Ranks(1, 1))
     assert shared.naming == SMALL.naming // 2 and shared.portrait == SMALL.portrait
-    assert shared.seed == alone.seed != SMALL.seed == SMALL.share(Half(0, 2)).seed
-    both = JudgeTrainer(new_judge(), examples, shared, ranks=Half(1, 2))
+    assert shared.seed == alone.seed != SMALL.seed == SMALL.share(Twin(0, 2)).seed
+    both = JudgeTrainer(new_judge(), examples, shared, ranks=Twin(1, 2))
     one = JudgeTrainer(new_judge(), examples, shared)
     other = JudgeTrainer(new_judge(), examples, SMALL)
     for trainer in (both, one, other):

@@ -27,7 +27,7 @@ from tastemaker.miniature.judge.build import build_judge
 from tastemaker.miniature.task import reading_processes
 from tastemaker.models.adapter import load
 from tastemaker.runtime.device import pick_device
-from tastemaker.runtime.together import MOST, how_many, spread
+from tastemaker.runtime.together import how_many, spread
 
 
 def build(
@@ -97,8 +97,7 @@ def _draw(folder: Path, plan: Plan) -> None:
 def _fit(work: Callable[..., None], folder: Path, name: str, plan: Plan, device: torch.device, console: Console) -> None:
     """Leaves `name`.safetensors, unless it is there: by one process with a GPU, by one for each core without."""
     if not (folder / f"{name}.safetensors").exists():
-        count = how_many("auto", MOST) if device.type == "cpu" else 1
-        spread(count, work, folder, plan, str(device), console=console)
+        spread(how_many("auto", device=device), work, folder, plan, str(device), console=console)
 
 
 def _encode(folder: Path, device: torch.device) -> None:

@@ -27,7 +27,7 @@ from tastemaker.rewards.vlm_folder import VLM
 from tastemaker.runtime import folder as disk
 from tastemaker.runtime.device import set_threads
 from tastemaker.runtime.distributed import connected
-from tastemaker.runtime.together import MOST, how_many, spread
+from tastemaker.runtime.together import how_many, spread
 from tastemaker.training.reward_model import save_judge
 
 HELD_OUT = Sitting(split="eval", t2i=300, edits=280, pictures=6, base=1 / 6)
@@ -57,7 +57,7 @@ def build_judge(
     checked = collect(folder / "held-out", held_out, adapter, pool, say)
     out = folder / "judge"
     if not out.exists():
-        count = how_many(processes, MOST) if torch.device(device).type == "cpu" else 1
+        count = how_many(processes, device=torch.device(device))
         finished = spread(count, _fit, folder, rated, plan, str(device), say=say)
         finished.model.to("cpu", torch.bfloat16)
         save_judge(out, finished, RUBRICS["alignment"], THINKING)
