@@ -22,8 +22,8 @@ ALGORITHMS = {
         "optimiser.epsilon=1e-8",
     ),
 }
-"""What each changes of the settings of miniature-t2i. GRPO's gradients are of another size, and so is its epsilon. A penalty that
-holds the policy to its base would hide what a mode forgets."""
+"""What each changes of the settings of miniature-t2i. GRPO's gradients are of another size, and so is its epsilon. A penalty
+that holds the policy to its base would hide what a mode forgets."""
 
 
 @dataclass(frozen=True)

@@ -111,6 +111,7 @@ def test_auto_is_what_the_machine_has(monkeypatch):
         assert together.how_many("auto", most) == expected
     monkeypatch.setattr(together, "pick_device", lambda: torch.device("cuda"))
     assert together.how_many("auto", 24) == 1
+    assert together.how_many("auto", device=CPU) == 2  # the device that is given counts, and as many as there are cores
     assert together.how_many(7, 2) == 7  # said is said: the training itself refuses it
 
 

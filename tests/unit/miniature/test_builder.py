@@ -194,7 +194,7 @@ def test_a_toy_build_gives_a_folder_that_plain_diffusers_runs(tmp_path, monkeypa
     from tastemaker.miniature.builder import build as building
 
     monkeypatch.setattr(fit, "_compile", lambda transformer, console: None)
-    monkeypatch.setattr(building, "how_many", lambda wanted, most: 1)  # a helper would not know of what is patched here
+    monkeypatch.setattr(building, "how_many", lambda wanted, device: 1)  # a helper would not know of what is patched here
     plan = Plan(
         t2i_drawings=600,
         edit_drawings=24,
