@@ -15,15 +15,14 @@ HYBRID = "hybrid"
 MODES = (HYBRID, "both", "none", "conditional")
 PLAIN = "plain"
 ALGORITHMS = {
-    "nft": ("algorithm.velocity_kl=0.0",),
+    "nft": (),
     "grpo": (
         "algorithm={name: grpo, updates_per_rollout: 4, velocity_kl: 0.0}",
         "optimiser.learning_rate=1e-4",
         "optimiser.epsilon=1e-8",
     ),
 }
-"""What each changes of the settings of miniature-t2i. GRPO's gradients are of another size, and so is its epsilon. A penalty
-that holds the policy to its base would hide what a mode forgets."""
+"""What each changes of the settings of miniature-t2i. GRPO's gradients are of another size, and so is its epsilon."""
 
 
 @dataclass(frozen=True)
