@@ -18,13 +18,13 @@ from tastemaker.evaluation.summary import interval, points
 
 @dataclass(frozen=True)
 class Curve:
-    """One arm in one panel: a value at each step for each seed; seeds may end early. `place` chooses the colour."""
+    """One arm in one panel: a value at each step (or moment) for each seed; seeds may end early. `place` chooses the colour."""
 
     arm: str
     place: int
-    seeds: Sequence[Mapping[int, float]]
+    seeds: Sequence[Mapping[float, float]]
 
-    def mean(self) -> tuple[list[int], list[float]]:
+    def mean(self) -> tuple[list[float], list[float]]:
         """Over seeds, at the steps that all of them reached."""
         shared = sorted(set.intersection(*(set(one) for one in self.seeds))) if self.seeds else []
         return shared, [float(np.mean([one[step] for one in self.seeds])) for step in shared]
@@ -48,14 +48,14 @@ def signed(value: float) -> str:
     return "–" if math.isnan(value) else f"{value:+.3f}".replace("-", "−")
 
 
-def chart(panels: Mapping[str, Sequence[Curve]], columns: int = 2) -> bytes:
-    """PNG with one panel for each title, all of them over training steps."""
+def chart(panels: Mapping[str, Sequence[Curve]], columns: int = 2, over: str = "step") -> bytes:
+    """PNG with one panel for each title, all of them over training steps, or over what `over` says."""
     rows = math.ceil(len(panels) / columns)
     with styled(LIGHT):
         figure = Figure(figsize=(4.6 * columns, 2.9 * rows + 0.3), layout="constrained")
         axes = figure.subplots(rows, columns, squeeze=False).ravel()
         for axis, (title, curves) in zip(axes, panels.items(), strict=False):
-            _draw(axis, curves)
+            _draw(axis, curves, over)
             axis.set_title(title, loc="left")
         for axis in axes[len(panels) :]:
             axis.set_axis_off()
@@ -64,12 +64,12 @@ def chart(panels: Mapping[str, Sequence[Curve]], columns: int = 2) -> bytes:
         return render(figure, "png")
 
 
-def _draw(axis: Any, curves: Sequence[Curve]) -> None:
+def _draw(axis: Any, curves: Sequence[Curve], over: str) -> None:
     for curve in curves:
         colour = LIGHT.colours[1 + curve.place % (len(LIGHT.colours) - 1)]
         for one in curve.seeds:
             axis.plot(list(one), list(one.values()), color=colour, alpha=0.3, linewidth=0.8)
         axis.plot(*curve.mean(), color=colour, linewidth=1.9, label=curve.arm)
-    axis.set_xlabel("step")
+    axis.set_xlabel(over)
     axis.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     axis.grid(axis="y")

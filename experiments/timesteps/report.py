@@ -171,5 +171,5 @@ def charts(base: Point, arms: Sequence[Arm]) -> bytes:
     return chart(panels, columns=len(algorithms))
 
 
-def _series(base: Point, arm: Arm, measure: str, scale: float) -> dict[int, float]:
+def _series(base: Point, arm: Arm, measure: str, scale: float) -> dict[float, float]:
     return {point.step: scale * float(values(point, measure).mean()) for point in (base, *arm.points)}
