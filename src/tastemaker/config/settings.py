@@ -176,6 +176,9 @@ class OptimiserConfig(Settings):
     """Share of all steps after which the learning rate falls linearly towards 0; null keeps it. 0.6 is the last two fifths."""
     ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Keep an average of the weights with this decay; null keeps none."""
+    ema_ramp: Annotated[float, Field(ge=2, le=1000)] = 10.0
+    """Until `ema_decay` limits it, the average is 1 / ema_ramp of the updates so far old: after n updates it keeps (1 + n) /
+    (ema_ramp + n) of itself."""
     micro_batch: Positive | None = None
     """Pictures in one backward pass; null takes all of a step at once. Limits memory."""
 

@@ -46,6 +46,7 @@ class PolicyState:
     ema_decay: float | None
     warmup_steps: int = 0
     decay_from: float | None = None
+    ema_ramp: float = 10.0
     done: float = 0.0
     """Share of the training's steps that is behind; `steps` counts it."""
     updates: int = 0
@@ -76,8 +77,16 @@ class PolicyState:
             eps=settings.epsilon,
             weight_decay=settings.weight_decay,
         )
-        warmup, decay_from = settings.warmup_steps, settings.decay_from
-        return cls(transformer, adamw, settings.ema_decay, warmup, decay_from, old_policy=old_policy, master=master)
+        return cls(
+            transformer,
+            adamw,
+            ema_decay=settings.ema_decay,
+            warmup_steps=settings.warmup_steps,
+            decay_from=settings.decay_from,
+            ema_ramp=settings.ema_ramp,
+            old_policy=old_policy,
+            master=master,
+        )
 
     def named(self) -> Iterator[tuple[str, nn.Parameter]]:
         return ((name, value) for name, value in self.transformer.named_parameters() if value.requires_grad)
@@ -111,8 +120,9 @@ class PolicyState:
         self.updates += 1
         if self.ema_decay is None:
             return
-        # Early on a fixed decay would average mostly the start: the weight of the past grows with the number of updates.
-        decay = min(self.ema_decay, (1 + self.updates) / (10 + self.updates))
+        # Early on a fixed decay would average mostly the start. So the weight of the past grows with the number of updates n:
+        # update i weighs about i^(ema_ramp - 2), and the average is n / ema_ramp updates old.
+        decay = min(self.ema_decay, (1 + self.updates) / (self.ema_ramp + self.updates))
         with torch.no_grad():
             for name, value in self.kept():
                 self.ema[name].lerp_(value, 1 - decay)
