@@ -11,7 +11,7 @@ from pathlib import Path
 from rich.console import Console
 
 from tastemaker import config as settings
-from tastemaker.commands.train import export, in_processes
+from tastemaker.commands.train import export, in_processes, tell_bursts
 from tastemaker.config.distillation import DistillConfig
 from tastemaker.data.embeddings import EmbeddingCache, encoder_key
 from tastemaker.errors import UserMistake
@@ -50,6 +50,7 @@ def _run_distill(config: DistillConfig, beside: Path, folder: Path, console: Con
         state = run_distillation(config, adapter, prompts, weights, folder, embeddings=cache, around=around, data_files=files)
     if not ranks.first:  # which exports for all
         return folder
+    tell_bursts(folder, config, console)
     state_guidance(adapter.transformer, 1.0)
     with state.averaged():
         exported = export(config, adapter, folder)

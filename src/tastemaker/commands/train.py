@@ -23,8 +23,10 @@ from tastemaker.models.stated_guidance import state_guidance
 from tastemaker.named.inputs import check_categories, check_edit_share, data_files, model_folder, prompts_of
 from tastemaker.named.judges import check_rewards, opened_rewards
 from tastemaker.runtime.distributed import connected, num_processes
+from tastemaker.runtime.metrics import read_lines
 from tastemaker.runtime.progress import Progress
 from tastemaker.runtime.together import helped, how_many
+from tastemaker.training.bursts import unheld_bursts
 from tastemaker.training.ranks import check_share
 from tastemaker.training.start import Task, prepare_hardware, run_training
 from tastemaker.types import Prompt
@@ -86,10 +88,16 @@ def _run_train(config: TrainConfig, beside: Path, folder: Path, console: Console
                 write_monitor_chart(folder)
     if not ranks.first:  # which exports for all
         return folder
+    tell_bursts(folder, config, console)
     with state.averaged():
         exported = export(config, adapter, folder)
     console.print(f"trained {state.step} steps; the policy is in {exported}")
     return exported
+
+
+def tell_bursts(folder: Path, config: TrainConfig | DistillConfig, console: Console) -> None:
+    if line := unheld_bursts(read_lines(folder / "metrics.jsonl"), config.optimiser.max_grad_norm):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def monitor_plan(config: TrainConfig, beside: Path, prompts: Sequence[Prompt], console: Console) -> Plan | None:

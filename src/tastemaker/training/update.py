@@ -64,7 +64,7 @@ def update(setup: Setup, state: PolicyState, batch: Batch, trajectory: Trajector
         finite = guard.check(state.attempts, {"loss": metrics["loss"], "grad_norm": norm}, ids)
         if finite.ok:
             state.update()
-            collected.append({**metrics, "grad_norm": norm.detach()})
+            collected.append({**metrics, "grad_norm": norm.detach(), "grad_clipped": (norm > setup.max_grad_norm).float()})
         else:
             skipped += 1
             state.drop_gradients()
