@@ -62,12 +62,14 @@ class Design:
 
     def config(self, arm: str, seed: int, threads: int) -> ArmConfig:
         grpo = f"algorithm={{name: grpo, updates_per_rollout: 4, velocity_kl: 0.0, ratio_norm: {str(arm == GUARD).lower()}}}"
+        adam = ("optimiser.epsilon=1e-8", "optimiser.max_grad_norm=1.0")  # whose steps do not grow with the gradient
         changed = {
-            GRPO: (grpo, "optimiser.epsilon=1e-8", f"optimiser.learning_rate={self.grpo_rate}"),
-            GUARD: (grpo, "optimiser.epsilon=1e-8", f"optimiser.learning_rate={self.guard_rate}"),
+            GRPO: (grpo, *adam, f"optimiser.learning_rate={self.grpo_rate}"),
+            GUARD: (grpo, *adam, f"optimiser.learning_rate={self.guard_rate}"),
             NFT: (f"optimiser.learning_rate={self.nft_rate}",),
         }
-        return t2i_config(f"seed={seed}", f"threads={threads}", "checkpoint.keep=1", *changed[arm], *self.overrides)
+        shared = (f"seed={seed}", f"threads={threads}", "checkpoint.keep=1", "optimiser.ema_ramp=10")  # runs are shorter
+        return t2i_config(*shared, *changed[arm], *self.overrides)
 
 
 QUICK = Design(1, 1.0, 1, 8, overrides=("rollout.prompts=4", "rollout.group_size=2", "rollout.steps=4", "evaluation.steps=2"))
