@@ -42,13 +42,13 @@ class Design:
     """What is run. Raises UserMistake, one line for each setting that cannot be."""
 
     seeds: int = 3
-    seconds: float = 300.0
+    seconds: float = 210.0
     """Of training, in every arm."""
-    every: int = 30
+    every: int = 35
     """Steps between two points."""
     held_out: int = 600
-    grpo_rate: float = 3e-4
-    guard_rate: float = 3e-4
+    grpo_rate: float = 1e-4
+    guard_rate: float = 1e-4
     nft_rate: float = 1e-3
     overrides: tuple[str, ...] = ()
 
