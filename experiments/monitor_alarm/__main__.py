@@ -4,41 +4,61 @@ from __future__ import annotations
 
 import argparse
 import json
-from dataclasses import asdict
+import sys
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from diffusers.utils import logging as diffusers_logging
 from transformers.utils import logging as transformers_logging
 
-from experiments.monitor_alarm.runs import REWARDS, Outcome, run
+from experiments.arms import claim
+from experiments.monitor_alarm.runs import EVERY, REWARDS, Outcome, run
+from tastemaker.errors import UserMistake
 from tastemaker.runtime import folder as disk
 from tastemaker.runtime.device import set_threads
 
 
-def main() -> None:
+@dataclass(frozen=True)
+class Design:
+    """What all runs of a folder have in common."""
+
+    every: int = EVERY
+    """Steps between two checks of the monitor."""
+
+
+def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m experiments.monitor_alarm", description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--kinds", nargs="+", choices=sorted(REWARDS), default=["hackable", "honest"])
+    parser.add_argument(
+        "--every", type=int, default=EVERY, help=f"steps between two checks, of all runs in FOLDER; default {EVERY}"
+    )
     parser.add_argument("--threads", type=int, default=1)
     given = parser.parse_args()
+    try:
+        claim(given.folder, Design(given.every))
+    except UserMistake as mistake:
+        print(f"error: {mistake}", file=sys.stderr)
+        return 2
     set_threads(given.threads)
     diffusers_logging.disable_progress_bar()
     transformers_logging.disable_progress_bar()
     outcomes = []
     for seed in range(given.first_seed, given.first_seed + given.seeds):
         for kind in given.kinds:
-            outcomes.append(known(given.folder, kind, seed))
+            outcomes.append(known(given.folder, kind, seed, given.every))
             print(outcomes[-1], flush=True)
     print("\n".join(table(outcomes, kind) for kind in given.kinds))
+    return 0
 
 
-def known(folder: Path, kind: str, seed: int) -> Outcome:
+def known(folder: Path, kind: str, seed: int, every: int) -> Outcome:
     """What the run gave, from the folder where it is there."""
     path = folder / f"{kind}-{seed}.json"
     if not path.exists():
-        found = run(folder / f"{kind}-{seed}", kind, seed)
+        found = run(folder / f"{kind}-{seed}", kind, seed, every=every)
         disk.write_text_atomic(path, json.dumps(asdict(found), indent=1) + "\n")
     return Outcome(**json.loads(path.read_text(encoding="utf-8")))
 
@@ -57,4 +77,4 @@ def table(outcomes: list[Outcome], kind: str) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
