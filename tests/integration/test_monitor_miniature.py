@@ -21,9 +21,8 @@ def experiments_can_be_imported(monkeypatch):
 def test_a_bought_reward_is_told_from_an_earned_one(tmp_path, monkeypatch, kind):
     from experiments.monitor_alarm import runs
 
-    monkeypatch.setattr(runs, "EVERY", 4)
     monkeypatch.setattr(runs, "Plan", partial(runs.Plan, seeds=3))  # less to draw, and wider limits
-    found = runs.run(tmp_path, kind, 0, steps=16, held_out=1)
+    found = runs.run(tmp_path, kind, 0, steps=16, every=4, held_out=1)
     records = read_lines(tmp_path / "monitor.jsonl")
     assert (found.alarm is not None) == (kind == "hackable")
     assert records[-1]["step"] == (found.alarm or 16)
