@@ -12,7 +12,7 @@ from diffusers.utils import logging as diffusers_logging
 from transformers.utils import logging as transformers_logging
 
 from experiments.arms import claim
-from experiments.monitor_alarm.runs import EVERY, REWARDS, Outcome, run
+from experiments.monitor_alarm.runs import EVERY, PROMPTS, REWARDS, Outcome, run
 from tastemaker.errors import UserMistake
 from tastemaker.runtime import folder as disk
 from tastemaker.runtime.device import set_threads
@@ -24,6 +24,8 @@ class Design:
 
     every: int = EVERY
     """Steps between two checks of the monitor."""
+    watched: int = PROMPTS
+    """Prompts that the monitor draws."""
 
 
 def main() -> int:
@@ -35,10 +37,12 @@ def main() -> int:
     parser.add_argument(
         "--every", type=int, default=EVERY, help=f"steps between two checks, of all runs in FOLDER; default {EVERY}"
     )
+    parser.add_argument("--watched", type=int, default=PROMPTS, help=f"prompts that the monitor draws; default {PROMPTS}")
     parser.add_argument("--threads", type=int, default=1)
     given = parser.parse_args()
+    design = Design(given.every, given.watched)
     try:
-        claim(given.folder, Design(given.every))
+        claim(given.folder, design)
     except UserMistake as mistake:
         print(f"error: {mistake}", file=sys.stderr)
         return 2
@@ -48,17 +52,17 @@ def main() -> int:
     outcomes = []
     for seed in range(given.first_seed, given.first_seed + given.seeds):
         for kind in given.kinds:
-            outcomes.append(known(given.folder, kind, seed, given.every))
+            outcomes.append(known(given.folder, kind, seed, design))
             print(outcomes[-1], flush=True)
     print("\n".join(table(outcomes, kind) for kind in given.kinds))
     return 0
 
 
-def known(folder: Path, kind: str, seed: int, every: int) -> Outcome:
+def known(folder: Path, kind: str, seed: int, design: Design) -> Outcome:
     """What the run gave, from the folder where it is there."""
     path = folder / f"{kind}-{seed}.json"
     if not path.exists():
-        found = run(folder / f"{kind}-{seed}", kind, seed, every=every)
+        found = run(folder / f"{kind}-{seed}", kind, seed, every=design.every, watched=design.watched)
         disk.write_text_atomic(path, json.dumps(asdict(found), indent=1) + "\n")
     return Outcome(**json.loads(path.read_text(encoding="utf-8")))
 

@@ -88,7 +88,16 @@ def config_of(kind: str, seed: int, steps: int = STEPS) -> TrainConfig:
     return parse(textwrap.dedent(text), TrainConfig)
 
 
-def run(folder: Path, kind: str, seed: int, *, steps: int = STEPS, every: int = EVERY, held_out: int = HELD_OUT) -> Outcome:
+def run(
+    folder: Path,
+    kind: str,
+    seed: int,
+    *,
+    steps: int = STEPS,
+    every: int = EVERY,
+    watched: int = PROMPTS,
+    held_out: int = HELD_OUT,
+) -> Outcome:
     """Trains in `folder`, which is new, until the alarm comes or to the end, and reads truth there."""
     began = time.perf_counter()
     config = config_of(kind, seed, steps)
@@ -96,7 +105,7 @@ def run(folder: Path, kind: str, seed: int, *, steps: int = STEPS, every: int = 
     cache = EmbeddingCache(adapter, height=SIDE, width=SIDE)
     prompts = task.training_prompts(1000, seed)
     built_in: dict[str, Reward] = {**task.rewards(), "saturation": Saturation()}
-    plan = Plan(chosen(prompts[:200], PROMPTS, seed), every=every, truths=task.truths(prompts))
+    plan = Plan(chosen(prompts[:200], watched, seed), every=every, truths=task.truths(prompts))
     truth = HeldOut(adapter, cache, task.held_out_prompts(held_out), config.rollout.steps)
     before = truth.read()
 
