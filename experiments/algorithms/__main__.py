@@ -51,7 +51,7 @@ class Design:
     guard_rate: float = 1e-4
     nft_rate: float = 1e-3
     guard_clip: float = 4e-4
-    """Clip range of the normalised log ratio, which is 3.5 times the other; in bf16 that of `grpo`, 1e-4, is below rounding."""
+    """Clip range of the normalised log ratio, which is 3.5 times the other; in bf16 1e-4 is below its rounding."""
     overrides: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:

@@ -149,7 +149,7 @@ def test_the_student_comes_nearer_to_both_teachers(tmp_path, folders, policy_kin
     lines = read_lines(tmp_path / "run" / "metrics.jsonl")
     losses = [line["loss"] for line in lines]
     assert sum(losses[-5:]) < 0.88 * sum(losses[:5])
-    assert {"distance_first", "distance_last", "grad_norm", "images"} <= lines[0].keys()
+    assert {"distance_first", "distance_last", "grad_norm", "grad_clipped", "images"} <= lines[0].keys()
     files = json.loads((tmp_path / "run" / "environment.json").read_text())["data_files"]
     assert {"teachers.drawing", "teachers.editing"} <= files.keys()
 
