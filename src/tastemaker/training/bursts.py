@@ -10,7 +10,7 @@ from typing import Any
 LEAST_STEPS = 20
 """Fewer say nothing about what is usual."""
 BURST = 5.0
-"""So many medians are a burst. Of five trainings of the miniature without a limit two stayed under four, three rose to 5.5 to 9."""
+"""So many medians are a burst. Of five trainings of the miniature without a limit two stayed under 4, three had 5.5 to 9."""
 ADVISED = 1.5
 """Medians at which a limit holds bursts and lets most updates through."""
 
