@@ -75,7 +75,9 @@ class Design:
         return t2i_config(*shared, *changed[arm], *self.overrides)
 
 
-QUICK = Design(1, 1.0, 1, 8, overrides=("rollout.prompts=4", "rollout.group_size=2", "rollout.steps=4", "evaluation.steps=2"))
+# The last but one of so few steps has little noise, so that the rounding of bf16 alone would be a large ratio: fp32.
+SMALL = ("rollout.prompts=4", "rollout.group_size=2", "rollout.steps=4", "evaluation.steps=2", "precision=fp32")
+QUICK = Design(1, 1.0, 1, 8, overrides=SMALL)
 
 
 @dataclass(frozen=True)

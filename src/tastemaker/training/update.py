@@ -208,7 +208,8 @@ def check_floor(algorithm: GRPO, metrics: dict[str, Tensor]) -> None:
     if math.isfinite(float(floor)) and float(floor) >= algorithm.clip_range:
         raise UserMistake(
             f"algorithm.clip_range {algorithm.clip_range:g} is not above the rounding of the log ratio at the old "
-            f"weights, {float(floor):.1e} nats per element at this precision: raise it, or set precision to fp32"
+            f"weights, {float(floor):.1e} nats per element at this precision: raise it, train earlier steps, which have "
+            "more noise (rollout.window_size), or set precision to fp32"
         )
 
 
