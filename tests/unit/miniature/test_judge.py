@@ -11,9 +11,9 @@ from PIL import Image
 
 from tastemaker.data.ratings import Rating
 from tastemaker.errors import UserMistake
-from tastemaker.miniature.judge.language import DIRECT, RUBRICS, THINKING, QuickProcessor
+from tastemaker.miniature.judge.language import DIRECT, RUBRICS, THINKING, QuickProcessor, as_picture
 from tastemaker.miniature.judge.looking import Looking
-from tastemaker.miniature.judge.matching import Matching, held, request_of, shown
+from tastemaker.miniature.judge.matching import Matching, Shown, held, request_of, same, shown
 from tastemaker.miniature.judge.model import new_judge, open_judges
 from tastemaker.miniature.judge.naming import Naming
 from tastemaker.miniature.judge.train import JudgeTrainer, Plan, by_dimension, captioned, train
@@ -253,6 +253,29 @@ def test_an_edit_is_done_when_its_output_is_the_target_and_not_otherwise():
     assert 0.2 <= np.mean([case.holds for case in edits]) <= 0.7
     untouched = [case for case in edits if np.array_equal(case.question.picture, case.question.sources[0])]
     assert untouched and not any(case.holds for case in untouched)
+
+
+def test_the_places_that_an_edit_touched_are_told_token_by_token():
+    """The labels of the output's own tokens, not the source's, in rows padded to one length; wear is no touch."""
+    source = np.zeros((64, 64, 3), np.uint8)
+    output = source.copy()
+    output[50:60, 20:30] = 200  # in the last row of tokens, the second of four
+    kept = same(source, output)
+    assert [place for place, as_before in enumerate(kept) if not as_before] == [13]
+    judge = new_judge()
+    matching = Matching(judge, seed=0)
+    before, after = as_picture(source), as_picture(output)
+    cases = [
+        Shown(Question("e", "make the sky red and remove the tree", after, (before,)), False, kept=kept),
+        Shown(Question("c", "a red circle", after), False, own="a blue circle"),
+    ]
+    rows = [matching._row(case) for case in cases]
+    labels = matching._labels(cases, rows)
+    pictures = torch.nn.functional.pad(rows[0]["mm_token_type_ids"][0], (labels.shape[1] - rows[0]["input_ids"].shape[1], 0))
+    assert labels[0][pictures == 1].tolist() == [-1] * 16 + [int(one) for one in kept]
+    assert (labels[0] >= 0).sum() == 16 and (labels[1] == 0).any() and not (labels[1][-3:] >= 0).any()
+    edits = [case for case in (shown(np.random.default_rng(seed)) for seed in range(80)) if case.question.sources]
+    assert all(len(case.kept) == 16 for case in edits) and {len(set(case.kept)) for case in edits} == {1, 2}
 
 
 def test_words_are_read_one_layer_before_the_answer():

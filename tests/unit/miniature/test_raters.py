@@ -108,6 +108,13 @@ def test_training_pictures_show_nothing_reserved():
     assert spoil(np.zeros((64, 64, 3), np.uint8), "portrait", rng())[1] in WAYS
 
 
+def test_half_of_what_nothing_spoilt_is_worn_and_the_first_picture_never():
+    sets = [drawings.drawn(ITEM, 6, "train", rng(seed)) for seed in range(40)]
+    assert {some[0][0] for some in sets} == {"world"}
+    names = [name for some in sets for name, _ in some[1:] if not name.startswith("spoilt")]
+    assert 0.35 < np.mean([name.endswith("-worn") for name in names]) < 0.65
+
+
 def test_raters_differ_and_follow_the_seed():
     raters = panel.panel(9, 0)
     assert raters == panel.panel(9, 0) != panel.panel(9, 1)

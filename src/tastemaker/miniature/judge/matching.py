@@ -2,17 +2,17 @@
 
 A new drawing of the training split, and a request that is its caption or one with a fact or two changed; or the source and the
 output of an edit, which does what was asked or something else. In the very layout of a judge's question the model says, by the
-tokens of the highest and the lowest score, at each word of a caption whether it holds, and at the place of the answer whether
-all of it does. Captions with wrong words in them are how vision-language models usually learn to match texts with pictures; no
-rating and no prompt that is rated is used.
+tokens of the highest and the lowest score, at each word of a caption whether it holds, at each place of an edit's output
+whether it shows what the source shows there, and at the place of the answer whether all is as asked. Captions with wrong words
+in them are how vision-language models usually learn to match texts with pictures; no rating and no prompt that is rated is used.
 
-Words are asked of the last layer but one. The answer can then gather what was found at them; verdicts that are first there at
-the very end no layer is left to gather.
+Words and places are asked of the last layer but one. The answer can then gather what was found at them; verdicts that are first
+there at the very end no layer is left to gather.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from difflib import SequenceMatcher
@@ -22,7 +22,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tastemaker.miniature.judge.language import DIRECT, RUBRICS, as_picture
+from tastemaker.miniature.builder.parts import SIDE
+from tastemaker.miniature.judge.language import DIRECT, MERGE, PATCH, RUBRICS, as_picture
 from tastemaker.miniature.raters.corruptions import worn
 from tastemaker.miniature.raters.drawings import changed, draw
 from tastemaker.miniature.world.layout import sample_layout
@@ -40,6 +41,7 @@ EDITS = 0.375
 _TRUE = 0.3  # share of requests that are the drawing's own caption
 _DONE = 0.4  # share of edits that are done as asked
 _UNDONE = ("world-other", "world-other", "world-untouched", "world-elsewhere")
+_TOUCHED = 1.0  # mean absolute difference of a place from the source, of 255, above which it shows something else
 _MOST_WRONG = 6  # words; with more, the changed fact changed the wording too
 _PAUSES = frozenset('",') | {"and", "with", "of", "on", "in", "at", "the", "a", "an"}
 """After these a wrong word before them says nothing of the words that follow."""
@@ -69,13 +71,21 @@ def held(own: list[int], request: list[int], pauses: frozenset[int]) -> list[boo
     return found
 
 
+def same(source: np.ndarray, picture: np.ndarray) -> list[bool]:
+    """For each place (token) of the picture, row by row, whether it is as in the source."""
+    apart = np.abs(source.astype(float) - picture).mean(axis=2)
+    side = SIDE // (PATCH * MERGE)
+    return (apart.reshape(side, PATCH * MERGE, side, PATCH * MERGE).mean(axis=(1, 3)) <= _TOUCHED).flatten().tolist()
+
+
 @dataclass(frozen=True, eq=False)
 class Shown:
-    """What a model is shown, and what it should find: `own` is the true caption, None where words are not asked for."""
+    """What a model is shown, and what it should find: `own` is a true caption, `kept` is for each place of an edit's output."""
 
     question: Question
     holds: bool
     own: str | None = None
+    kept: Sequence[bool] = ()
 
 
 def shown(rng: np.random.Generator) -> Shown:
@@ -90,7 +100,8 @@ def shown(rng: np.random.Generator) -> Shown:
     source = render(pair.edit.source, pair.source_layout)
     picture = draw(item, kind, "train", rng)[1]
     done = np.array_equal(picture, render(pair.edit.target, pair.target_layout))
-    return Shown(Question("edit", pair.instruction, as_picture(worn(picture, rng)), (as_picture(source),)), done)
+    question = Question("edit", pair.instruction, as_picture(worn(picture, rng)), (as_picture(source),))
+    return Shown(question, done, kept=same(source, picture))
 
 
 class Matching:
@@ -103,7 +114,7 @@ class Matching:
         self._pauses = frozenset(id for word in _PAUSES for id in self._encoder.ids(f" {word}") + self._encoder.ids(word))
 
     def losses(self, count: int, step: int, precision: torch.dtype) -> dict[str, Tensor]:
-        """`answer` and `words`, (count,): cross-entropies; words of each kind weigh the same, and an edit's are 0."""
+        """`answer` and `words`, (count,): cross-entropies; words, or an edit's places, of each kind weigh the same."""
         cases = [shown(seeds.random(self._seed, "match", step, number)) for number in range(count)]
         rows = [self._row(case) for case in cases]
         batch = self._vlm.placed(self._encoder.collate(rows))
@@ -146,12 +157,16 @@ class Matching:
         return encoder.asked(encoder.row(case.question), None)
 
     def _labels(self, cases: list[Shown], rows: list[Row]) -> Tensor:
-        """(B, L): 1 at words that hold, 0 at those that do not, -1 elsewhere; padded on the left, as the rows are."""
+        """(B, L): 1 at words that hold and places that are kept, 0 at others, -1 elsewhere; padded on the left as the rows are."""
         length = max(row["input_ids"].shape[1] for row in rows)
         labels_BL = torch.full((len(rows), length), -1)
         for place, (case, row) in enumerate(zip(cases, rows, strict=True)):
+            ids = row["input_ids"][0].tolist()
+            if case.kept:
+                places = (row["mm_token_type_ids"][0] == 1).nonzero().flatten()[-len(case.kept) :]  # of the last picture
+                labels_BL[place, places + length - len(ids)] = torch.tensor(case.kept).long()
             if case.own is not None:
-                ids, text = row["input_ids"][0].tolist(), self._encoder.ids(quoted(case.question.text))
+                text = self._encoder.ids(quoted(case.question.text))
                 start = next(n for n in range(len(ids)) if ids[n : n + len(text)] == text) + length - len(ids)
                 found = held(self._encoder.ids(quoted(case.own)), text, self._pauses)
                 labels_BL[place, start : start + len(text)] = torch.tensor(found).long()

@@ -4,7 +4,8 @@
     spoilt-WAY      the former two, spoilt           world-random    another description of the category
     edits also:     world-untouched (the source), world-elsewhere (the target in another layout), world-core (the core alone)
 
-Pictures for training show nothing that another split reserves.
+Of those that nothing has spoilt, all but the first of a prompt are worn in half of the cases (WHAT-worn): flawless pictures
+differ in taste alone, and too little for a rater to tell. Pictures for training show nothing that another split reserves.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from dataclasses import fields, replace
 
 import numpy as np
 
-from tastemaker.miniature.raters.corruptions import spoil
+from tastemaker.miniature.raters.corruptions import spoil, worn
 from tastemaker.miniature.world.description import (
     COLOURS,
     RELATIONS,
@@ -50,8 +51,14 @@ _MAX_TRIES = 60
 def drawn(item: Item, count: int, split: str, rng: np.random.Generator) -> list[Drawn]:
     """`count` pictures for a prompt, the first of them a true one."""
     kinds = _T2I_KINDS if item.pair is None else _EDIT_KINDS
-    chosen = ["world", *(pick(rng, tuple(kinds), tuple(kinds.values())) for _ in range(count - 1))]
-    return [draw(item, kind, split, rng) for kind in chosen[:count]]
+    chosen = [pick(rng, tuple(kinds), tuple(kinds.values())) for _ in range(count - 1)]
+    return [draw(item, "world", split, rng), *(_varied(*draw(item, kind, split, rng), rng) for kind in chosen)]
+
+
+def _varied(name: str, picture: np.ndarray, rng: np.random.Generator) -> Drawn:
+    """Worn in half of the cases, unless it is spoilt already."""
+    after = picture if name.startswith("spoilt") else worn(picture, rng)
+    return (name, picture) if after is picture else (f"{name}-worn", after)
 
 
 def draw(item: Item, kind: str, split: str, rng: np.random.Generator) -> Drawn:
