@@ -3,8 +3,8 @@
 A new drawing of the training split, and a request that is its caption or one with a fact or two changed; or the source and the
 output of an edit, which does what was asked or something else. In the very layout of a judge's question the model says, by the
 tokens of the highest and the lowest score, at each word of a caption whether it holds, at each place of an edit's output
-whether it shows what the source shows there, and at the place of the answer whether all is as asked. Captions with wrong words
-in them are how vision-language models usually learn to match texts with pictures; no rating and no prompt that is rated is used.
+whether it shows what the source shows there, and at the place of the answer whether all is as asked. Captions with wrong
+words in them are how vision-language models usually learn to match texts with pictures; no rated prompt and no rating is used.
 
 Words and places are asked of the last layer but one. The answer can then gather what was found at them; verdicts that are first
 there at the very end no layer is left to gather.
@@ -157,7 +157,7 @@ class Matching:
         return encoder.asked(encoder.row(case.question), None)
 
     def _labels(self, cases: list[Shown], rows: list[Row]) -> Tensor:
-        """(B, L): 1 at words that hold and places that are kept, 0 at others, -1 elsewhere; padded on the left as the rows are."""
+        """(B, L): 1 at words that hold and places that are kept, 0 at others, -1 elsewhere; padded on the left."""
         length = max(row["input_ids"].shape[1] for row in rows)
         labels_BL = torch.full((len(rows), length), -1)
         for place, (case, row) in enumerate(zip(cases, rows, strict=True)):
