@@ -34,7 +34,6 @@ from tastemaker.config.strict_yaml import write
 from tastemaker.data.embeddings import EmbeddingCache, encoder_key
 from tastemaker.errors import TastemakerError, UserMistake
 from tastemaker.evaluation.benchmark import Drawing, draw
-from tastemaker.evaluation.statistics import Estimate, paired_difference
 from tastemaker.miniature import task
 from tastemaker.miniature.builder.parts import SIDE
 from tastemaker.miniature.oracle import Reading
@@ -48,7 +47,6 @@ from tastemaker.training.start import Task, prepare_hardware, run_training
 from tastemaker.types import Prompt
 
 Say = Callable[[str], None]
-Values = Sequence[Sequence[float]] | np.ndarray
 Draw = Callable[[Sequence[Prompt], float], np.ndarray]
 """Pictures of prompts at a guidance scale, from the noise that is the same for all arms."""
 Also = Callable[[Draw, np.ndarray, Sequence[Reading]], dict[str, list[float]]]
@@ -187,11 +185,6 @@ def finite(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [finite(one) for one in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def pooled_difference(after: Values, before: Values) -> Estimate:
-    """Paired by prompt, each prompt's mean over the seeds (S, n): sure for other prompts, with the seeds as they are."""
-    return paired_difference(np.mean(np.asarray(after, float), 0), np.mean(np.asarray(before, float), 0))
 
 
 def command(

@@ -21,13 +21,12 @@ from experiments.arms import (
     claim,
     command,
     finite,
-    pooled_difference,
     run_arm,
     t2i_config,
 )
+from experiments.differences import arms_less_base_and, each_seed
 from experiments.page import Curve, chart, markdown, told
 from tastemaker.errors import Diverged, UserMistake
-from tastemaker.evaluation.statistics import paired_difference
 from tastemaker.evaluation.summary import percent, points
 from tastemaker.miniature import task
 from tastemaker.miniature.oracle import Reading
@@ -150,19 +149,8 @@ def compare(base: Point, arms: Sequence[Arm], seconds: float) -> list[dict[str, 
     ended = {(arm.name, arm.seed): arm.points for arm in arms if arm.points and arm.points[-1].seconds >= seconds}
     rows: list[dict[str, Any]] = []
     for measure in (GUIDED, UNGUIDED):
-        before_all = np.asarray(base.also[measure], float)
         found = {key: at(base, along, seconds, measure) for key, along in ended.items()}
-        for name in ARMS:
-            for against in ("base", GRPO):
-                seeds = [seed for one, seed in found if one == name and (against == "base" or (GRPO, seed) in found)]
-                if name == against or not seeds:
-                    continue
-                after = [found[name, seed] for seed in seeds]
-                before = [before_all if against == "base" else found[GRPO, seed] for seed in seeds]
-                what = {"arm": name, "against": against, "drawn": measure, "base": float(before_all.mean())}
-                each = zip(seeds, after, before, strict=True)
-                rows += [{**what, "seed": seed, **asdict(paired_difference(a, b))} for seed, a, b in each]
-                rows.append({**what, "seed": None, **asdict(pooled_difference(np.array(after), np.array(before)))})
+        rows += arms_less_base_and({"drawn": measure}, found, np.asarray(base.also[measure], float), ARMS, GRPO)
     return rows
 
 
@@ -170,8 +158,7 @@ def page(design: Design, rows: Sequence[Mapping[str, Any]], arms: Sequence[Arm])
     """Markdown: where each arm stood when its time was up, against the base and against GRPO."""
     lines = []
     for row in (row for row in rows if row["seed"] is None):
-        same = [r for r in rows if r["seed"] is not None and all(r[key] == row[key] for key in ("arm", "against", "drawn"))]
-        each = ", ".join(points(r["value"]) for r in same)
+        each = ", ".join(each_seed(row, rows, points))
         lines.append([row["drawn"], f"{row['arm']} − {row['against']}", percent(row["base"]), f"{told(row)} [{each}]"])
     steps = {name: [_steps(arm, design.seconds) for arm in arms if arm.name == name] for name in ARMS}
     told_steps = "; ".join(f"{name} {', '.join(f'{n:.0f}' for n in found)}" for name, found in steps.items())

@@ -12,8 +12,8 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from experiments.arms import Bench, Point, Say, base_point, claim, command, finite, pooled_difference, run_arm, t2i_config
-from tastemaker.evaluation.statistics import paired_difference
+from experiments.arms import Bench, Point, Say, base_point, claim, command, finite, run_arm, t2i_config
+from experiments.differences import by_seed, each_seed
 from tastemaker.evaluation.summary import ALL, interval, points
 from tastemaker.miniature import task
 from tastemaker.runtime import folder as disk
@@ -83,8 +83,7 @@ def compare(held_out: Sequence[Prompt], base: Point, runs: Sequence[dict[str, Po
                 chosen = np.ones(len(categories), bool) if category == ALL else categories == category
                 a, b = values[after][:, chosen], values[before][:, chosen]
                 what = {"measure": measure, "what": f"{after} − {before}", "category": category}
-                rows += [{**what, "seed": s, **asdict(paired_difference(a[s], b[s]))} for s in range(len(runs))]
-                rows.append({**what, "seed": None, **asdict(pooled_difference(a, b))})
+                rows += by_seed(what, range(len(runs)), a, b)
     return rows
 
 
@@ -96,9 +95,8 @@ def show(rows: Sequence[dict], console: Console) -> None:
     for heading in ("measure", "difference", "category", "n", "all seeds", *(f"seed {seed}" for seed in seeds)):
         table.add_column(heading)
     for row in (row for row in rows if row["seed"] is None):
-        same = [r for r in rows if all(r[key] == row[key] for key in ("measure", "what", "category")) and r["seed"] is not None]
         pooled = f"{points(row['value'])} ({interval(row['low'], row['high'], points)})"
-        each = [points(r["value"]) for r in same]
+        each = each_seed(row, rows, points)
         table.add_row(row["measure"], row["what"], row["category"], str(row["n"]), pooled, *each)
     console.print(table)
 

@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import numpy as np
 from rich.console import Console
 from rich.table import Table
 
@@ -22,12 +21,11 @@ from experiments.arms import (
     claim,
     command,
     finite,
-    pooled_difference,
     run_arm,
     t2i_config,
 )
+from experiments.differences import by_seed
 from tastemaker.data.curation import composite_range, select, threshold_of
-from tastemaker.evaluation.statistics import Estimate, paired_difference
 from tastemaker.evaluation.summary import interval, percent, points
 from tastemaker.miniature import task
 from tastemaker.miniature.builder.parts import SIDE
@@ -150,17 +148,11 @@ def times(base: Point, runs: Sequence[Run]) -> list[dict[str, float | int | str]
 
 def differences(runs: Sequence[Run]) -> list[dict[str, object]]:
     """Accuracy after all steps, paired by held-out prompt: each seed, and all of them together (seed null)."""
-    rows = []
+    rows: list[dict[str, object]] = []
     for after, before in (("curated", "all"), ("curated", "random"), ("random", "all")):
         exact = [[run.points[arm][-1].exact for run in runs] for arm in (after, before)]
-        for seed in range(len(runs)):
-            rows.append(_row(after, before, seed, paired_difference(np.array(exact[0][seed]), np.array(exact[1][seed]))))
-        rows.append(_row(after, before, None, pooled_difference(*exact)))
+        rows += by_seed({"what": f"{after} − {before}"}, range(len(runs)), *exact)
     return rows
-
-
-def _row(after: str, before: str, seed: int | None, found: Estimate) -> dict[str, object]:
-    return {"what": f"{after} − {before}", "seed": seed, **asdict(found)}
 
 
 def show(found: Mapping, console: Console) -> None:

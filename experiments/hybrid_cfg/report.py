@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from experiments.arms import Point, pooled_difference
+from experiments.arms import Point
+from experiments.differences import arms_less_base_and, each_seed
 from experiments.hybrid_cfg.design import HYBRID, MODES, Design, slices
 from experiments.page import Curve, chart, markdown, signed, told
 from tastemaker.evaluation.picture_statistics import MEANING
-from tastemaker.evaluation.statistics import paired_difference
 from tastemaker.evaluation.summary import percent, points
 from tastemaker.types import Prompt
 
@@ -52,28 +52,9 @@ def compare(held_out: Sequence[Prompt], trained: Sequence[str], base: Arm, arms:
     for guidance in (GUIDED, UNGUIDED):
         for measure, where in named.items():
             for part, places in where.items():
-                what = {"guidance": guidance, "measure": measure, "part": part}
-                rows += [{**what, **row} for row in _differences(f"{guidance}/{measure}", places, base, arms)]
-    return rows
-
-
-def _differences(key: str, places: list[int], base: Arm, arms: Sequence[Arm]) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = []
-    ended = {(arm.mode, arm.seed): arm.value(key)[places] for arm in arms if arm.points}
-    before_all = base.value(key)[places]
-    for mode in MODES:
-        for against in ("base", HYBRID):
-            seeds = [seed for one, seed in ended if one == mode and (against == "base" or (HYBRID, seed) in ended)]
-            if mode == against or not seeds or not places:
-                continue
-            after = [ended[mode, seed] for seed in seeds]
-            before = [before_all if against == "base" else ended[HYBRID, seed] for seed in seeds]
-            level = {"arm": mode, "against": against, "base": float(np.nanmean(before_all))}
-            rows += [
-                {**level, "seed": seed, **asdict(paired_difference(a, b))}
-                for seed, a, b in zip(seeds, after, before, strict=True)
-            ]
-            rows.append({**level, "seed": None, **asdict(pooled_difference(np.array(after), np.array(before)))})
+                what, key = {"guidance": guidance, "measure": measure, "part": part}, f"{guidance}/{measure}"
+                found = {(arm.mode, arm.seed): arm.value(key)[places] for arm in arms if arm.points}
+                rows += arms_less_base_and(what, found, base.value(key)[places], MODES, HYBRID) if places else []
     return rows
 
 
@@ -127,15 +108,10 @@ def _retained(chosen: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, A
     for part in dict.fromkeys(row["part"] for row in chosen):
         found = {row["arm"]: row for row in chosen if row["part"] == part}
         some = next(iter(found.values()))
-        cells = [f"{told(found[arm])} [{_each(found[arm], rows)}]" if arm in found else "–" for arm in arms]
+        seeds = {arm: ", ".join(each_seed(row, rows, points)) for arm, row in found.items()}
+        cells = [f"{told(found[arm])} [{seeds[arm]}]" if arm in found else "–" for arm in arms]
         lines.append([f"{part} (n = {some['n']})", percent(some["base"]), *cells])
     return markdown(["held-out prompts", "base", *arms], lines)
-
-
-def _each(pooled: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
-    keys = ("guidance", "measure", "part", "arm", "against")
-    same = [row for row in rows if row["seed"] is not None and all(row[key] == pooled[key] for key in keys)]
-    return ", ".join(points(row["value"]) for row in same)
 
 
 def _stability_table(steady: Sequence[Mapping[str, Any]]) -> str:

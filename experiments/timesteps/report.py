@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from experiments.arms import Point, pooled_difference
+from experiments.arms import Point
+from experiments.differences import by_seed, each_seed
 from experiments.page import Curve, chart, markdown, signed, told
 from experiments.timesteps.design import HIGH, NOISE, WEIGHTS, Design
-from tastemaker.evaluation.statistics import paired_difference
 from tastemaker.evaluation.summary import points
 
 EDITS, SATURATION, PROXY, EXACT = "edits", "saturation", "proxy", "exact"
@@ -66,7 +66,7 @@ def _along(base: Point, seeds: Sequence[Arm]) -> list[dict[str, Any]]:
         for measure in MEASURES:
             after = [values(arm.points[place], measure) for arm in seeds]
             what = {"what": f"{seeds[0].name} − base", "measure": measure, "at": step}
-            rows += _differences(what, [arm.seed for arm in seeds], after, [values(base, measure)] * len(seeds))
+            rows += by_seed(what, [arm.seed for arm in seeds], after, [values(base, measure)] * len(seeds))
     return rows
 
 
@@ -81,7 +81,7 @@ def _against_high(arms: Sequence[Arm]) -> list[dict[str, Any]]:
                 [values(arm.points[-1], measure) for arm in some] for some in (paired, [high[arm.seed] for arm in paired])
             )
             what = {"what": f"{paired[0].name} − {HIGH}", "measure": measure, "at": "end"}
-            rows += _differences(what, [arm.seed for arm in paired], after, before)
+            rows += by_seed(what, [arm.seed for arm in paired], after, before)
     return rows
 
 
@@ -97,7 +97,7 @@ def _at_equal_proxy(base: Point, arms: Sequence[Arm]) -> list[dict[str, Any]]:
         for measure in SHARES if seeds else ():
             after = [_between((base, *arm.points), measure, place) for arm, place in zip(seeds, places, strict=True)]
             what = {"what": f"{seeds[0].name} − base", "measure": measure, "at": "equal proxy", "gain": gain}
-            rows += _differences(what, [arm.seed for arm in seeds], after, [values(base, measure)] * len(seeds))
+            rows += by_seed(what, [arm.seed for arm in seeds], after, [values(base, measure)] * len(seeds))
     return rows
 
 
@@ -113,13 +113,6 @@ def _between(along: Sequence[Point], measure: str, place: float) -> np.ndarray:
     before = min(int(place), len(along) - 2)
     share = place - before
     return (1 - share) * values(along[before], measure) + share * values(along[before + 1], measure)
-
-
-def _differences(
-    what: Mapping[str, Any], seeds: Sequence[int], after: Sequence[np.ndarray], before: Sequence[np.ndarray]
-) -> list[dict[str, Any]]:
-    rows = [{**what, "seed": seed, **asdict(paired_difference(a, b))} for seed, a, b in zip(seeds, after, before, strict=True)]
-    return [*rows, {**what, "seed": None, **asdict(pooled_difference(np.array(after), np.array(before)))}]
 
 
 def page(design: Design, rows: Sequence[Mapping[str, Any]]) -> str:
@@ -149,7 +142,7 @@ def _table(rows: Sequence[Mapping[str, Any]], at: int | str) -> str:
         cells = []
         for measure in measures:
             form = points if measure in SHARES else signed
-            seeds = [form(r["value"]) for r in chosen if (r["what"], r["measure"]) == (what, measure) and r["seed"] is not None]
+            seeds = each_seed(pooled[what, measure], chosen, form)
             cells.append(f"{told(pooled[what, measure], form)} [{', '.join(seeds)}]")
         lines.append([what, *cells])
     sizes = {measure: next(row["n"] for (_, name), row in pooled.items() if name == measure) for measure in measures}
