@@ -334,6 +334,20 @@ def test_a_nan_latent_skips_the_update_and_names_the_sample(tmp_path, monkeypatc
     assert all(value.isfinite().all() for value in [*weights(state).values(), *state.ema.values()])
 
 
+def test_metrics_tell_the_share_of_updates_whose_gradient_was_cut(tmp_path):
+    """The norm that is logged is the one before; a limit between the norms of two updates cuts one of them."""
+    once = {"budget": {"max_steps": 1}, "algorithm": {"updates_per_rollout": 2, "clip_range": 1e-2}}
+    norms, cut = {}, {}
+    for limit in (1e-9, 1e9):
+        go(settings(optimiser={"max_grad_norm": limit}, **once), tmp_path / f"{limit:g}")
+        (line,) = read_lines(tmp_path / f"{limit:g}" / "metrics.jsonl")
+        norms[limit], cut[limit] = line["grad_norm"], line["grad_clipped"]
+    assert cut == {1e-9: 1.0, 1e9: 0.0} and norms[1e-9] > 1e-6
+    go(settings(optimiser={"max_grad_norm": norms[1e9]}, **once), tmp_path / "between")  # the mean of the two
+    (line,) = read_lines(tmp_path / "between" / "metrics.jsonl")
+    assert line["grad_clipped"] == 0.5
+
+
 def test_a_clip_range_under_the_rounding_floor_is_refused(tmp_path, monkeypatch):
     import tastemaker.training.update as update
 
