@@ -221,6 +221,9 @@ stages:
             "did you mean `checkpoint`",
         ),
         ("name: r\nstages: {a: {kind: write, checkpoint: {}}, b: {like: a/checkpoint}}", "kind: missing"),
+        ("name: r\nstages: {a: {kind: write, text: x}, b: {kind: write, text: {like: aa}}}", "'aa' is no stage above"),
+        ("name: r\nstages: {a: {kind: write, text: x}, b: {kind: write, txt: {like: a}}}", "a states no txt"),
+        ("name: r\nstages: {a: {kind: write, text: x}, b: {kind: write, text: {like: a, y: 1}}}", "write nothing beside `like`"),
     ],
 )
 def test_mistakes_of_the_file(text: str, told: str) -> None:
@@ -247,6 +250,19 @@ def test_like_takes_a_group_of_a_stage_of_another_kind() -> None:
     text = "name: r\nstages:\n  a: {kind: one, inner: {x: 1, y: 2}}\n  b: {kind: two, like: a/inner, y: 3}\n"
     found = parse_recipe(text, {"one": 0, "two": 0}).stages[1]
     assert (found.kind, found.settings, found.like) == ("two", {"x": 1, "y": 3}, "a/inner")
+
+
+def test_one_setting_is_taken_from_a_stage_of_another_kind() -> None:
+    text = """
+name: r
+stages:
+  a: {kind: one, rows: [{n: 1}, {n: 2}], inner: {x: 1, y: 2}}
+  b: {kind: two, rows: {like: a}, inner: {like: a, y: 3}}
+  c: {like: b, inner: {like: a}}
+"""
+    _, second, third = parse_recipe(text, {"one": 0, "two": 0}).stages
+    assert second.settings == {"rows": [{"n": 1}, {"n": 2}], "inner": {"x": 1, "y": 3}} and second.kind == "two"
+    assert third.settings["inner"] == {"x": 1, "y": 2}
 
 
 def test_parameters_are_counted_without_opening_a_model(tmp_path: Path) -> None:

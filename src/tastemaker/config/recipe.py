@@ -8,7 +8,7 @@
       edit:    {kind: train, like: t2i, data: {...}, ...}
 
 `like: t2i` starts from the settings of a stage above and changes what is written, `like: curated/training` from a group of
-them. A text that begins with `stage:` names what a stage above leaves in its folder; that is how stages depend on each other.
+them; `rewards: {like: t2i}` takes that one setting from it, whatever kind the two are of. A text that begins with `stage:` names what a stage above leaves in its folder; that is how stages depend on each other.
 `seed`, `threads` and `processes` are those of every stage that has such a setting and does not state it. What the settings of
 a kind are is not known here.
 """
@@ -144,7 +144,7 @@ def _is_other_variant(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
 
 def _stage(name: str, stage: Mapping[str, Any], above: Mapping[str, StageText]) -> StageText:
     like = stage.get("like")
-    own = {key: value for key, value in stage.items() if key not in ("kind", "like")}
+    own = {key: _taken(key, value, above) for key, value in stage.items() if key not in ("kind", "like")}
     base, group = _liked(like, above) if isinstance(like, str) else (None, None)
     kind = stage.get("kind", base.kind if base else None)
     return StageText(name, str(kind), merged(group, own) if group is not None else own, like if group is not None else None)
@@ -156,6 +156,33 @@ def _liked(like: str, above: Mapping[str, StageText]) -> tuple[StageText | None,
     stage = above.get(name)
     group = stage.settings.get(key) if stage and key else stage.settings if stage else None
     return stage, group if isinstance(group, Mapping) else None
+
+
+def _taken(key: str, value: Any, above: Mapping[str, StageText]) -> Any:
+    """The setting as it is written, or that of the stage which `{like: STAGE}` names, with what else is written in it."""
+    name = _named_by(value)
+    if name is None or name not in above:
+        return value
+    taken, own = above[name].settings.get(key), {key: one for key, one in value.items() if key != "like"}
+    return merged(taken, own) if isinstance(taken, Mapping) else taken
+
+
+def _named_by(value: Any) -> str | None:
+    """The stage from which a setting is taken."""
+    like = value.get("like") if isinstance(value, Mapping) else None
+    return like if isinstance(like, str) else None
+
+
+def _mistaken_settings(stage: Mapping[str, Any], above: Mapping[str, StageText]) -> Iterator[tuple[tuple[str, ...], str]]:
+    """Settings that cannot be taken from the stage they name."""
+    for key, value in stage.items():
+        name = _named_by(value)
+        if name is not None and name not in above:
+            yield (key, "like"), f"{name!r} is no stage above this one, {nearest(name, above)}"
+        elif name is not None and key not in above[name].settings:
+            yield (key, "like"), f"{name} states no {key}, {nearest(key, above[name].settings)}"
+        elif name is not None and len(value) > 1 and not isinstance(above[name].settings[key], Mapping):
+            yield (key,), f"all of it is taken from {name}, write nothing beside `like`, or all of it here"
 
 
 def _mistakes(
@@ -180,6 +207,7 @@ def _mistakes(
         yield ("kind",), f"{like} is of kind {liked.kind}, and `like` copies its settings; leave kind out"
     if kind is not None and kinds is not None and kind not in kinds:
         yield ("kind",), f"{kind!r} is not known, {nearest(str(kind), kinds)}"
+    yield from _mistaken_settings(stage, above)
     for at, reference in references({key: value for key, value in stage.items() if key not in ("kind", "like")}):
         if stage_of(reference) not in above:
             yield tuple(map(str, at)), f"{reference!r} names no stage above this one, {nearest(stage_of(reference), above)}"
