@@ -223,7 +223,7 @@ stages:
         ("name: r\nstages: {a: {kind: write, checkpoint: {}}, b: {like: a/checkpoint}}", "kind: missing"),
         ("name: r\nstages: {a: {kind: write, text: x}, b: {kind: write, text: {like: aa}}}", "'aa' is no stage above"),
         ("name: r\nstages: {a: {kind: write, text: x}, b: {kind: write, txt: {like: a}}}", "a states no txt"),
-        ("name: r\nstages: {a: {kind: write, text: x}, b: {kind: write, text: {like: a, y: 1}}}", "write nothing beside `like`"),
+        ("name: r\nstages: {a: {kind: write, text: x}, b: {kind: write, text: {like: a, y: 1}}}", "write nothing beside"),
     ],
 )
 def test_mistakes_of_the_file(text: str, told: str) -> None:

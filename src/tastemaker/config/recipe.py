@@ -8,9 +8,9 @@
       edit:    {kind: train, like: t2i, data: {...}, ...}
 
 `like: t2i` starts from the settings of a stage above and changes what is written, `like: curated/training` from a group of
-them; `rewards: {like: t2i}` takes that one setting from it, whatever kind the two are of. A text that begins with `stage:` names what a stage above leaves in its folder; that is how stages depend on each other.
-`seed`, `threads` and `processes` are those of every stage that has such a setting and does not state it. What the settings of
-a kind are is not known here.
+them; `rewards: {like: t2i}` takes that one setting from it, whatever kind the two are of. A text that begins with `stage:`
+names what a stage above leaves in its folder; that is how stages depend on each other. `seed`, `threads` and `processes` are
+those of every stage that has such a setting and does not state it. What the settings of a kind are is not known here.
 """
 
 from __future__ import annotations
