@@ -11,12 +11,13 @@ from PIL import Image
 
 from tastemaker.data.ratings import Rating
 from tastemaker.errors import UserMistake
+from tastemaker.miniature.judge.describing import captioned
 from tastemaker.miniature.judge.language import DIRECT, RUBRICS, THINKING, QuickProcessor, as_picture
 from tastemaker.miniature.judge.looking import Looking
 from tastemaker.miniature.judge.matching import Matching, Shown, held, request_of, same, shown
 from tastemaker.miniature.judge.model import new_judge, open_judges
 from tastemaker.miniature.judge.naming import Naming
-from tastemaker.miniature.judge.train import JudgeTrainer, Plan, by_dimension, captioned, train
+from tastemaker.miniature.judge.train import JudgeTrainer, Plan, by_dimension, train
 from tastemaker.miniature.raters.rationale import WORDS
 from tastemaker.miniature.world.wording import unknown_pieces
 from tastemaker.rewards.judge import Question

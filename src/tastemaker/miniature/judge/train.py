@@ -16,31 +16,24 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from tastemaker.data.ratings import Rating
 from tastemaker.errors import UserMistake
 from tastemaker.miniature.builder.optimiser import Optimiser, split
-from tastemaker.miniature.judge.language import DESCRIBE, DIRECT, RUBRICS, THINKING, as_picture
+from tastemaker.miniature.judge.describing import Describing, captioned
+from tastemaker.miniature.judge.language import DIRECT, RUBRICS, THINKING
 from tastemaker.miniature.judge.looking import NEEDS_NO_WORDS, Looking
-from tastemaker.miniature.judge.matching import EDITS, Matching
+from tastemaker.miniature.judge.matching import Matching
 from tastemaker.miniature.judge.naming import Naming
-from tastemaker.miniature.raters.corruptions import worn
-from tastemaker.miniature.world.description import General
-from tastemaker.miniature.world.layout import GeneralLayout, sample_layout
-from tastemaker.miniature.world.prompts import write_prompt
-from tastemaker.miniature.world.renderer import render
-from tastemaker.miniature.world.splits import sample, sample_edit
-from tastemaker.rewards.readout import QuestionEncoder, ReadOut
+from tastemaker.rewards.readout import ReadOut
 from tastemaker.rewards.vlm_folder import VLM
 from tastemaker.runtime import checkpoint, seeds
 from tastemaker.runtime import folder as disk
 from tastemaker.runtime.distributed import ALONE, Ranks
 from tastemaker.runtime.metrics import StepLog
 from tastemaker.training.reward_data import question_of
-from tastemaker.training.reward_loss import IGNORED, rationale_loss
 from tastemaker.training.reward_model import Example, Rated, RewardSetup, examples_of_step, losses
 
 EMA_DECAY = 0.99
@@ -162,8 +155,7 @@ class JudgeTrainer:
             for name in RUBRICS
             if examples.get(name)
         }
-        self._encoder = QuestionEncoder(vlm.processor, RUBRICS["alignment"], DIRECT)
-        self._matching = Matching(vlm, plan.seed)
+        self._describing, self._matching = Describing(vlm, plan.seed), Matching(vlm, plan.seed)
 
     def step(self, step: int) -> dict[str, float]:
         """Gradients of step 1, 2, ... and the update; returns means over its examples."""
@@ -234,7 +226,7 @@ class JudgeTrainer:
         """Captions written, and requests held against pictures, as shares of `total` examples."""
         metrics = {}
         if captions:
-            loss = self.caption_loss(captions, step)
+            loss = self._describing.loss(captions, step, getattr(torch, self.plan.precision))
             (loss.sum() / total).backward()
             metrics["caption_loss"] = float(loss.detach().mean())
         if matching:
@@ -242,26 +234,6 @@ class JudgeTrainer:
             (sum(found.values()).sum() / total).backward()  # type: ignore[union-attr]
             metrics |= {f"matching_{key}": float(value.detach().mean()) for key, value in found.items()}
         return metrics
-
-    def caption_loss(self, count: int, step: int) -> Tensor:
-        """(count,) of new drawings of the training split and their captions, or of edits and what was asked for."""
-        rows, ends = [], []
-        for number in range(count):
-            pictures, text = described(seeds.random(self.plan.seed, "caption", step, number))
-            shown = [{"type": "image", "image": as_picture(picture)} for picture in pictures]
-            content = [{"type": "text", "text": f"{DESCRIBE}\n"}, *shown]
-            row = dict(self.vlm.processor.apply_chat_template([{"role": "user", "content": content}]))
-            ends.append(self._encoder.ids(f"{text}<|im_end|>"))
-            rows.append(_lengthened(row, ends[-1]))
-        keep = max(map(len, ends)) + 1
-        batch = self.vlm.placed(self._encoder.collate(rows))
-        precision = getattr(torch, self.plan.precision)
-        with torch.autocast(self.vlm.device.type, precision, enabled=precision != torch.float32):
-            logits_BKV = self.vlm.core(**batch, logits_to_keep=keep, use_cache=False).logits
-        labels_BK = torch.full((count, keep), IGNORED, device=logits_BKV.device)
-        for place, end in enumerate(ends):
-            labels_BK[place, keep - 1 - len(end) : keep - 1] = torch.tensor(end, device=logits_BKV.device)
-        return rationale_loss(logits_BKV, labels_BK)
 
     def tensors(self) -> dict[str, dict[str, Tensor]]:
         """Everything a checkpoint needs."""
@@ -324,50 +296,3 @@ def by_dimension(ratings: Sequence[Rating]) -> dict[str, list[Rated]]:
 def rated(rating: Rating) -> Rated:
     """Its pictures are opened when a step looks at them."""
     return Rated.of(question_of(rating, rating.picture), [*rating.scores.values()], rating.rationale)
-
-
-def described(rng: np.random.Generator) -> tuple[list[np.ndarray], str]:
-    """A picture and its caption, or an edit's source and target and its instruction, of the training split."""
-    if rng.random() < EDITS:
-        pair = sample_edit("train", rng)
-        target = worn(render(pair.edit.target, pair.target_layout), rng)
-        return [render(pair.edit.source, pair.source_layout), target], pair.instruction
-    picture, text = captioned(rng)
-    return [picture], text
-
-
-def captioned(rng: np.random.Generator) -> tuple[np.ndarray, str]:
-    """A picture of the training split, often worn, and its caption.
-
-    It is in one wording, and names things from left to right where no relation is said.
-    """
-    description = sample("train", rng)
-    layout = sample_layout(description, rng)
-    picture = worn(render(description, layout), rng)
-    if isinstance(description, General) and isinstance(layout, GeneralLayout) and description.kind in ("pair", "three"):
-        order = np.argsort([x for x, _ in layout.centres])
-        description = replace(description, things=tuple(description.things[place] for place in order))
-    return picture, write_prompt(description, _FirstWording())
-
-
-class _FirstWording(np.random.Generator):
-    """Draws the first of all options, and no shuffle: a caption has to be one that can be foretold."""
-
-    def __init__(self) -> None:
-        super().__init__(np.random.PCG64(0))
-
-    def integers(self, *args, **kwargs):  # type: ignore[no-untyped-def,override]
-        return 0
-
-    def random(self, *args, **kwargs):  # type: ignore[no-untyped-def,override]
-        return 0.999
-
-    def permutation(self, x, axis=0):  # type: ignore[no-untyped-def,override]
-        return np.arange(x)
-
-
-def _lengthened(row: dict[str, Tensor], ids: Sequence[int]) -> dict[str, Tensor]:
-    """The row with text appended."""
-    new = torch.tensor([ids])
-    tails = {"input_ids": new, "attention_mask": torch.ones_like(new), "mm_token_type_ids": torch.zeros_like(new).int()}
-    return {name: torch.cat([value, tails[name]], 1) if name in tails else value for name, value in row.items()}
