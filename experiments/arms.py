@@ -164,6 +164,10 @@ def _trained(folder: Path, config: ArmConfig, prompts: Sequence[Prompt], bench: 
 
     began = time.process_time()
     state = run_training(until, adapter, Task(prompts, rewards, SIDE, SIDE), folder, embeddings=cache, after_step=count)
+    if state.step > step:  # a point that was lost after the training had gone on
+        raise UserMistake(
+            f"{folder}: point {step} is missing, and the weights are those of step {state.step}; remove the folder"
+        )
     speed = sum(trained) / (time.process_time() - began) if trained else math.nan
     seconds = sum(line["seconds"] for line in read_lines(folder / "metrics.jsonl") if line["step"] <= step)
     with state.averaged():

@@ -226,7 +226,8 @@ def test_a_table_escapes_and_marks_what_is_clear():
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "less"), [("hybrid_cfg", {"steps": 1}), ("timesteps", {"steps": 1, "algorithms": "grpo"}), ("algorithms", {})]
+    ("name", "less"),
+    [("hybrid_cfg", {"steps": 1}), ("timesteps", {"steps": 1, "algorithms": "grpo"}), ("algorithms", {"seconds": 1e-6})],
 )
 def test_it_runs_and_goes_on(tmp_path, name, less):
     from importlib import import_module

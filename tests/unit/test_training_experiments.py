@@ -84,6 +84,20 @@ def test_a_folder_holds_one_design_and_takes_more_seeds(tmp_path):
         claim(tmp_path, Design(**{**vars(QUICK), "keep": 0.3}))
 
 
+def test_a_lost_point_is_not_measured_on_later_weights(tmp_path, monkeypatch):
+    from types import SimpleNamespace
+
+    import experiments.arms as arms
+
+    bench = SimpleNamespace(folder=tmp_path, say=lambda text: None, pool=None, rewards={}, open=lambda config: (None, None))
+    monkeypatch.setattr(arms, "run_training", lambda *args, **kwargs: SimpleNamespace(step=4))
+    monkeypatch.setattr(arms.task, "rewards", lambda pool: {})
+    (tmp_path / "metrics.jsonl").write_text("")
+    with pytest.raises(UserMistake, match="point 2 is missing and the weights are those of step 4"):
+        arms.run_arm(tmp_path, arms.t2i_config("budget.max_steps=4"), [], bench, 2)
+    assert not list(tmp_path.glob("point-*"))
+
+
 def test_weights_by_category_are_a_config_that_is_right():
     from experiments.arms import t2i_config
     from experiments.categories.__main__ import WEIGHTS
