@@ -93,7 +93,7 @@ def test_a_lost_point_is_not_measured_on_later_weights(tmp_path, monkeypatch):
     monkeypatch.setattr(arms, "run_training", lambda *args, **kwargs: SimpleNamespace(step=4))
     monkeypatch.setattr(arms.task, "rewards", lambda pool: {})
     (tmp_path / "metrics.jsonl").write_text("")
-    with pytest.raises(UserMistake, match="point 2 is missing and the weights are those of step 4"):
+    with pytest.raises(UserMistake, match="point 2 is missing, and the weights are those of step 4"):
         arms.run_arm(tmp_path, arms.t2i_config("budget.max_steps=4"), [], bench, 2)
     assert not list(tmp_path.glob("point-*"))
 
