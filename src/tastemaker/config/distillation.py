@@ -14,6 +14,7 @@ from tastemaker.config.settings import (
     CheckpointConfig,
     DataConfig,
     FullPolicy,
+    LoopConfig,
     OptimiserConfig,
     PolicyConfig,
 )
@@ -73,22 +74,11 @@ class StudentRollout(Settings):
             yield Broken(("states", "steps"), f"must be at most steps = {self.steps}", "lower it, or set it to null for all")
 
 
-class DistillConfig(Settings):
+class DistillConfig(LoopConfig):
     """One distillation."""
 
-    name: Name = Field(examples=["student"])
-    """The run's name, and its folder's."""
-    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
-    """All randomness follows from this number."""
     model: Annotated[str, Field(min_length=1)] = Field(examples=["miniature"])
     """Where the student starts: the folder of a diffusers pipeline, or the word miniature."""
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """Of the model's forward passes; auto takes bf16 where the device has arithmetic for it."""
-    threads: Positive | None = None
-    """CPU threads of each process; null takes its part of the physical cores it may use."""
-    processes: Positive | Literal["auto"] = Field(default=1, json_schema_extra=FREE)
-    """Processes of this machine that share each step's work; auto is one with a GPU, and on a CPU one for each core up to 4.
-    They end where one ends, up to rounding; see docs/scale.md. Under torchrun, its number counts."""
     teachers: Annotated[tuple[TeacherConfig, ...], Field(min_length=1)] = Field(
         examples=[[{"name": "t2i", "weights": "runs/t2i/transformer", "teaches": ["t2i"]}]]
     )

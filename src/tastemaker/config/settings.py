@@ -220,15 +220,13 @@ FREE: JsonDict = {"free_on_resume": True}
 """Marks groups that change no weight, so that a resumed run may have other values."""
 
 
-class TrainConfig(Settings):
-    """One training run."""
+class LoopConfig(Settings):
+    """What every run of the training loop states, whatever it learns from."""
 
     name: Name = Field(examples=["first-run"])
     """The run's name, and its folder's."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """All randomness follows from this number."""
-    model: Annotated[str, Field(min_length=1)] = Field(examples=["miniature"])
-    """The folder of a diffusers pipeline, or the word miniature."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Of the model's forward passes; auto takes bf16 where the device has arithmetic for it."""
     threads: Positive | None = None
@@ -236,6 +234,13 @@ class TrainConfig(Settings):
     processes: Positive | Literal["auto"] = Field(default=1, json_schema_extra=FREE)
     """Processes of this machine that share each step's work; auto is one with a GPU, and on a CPU one for each core up to 4.
     They end where one ends, up to rounding; see docs/scale.md. Under torchrun, its number counts."""
+
+
+class TrainConfig(LoopConfig):
+    """One training run."""
+
+    model: Annotated[str, Field(min_length=1)] = Field(examples=["miniature"])
+    """The folder of a diffusers pipeline, or the word miniature."""
     rollout: RolloutConfig = RolloutConfig()
     algorithm: AlgorithmConfig = GRPOConfig()
     optimiser: OptimiserConfig = OptimiserConfig()
