@@ -36,7 +36,7 @@ from tastemaker.rewards.rubrics import quoted
 from tastemaker.rewards.vlm_folder import VLM
 from tastemaker.runtime import seeds
 
-EDITS = 0.375
+EDITS = 0.5
 """Share of edits among what is held against pictures, and among what is described."""
 _TRUE = 0.3  # share of requests that are the drawing's own caption
 _DONE = 0.4  # share of edits that are done as asked
