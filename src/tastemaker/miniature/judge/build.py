@@ -101,7 +101,7 @@ A Qwen3-VL of a few million parameters that scores 64x64 drawings of tastemaker'
 aesthetic, portrait and instruction following. It was trained on scores of *simulated* raters. It is good for nothing else.
 
 Spearman's correlation within held-out prompts, 95% intervals in brackets; "simulated raters' own" is that of the mean of their
-scores, which is what a perfect learner of them could reach. Scores a second include the encoding, on the threads at hand.
+scores; a judge that learns from many ratings may do better. Scores a second include the encoding, on the threads at hand.
 
 {table}
 Built with {told}.
