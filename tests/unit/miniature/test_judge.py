@@ -13,7 +13,7 @@ from tastemaker.data.ratings import Rating
 from tastemaker.errors import UserMistake
 from tastemaker.miniature.judge.describing import captioned
 from tastemaker.miniature.judge.language import DIRECT, RUBRICS, THINKING, QuickProcessor, as_picture
-from tastemaker.miniature.judge.looking import Looking
+from tastemaker.miniature.judge.looking import Looking, by_picture
 from tastemaker.miniature.judge.matching import Matching, Shown, held, request_of, same, shown
 from tastemaker.miniature.judge.model import new_judge, open_judges
 from tastemaker.miniature.judge.naming import Naming
@@ -218,16 +218,21 @@ def test_the_eye_alone_learns_scores_that_need_no_words():
     looking = Looking(judge)
     pictures = [Image.new("RGB", (64, 64), (shade, shade, shade)) for shade in (20, 230)]
     rated = [Rated.of(Question(str(n), "", picture), [1 + 4 * n] * 3) for n, picture in enumerate(pictures)]
+    shown = by_picture({"aesthetic": rated, "quality": rated[:1], "alignment": rated})
+    assert [{*one} for one in shown] == [{"quality", "aesthetic"}, {"aesthetic"}]
     optimiser = torch.optim.Adam([*judge.core.model.visual.parameters(), *looking.heads.parameters()], 1e-3)
-    assert looking.loss("aesthetic", rated).tolist() == pytest.approx([math.log(5)] * 2, abs=1e-5)
+    assert {name: loss.tolist() for name, loss in looking.losses(shown).items()} == {
+        "aesthetic": pytest.approx([math.log(5)] * 2, abs=1e-5),
+        "quality": pytest.approx([math.log(5)], abs=1e-5),
+    }
     for _ in range(30):
         optimiser.zero_grad()
-        looking.loss("aesthetic", rated).mean().backward()
+        looking.losses(shown)["aesthetic"].mean().backward()
         optimiser.step()
-    assert looking.loss("aesthetic", rated).max() < 0.3
+    assert looking.losses(shown)["aesthetic"].max() < 0.3
     assert {name.split(".")[1] for name, p in judge.core.named_parameters() if p.grad is not None} == {"visual"}
     with pytest.raises(ValueError, match="how its raters differ"):
-        looking.loss("aesthetic", [Rated(rated[0].question, 3.0)])
+        looking.losses([{"aesthetic": Rated(rated[0].question, 3.0)}])
 
 
 def test_a_wrong_word_spoils_the_rest_of_its_phrase_and_no_other():

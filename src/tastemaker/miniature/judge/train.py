@@ -24,7 +24,7 @@ from tastemaker.errors import UserMistake
 from tastemaker.miniature.builder.optimiser import Optimiser, split
 from tastemaker.miniature.judge.describing import Describing, captioned
 from tastemaker.miniature.judge.language import DIRECT, RUBRICS, THINKING
-from tastemaker.miniature.judge.looking import NEEDS_NO_WORDS, Looking
+from tastemaker.miniature.judge.looking import NEEDS_NO_WORDS, Looking, by_picture
 from tastemaker.miniature.judge.matching import Matching
 from tastemaker.miniature.judge.naming import Naming
 from tastemaker.rewards.readout import ReadOut
@@ -53,8 +53,8 @@ class Plan:
     seeing_steps: int = 800
     naming: int = 96
     """Pictures whose words the eye finds by itself."""
-    looking: int = 64
-    """Rated pictures that the eye scores by itself, of each dimension that needs no words."""
+    looking: int = 96
+    """Rated pictures that the eye scores by itself, on all that needs no words."""
     comparing_steps: int = 2000
     describing: int = 24
     comparing: int = 56
@@ -64,8 +64,8 @@ class Plan:
     aesthetic: int = 14
     portrait: int = 8
     instruction: int = 18
-    glances: int = 8
-    """Rated pictures that the eye scores by itself in a step that rates, of each dimension that needs no words."""
+    glances: int = 16
+    """Rated pictures that the eye scores by itself in a step that rates."""
     captions: int = 2
     """Pictures described in a step that rates."""
     matching: int = 10
@@ -135,7 +135,7 @@ class JudgeTrainer:
         self._naming = Naming(vlm, captioned, plan.seed)
         self._looking = Looking(vlm)
         rated = {name: [one for one in examples.get(name, ()) if isinstance(one, Rated)] for name in NEEDS_NO_WORDS}
-        self._wordless = {name: some for name, some in rated.items() if some and (plan.looking or plan.glances)}
+        self._looked_at = by_picture(rated) if plan.looking or plan.glances else []
         matrices, rest = split(vlm.model, never=_BESIDE)
         rest = [*rest, *self._naming.sureness.parameters(), *self._looking.heads.parameters()]
         self.optimiser = Optimiser(matrices, rest, muon_lr=plan.muon_lr, adam_lr=plan.adam_lr, decay_from=0.6)
@@ -199,13 +199,12 @@ class JudgeTrainer:
 
     def _looks(self, size: int, step: int, total: int) -> dict[str, float]:
         """The eye's own scores, as shares of `total` examples."""
-        metrics = {}
-        for name, rated in self._wordless.items() if size else ():
-            chosen = seeds.random(self.plan.seed, "looking", name, step).choice(len(rated), size)
-            loss = self._looking.loss(name, [rated[place] for place in chosen])
-            (loss.sum() / total).backward()
-            metrics[f"{name}_looks"] = float(loss.detach().mean())
-        return metrics
+        if not size or not self._looked_at:
+            return {}
+        chosen = seeds.random(self.plan.seed, "looking", step).choice(len(self._looked_at), size)
+        found = self._looking.losses([self._looked_at[place] for place in chosen])
+        (torch.cat([*found.values()]).sum() / total).backward()
+        return {f"{name}_looks": float(loss.detach().mean()) for name, loss in found.items()}
 
     def _compare(self, step: int) -> dict[str, float]:
         return self._words(self.plan.describing, self.plan.comparing, step, self.plan.describing + self.plan.comparing)
@@ -213,7 +212,7 @@ class JudgeTrainer:
     def _rate(self, step: int) -> dict[str, float]:
         plan, metrics = self.plan, dict[str, float]()
         sizes = {name: getattr(plan, name) for name in RUBRICS if getattr(plan, name)}
-        total = sum(sizes.values()) + plan.captions + plan.matching + plan.glances * len(self._wordless)
+        total = sum(sizes.values()) + plan.captions + plan.matching + plan.glances
         for place, (name, size) in enumerate(sizes.items()):
             setup = self._setups[name][(step + place) % len(self._setups[name])]
             found = losses(setup, examples_of_step(self.examples[name], step, size, plan.seed))
@@ -289,8 +288,9 @@ def train(trainer: JudgeTrainer, folder: Path, say: Callable[[str], None] = lamb
 
 
 def by_dimension(ratings: Sequence[Rating]) -> dict[str, list[Rated]]:
-    """The ratings of each dimension that the judge has a rubric for; sub-scores are in the reasons."""
-    return {name: [rated(rating) for rating in ratings if rating.dimension == name] for name in RUBRICS}
+    """The ratings of each dimension that the judge has a rubric for, and of those that its eye learns beside them."""
+    names = dict.fromkeys((*RUBRICS, *NEEDS_NO_WORDS))
+    return {name: [rated(rating) for rating in ratings if rating.dimension == name] for name in names}
 
 
 def rated(rating: Rating) -> Rated:
