@@ -12,7 +12,8 @@ What makes the two comparable:
   r ratings of each picture cost K r; 2 r / (K - 1) votes on each of the K (K - 1) / 2 pairs cost as much.
 - **Same number of pictures through the network**, at every update: a batch of B pictures is B ratings or B / 2 pairs. Every
   picture passes equally often in both arms. There are enough updates to see every vote once.
-- **Same start**: for each seed one stage in which the model learns to see, by captions; both arms go on from its weights.
+- **Same start**: for each seed one model that has learnt to see, by captions, and to hold requests against pictures. Both arms
+  go on from its weights, which come from no rating and no vote.
 - **Same optimiser, schedule, read-out and averaging of weights.** No setting was chosen for either arm: they are the miniature
   judge's defaults. Both losses carry the same small weight on the probability of the five tokens together.
 

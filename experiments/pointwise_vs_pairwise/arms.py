@@ -1,6 +1,6 @@
 """Trains one arm from the start it shares with the others, and has it judge the held-out pictures. Resumes; keeps what is done.
 
-FOLDER/seed-0/start      the stage that learns to see         FOLDER/seed-0/ARM/steps        checkpoint, log.jsonl beside
+FOLDER/seed-0/start      what all arms of a seed start from   FOLDER/seed-0/ARM/steps        checkpoint, log.jsonl beside
 FOLDER/training, held-out   pictures and their truth           FOLDER/seed-0/ARM/arm.json     scores and costs: it is finished
 """
 
@@ -81,9 +81,9 @@ def run_arm(folder: Path, name: str, seed: int, design: Design, training: Pictur
 
 
 def start(folder: Path, design: Design, seed: int, say: Say) -> VLM:
-    """A model that has learnt to see, with its averaged weights: the same for all arms of a seed."""
-    trainer = JudgeTrainer(new_judge(seed), {}, design.seeing(seed))
-    say(f"seed {seed}: learning to see")
+    """A model that sees and compares, with its averaged weights: the same for all arms of a seed."""
+    trainer = JudgeTrainer(new_judge(seed), {}, design.start(seed))
+    say(f"seed {seed}: learning to see and to compare")
     train(trainer, folder, say)
     return trainer.finish()
 

@@ -22,8 +22,8 @@ DIMENSIONS = tuple(name for name in RUBRICS if name in MARGINS)
 class Design:
     """Raises UserMistake, one line for each setting that cannot be."""
 
-    t2i: int = 600
-    edits: int = 400
+    t2i: int = 300
+    edits: int = 200
     pictures: int = 4
     """Of each training prompt."""
     raters: int = 3
@@ -32,10 +32,14 @@ class Design:
     held_out_t2i: int = 200
     held_out_edits: int = 150
     held_out_pictures: int = 6
-    seeing_steps: int = 1500
-    describing: int = 48
-    """Captions of one step of the stage in which the model learns to see."""
-    steps: int = 1500
+    naming_steps: int = 600
+    """Before it is told any score: of the eye, which names what is in pictures, ..."""
+    start_steps: int = 1200
+    """... and of the whole model, which describes pictures and holds requests against them."""
+    describing: int = 16
+    comparing: int = 48
+    """Captions, and requests held against pictures, in one of these."""
+    steps: int = 750
     """Updates of each arm."""
     batch: int = 16
     """Pictures judged in one update, for each dimension."""
@@ -47,7 +51,10 @@ class Design:
         rules = {
             f"seeds {self.seeds}: at least 1": self.seeds >= 1,
             f"t2i {self.t2i}, edits {self.edits}: at least 1 each": min(self.t2i, self.edits) >= 1,
-            f"steps {self.steps}, seeing_steps {self.seeing_steps}: at least 1 each": min(self.steps, self.seeing_steps) >= 1,
+            f"steps {self.steps}, naming_steps {self.naming_steps}, start_steps {self.start_steps}: at least 1 each": min(
+                self.steps, self.naming_steps, self.start_steps
+            )
+            >= 1,
             f"severity {self.severity:g}: 0 or above": self.severity >= 0,
             f"batch {self.batch}: an even number, since a pair has two pictures": self.batch > 0 and self.batch % 2 == 0,
             f"raters {self.raters}, pictures {self.pictures}: 2 raters / (pictures - 1) must be whole, the votes on a pair": (
@@ -84,11 +91,11 @@ class Design:
         """Prompts that ask for what no training picture shows; see miniature/world/splits.py."""
         return Sitting("eval", self.held_out_t2i, self.held_out_edits, self.held_out_pictures, 0.0, self.panel, self.raters)
 
-    def seeing(self, seed: int) -> Plan:
-        """The stage that both arms start from."""
-        named = self.seeing_steps // 2  # by the eye alone, before the whole model describes
-        parts: dict[str, Any] = {"seeing_steps": named, "comparing_steps": self.seeing_steps - named, "rating_steps": 0}
-        return Plan(**_NOTHING, **parts, describing=self.describing, seed=seed)
+    def start(self, seed: int) -> Plan:
+        """The stages that all arms start from: no rating and no vote is in them."""
+        parts: dict[str, Any] = {"seeing_steps": self.naming_steps, "comparing_steps": self.start_steps, "rating_steps": 0}
+        shown = {"describing": self.describing, "comparing": self.comparing}
+        return Plan(**{**_NOTHING, **shown}, **parts, seed=seed)
 
     def plan(self, arm: str, seed: int) -> Plan:
         """Without captions: beside them the two losses, which have different units, would weigh differently."""
@@ -97,15 +104,17 @@ class Design:
         return Plan(**{**_NOTHING, **dict.fromkeys(DIMENSIONS, examples)}, **parts, seed=seed)
 
 
-_NOTHING: dict[str, Any] = {**dict.fromkeys(RUBRICS, 0), "looking": 0, "captions": 0, "comparing": 0, "matching": 0}
+_NOTHING: dict[str, Any] = dict.fromkeys((*RUBRICS, "looking", "glances", "captions", "describing", "comparing", "matching"), 0)
 QUICK = Design(
     t2i=2,
     edits=2,
     held_out_t2i=4,
     held_out_edits=4,
     held_out_pictures=4,
-    seeing_steps=6,
+    naming_steps=3,
+    start_steps=3,
     describing=8,
+    comparing=4,
     steps=12,
     batch=8,
     seeds=2,

@@ -22,7 +22,9 @@ def test_it_runs_and_resumes(tmp_path, monkeypatch):
     from experiments.pointwise_vs_pairwise.design import QUICK
 
     few = {"t2i": 1, "edits": 1, "held_out_t2i": 2, "held_out_edits": 2, "held_out_pictures": 3, "pictures": 2}
-    design = replace(QUICK, **few, seeing_steps=1, describing=1, steps=6, batch=4, seeds=1, severity=0.0)
+    design = replace(
+        QUICK, **few, naming_steps=1, start_steps=1, describing=1, comparing=1, steps=6, batch=4, seeds=1, severity=0.0
+    )
     run(tmp_path, design, resamples=20)
     result = json.loads((tmp_path / "result.json").read_text())
     costs = [arm["costs"] for arm in result["arms"]]
