@@ -250,6 +250,7 @@ def test_readme_configs_are_accepted_and_its_commands_exist(tmp_path):
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     configs = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
     assert configs
+    (tmp_path / "my_rewards.py").write_text("\n".join(re.findall(r"```python\n(.*?)```", text, re.DOTALL)))
     for config in configs:
         path = tmp_path / "readme.yaml"
         path.write_text(config)

@@ -287,6 +287,8 @@ def test_the_configs_in_the_page_on_judges_are_accepted(tmp_path):
     (tmp_path / "judges" / "alignment").mkdir(parents=True)
     for name in ("judges/alignment/config.json", "judges/alignment/judge.json", "face.onnx"):
         (tmp_path / name).write_text("{}")
+    page = (ROOT / "docs" / "judges.md").read_text(encoding="utf-8")
+    (tmp_path / "my_rewards.py").write_text("\n".join(re.findall(r"```python\n(.*?)```", page, re.DOTALL)))
     for text in configs:
         (tmp_path / "run.yaml").write_text(text)
         config = load(tmp_path / "run.yaml", TrainConfig)

@@ -6,7 +6,7 @@ Its files:
     rewards.py      rewards, their weights by category and their gates, and the rules between them
     categories.py   how prompts get a category: rules, or a model that is asked
     evaluation.py   what can be set for `tastemaker evaluate`
-    judges.py       judges by name: a folder, our server, a chat server, scorers of faces and lettering, those of the miniature
+    judges.py       judges by name: a folder, our server, a chat server, scorers of faces and lettering, your own
     monitor.py      what is watched while training
     base.py         what all groups of settings share: unknown keys refused, frozen, rules that name their keys
     strict_yaml.py  YAML in which a key occurs once, `1e-5` is a number, and every value knows its line
@@ -24,6 +24,7 @@ from tastemaker.config.judges import (
     FolderJudgeConfig,
     MiniatureIdentityConfig,
     MiniatureJudgeConfig,
+    PythonJudgeConfig,
     ReadOutConfig,
     ServerJudgeConfig,
     TextRenderingConfig,
@@ -77,6 +78,7 @@ __all__ = [
     "OldPolicyConfig",
     "OptimiserConfig",
     "PolicyConfig",
+    "PythonJudgeConfig",
     "ReadOutConfig",
     "RewardConfig",
     "RolloutConfig",

@@ -1,4 +1,5 @@
-"""Judges that a config names: a model's folder, our own server, any chat server with log-probabilities, or a fixed scorer.
+"""Judges that a config names: a model's folder, our own server, any chat server with log-probabilities, a fixed scorer, or a
+function of your own.
 
 A token is never written into a config: `token_variable` names the environment variable that holds it. Whether the paths are
 there is for `check_judges`, since they start at the config's own folder.
@@ -6,10 +7,11 @@ there is for `check_judges`, since they start at the config's own folder.
 
 from __future__ import annotations
 
+import ast
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 from urllib.parse import urlsplit
 
 from pydantic import Field
@@ -208,6 +210,21 @@ class MiniatureIdentityConfig(Settings):
     scores: ClassVar[Range] = (0, 1)
 
 
+class PythonJudgeConfig(Settings):
+    """A function or class of your own in a Python file, run in the training process. `low` and `high` are its range."""
+
+    kind: Literal["python"] = "python"
+    """Chooses this judge."""
+    path: FilePath = Field(examples=["my_rewards.py"])
+    """The file. It may import from its own folder."""
+    call: Annotated[str, Field(pattern=r"^[A-Za-z_]\w*$")] = Field(examples=["sharpness"])
+    """What to call with the pictures (B, 3, H, W) in [0, 1] and their prompts, for B scores; a class is first made, once."""
+    options: dict[str, Any] = Field(default={})
+    """What the function takes beside those, or what the class is made with. One called `device` is the run's if not given."""
+    scores: ClassVar[Range | None] = None
+    """Its own matter."""
+
+
 AnyJudgeConfig = (
     FolderJudgeConfig
     | ServerJudgeConfig
@@ -216,6 +233,7 @@ AnyJudgeConfig = (
     | TextRenderingConfig
     | MiniatureJudgeConfig
     | MiniatureIdentityConfig
+    | PythonJudgeConfig
 )
 JudgeConfig = Annotated[AnyJudgeConfig, Field(discriminator="kind")]
 
@@ -238,6 +256,8 @@ def check_judges(judges: Mapping[str, AnyJudgeConfig | None], beside: Path) -> N
 def _absent(judge: AnyJudgeConfig, beside: Path) -> Iterator[str]:
     if isinstance(judge, ArcFaceIdentityConfig) and not (beside / judge.path).is_file():
         yield f"path: there is no file {beside / judge.path}; give an ArcFace-style network in ONNX format"
+    if isinstance(judge, PythonJudgeConfig):
+        yield from _absent_call(judge, beside / judge.path)
     if not isinstance(judge, FolderJudgeConfig | ChatJudgeConfig):
         return
     if judge.rubric is not None and judge.rubric not in shipped_rubrics() and not (beside / judge.rubric).is_file():
@@ -252,6 +272,35 @@ def _absent(judge: AnyJudgeConfig, beside: Path) -> Iterator[str]:
         yield f"path: {folder} {what}; give the folder of a transformers model or of a LoRA"
     elif judge.rubric is None and not (folder / "judge.json").is_file():
         yield f"rubric: missing, and {folder} was not trained as a judge (it has no judge.json); set it, such as alignment.v1"
+
+
+def _absent_call(judge: PythonJudgeConfig, path: Path) -> Iterator[str]:
+    """The file is read and not run."""
+    if path.suffix != ".py" or not path.is_file():
+        yield f"path: there is no Python file {path}; give one that has the function or class {judge.call}"
+        return
+    try:
+        tree = ast.parse(path.read_bytes())
+    except (SyntaxError, ValueError) as error:
+        yield f"path: {path} is no Python that can be read: {error}"
+        return
+    names = {name for statement in tree.body for name in _bound(statement)}
+    if judge.call not in names and "*" not in names:
+        yield f"call: {path} defines no {judge.call}; {nearest(judge.call, sorted(names))}"
+
+
+def _bound(statement: ast.stmt) -> Iterator[str]:
+    """The names that a statement may bind, those inside an `if` or a `try` too."""
+    if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+        yield statement.name
+        return
+    for node in ast.walk(statement):
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            yield node.id
+        elif isinstance(node, ast.alias):
+            yield (node.asname or node.name).split(".")[0]
+        elif isinstance(node, ast.FunctionDef | ast.ClassDef):
+            yield node.name
 
 
 def _rubric_rules(rubric: str | None) -> Iterator[Broken]:

@@ -1,4 +1,4 @@
-"""From the words of settings to rewards: built-in ones, judges in folders and behind servers, scorers of faces and text."""
+"""From the words of settings to rewards: built-in ones, judges in folders and behind servers, scorers, your own."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from tastemaker.config import (
     Judged,
     MiniatureIdentityConfig,
     MiniatureJudgeConfig,
+    PythonJudgeConfig,
     RewardConfig,
     ServerJudgeConfig,
     TextRenderingConfig,
@@ -38,6 +39,7 @@ from tastemaker.rewards.faces_arcface import ArcFaceEmbedder
 from tastemaker.rewards.faces_dlib import DlibEmbedder, DlibFaces
 from tastemaker.rewards.identity import FaceEmbedder, FaceIdentityReward
 from tastemaker.rewards.judge import Judge, JudgeReward
+from tastemaker.rewards.own import OwnReward, open_own
 from tastemaker.rewards.readout import ReadOut
 from tastemaker.rewards.reward import Reward
 from tastemaker.rewards.rubrics import load_rubric, shipped
@@ -127,6 +129,9 @@ def _opened(reward: RewardConfig, config: Judged, beside: Path, device: torch.de
         return FaceIdentityReward(face_embedder(judge, beside), judge.lost, reward.name, reward.floor)
     if isinstance(judge, TextRenderingConfig):
         return text_rendering(judge, reward)
+    if isinstance(judge, PythonJudgeConfig):
+        call, fingerprint = open_own(beside / judge.path, judge.call, judge.options, device)
+        return OwnReward(reward.name, reward.low, reward.high, reward.floor, call, beside / judge.path, fingerprint)
     deadlines = config.deadlines
     limits = Limits(item=deadlines.item, batch=deadlines.batch, concurrency=judge.concurrency)
     return JudgeReward(remote_judge(judge, reward.name, beside, limits), reward.floor)
