@@ -212,6 +212,24 @@ def test_each_part_trains_what_it_is_about(examples):
         SMALL.part_of(6)
 
 
+def test_all_that_was_said_of_a_picture_is_learnt_from_one_look(tmp_path):
+    """Ratings of several dimensions, as a sitting leaves them: each has an id of its own."""
+    Image.new("RGB", (64, 64)).save(tmp_path / "a.png")
+    Image.new("RGB", (64, 64)).save(tmp_path / "b.png")
+    told = [("a", "quality"), ("a", "fidelity"), ("a", "aesthetic"), ("b", "aesthetic"), ("a", "alignment")]
+    ratings = [
+        Rating(f"{name}-{dimension}", str(tmp_path / f"{name}.png"), "a star", dimension, {"sim-00": 3, "sim-01": 4})
+        for name, dimension in told
+    ]
+    shown = by_picture(by_dimension(ratings))
+    assert [{*one} for one in shown] == [{"quality", "fidelity", "aesthetic"}, {"aesthetic"}]
+    assert {name: len(loss) for name, loss in Looking(new_judge()).losses(shown).items()} == {
+        "quality": 1,
+        "fidelity": 1,
+        "aesthetic": 2,
+    }
+
+
 def test_the_eye_alone_learns_scores_that_need_no_words():
     """Dark pictures are rated 1, bright ones 5; nothing but the eye gets a gradient, and the scores of the two part."""
     judge = new_judge()

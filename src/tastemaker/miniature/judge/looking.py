@@ -60,7 +60,10 @@ class Looking:
 
 
 def by_picture(examples: Mapping[str, Sequence[Rated]]) -> list[Looked]:
-    """What was said of each picture that anyone scored without need of words, in the order in which they come."""
+    """What was said of each picture that anyone scored without need of words, in the order in which they come.
+
+    A picture is told by the id of its question, so that is its file's name for all its dimensions.
+    """
     found: dict[str, dict[str, Rated]] = {}
     for name in NEEDS_NO_WORDS:
         for one in examples.get(name, ()):
