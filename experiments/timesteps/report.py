@@ -19,6 +19,7 @@ EDITS, SATURATION, PROXY, EXACT = "edits", "saturation", "proxy", "exact"
 MEASURES = {PROXY: "proxy", EXACT: "truth: every fact holds", EDITS: "truth: edits do what they say"}
 SHARES = (EXACT, EDITS)
 """Told in points; the proxy is told as it is."""
+_BOUGHT = 0.1  # share of the largest gain of the proxy below which an arm has bought none
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ def values(point: Point, measure: str) -> np.ndarray:
 def rows_of(base: Point, arms: Sequence[Arm]) -> list[dict[str, Any]]:
     """Every difference, paired by prompt, for each seed and pooled (seed null).
 
-    `at` is a step, "end", or "equal proxy": where each arm has gained as much proxy as the one that gained least.
+    `at` is a step, "end", or "equal proxy": where every arm that gained any has gained as much as the one that gained least.
     """
     rows: list[dict[str, Any]] = []
     for algorithm in dict.fromkeys(arm.algorithm for arm in arms):
@@ -86,12 +87,19 @@ def _against_high(arms: Sequence[Arm]) -> list[dict[str, Any]]:
 
 
 def _at_equal_proxy(base: Point, arms: Sequence[Arm]) -> list[dict[str, Any]]:
-    """Each arm less the base, in a straight line between the two points where its proxy passes the gain that all reach."""
+    """Each arm less the base, in a straight line between the two points where its proxy passes the gain that all reach.
+
+    An arm that bought less than a tenth of what another did, in any seed, has nothing to be compared at, and is left out.
+    """
     before = values(base, PROXY).mean()
-    reached = [max(values(point, PROXY).mean() for point in arm.points) - before for arm in arms]
-    gain = min(reached, default=math.nan)
+    reached: dict[str, list[float]] = {}
+    for arm in arms:
+        reached.setdefault(arm.noise, []).append(max(values(point, PROXY).mean() for point in arm.points) - before)
+    most = max((gain for gains in reached.values() for gain in gains), default=math.nan)
+    bought = [noise for noise in NOISE if min(reached.get(noise, [math.nan])) > _BOUGHT * most > 0]
+    gain = min((min(reached[noise]) for noise in bought), default=math.nan)
     rows = []
-    for noise in NOISE if gain > 0 else ():
+    for noise in bought if len(bought) > 1 else ():
         seeds = [arm for arm in arms if arm.noise == noise]
         places = [crossing([values(point, PROXY).mean() - before for point in (base, *arm.points)], gain) for arm in seeds]
         for measure in SHARES if seeds else ():

@@ -162,6 +162,20 @@ def test_truth_is_compared_where_as_much_proxy_was_bought():
     assert rows["grpo, low noise − high noise", "edits", "end", None]["n"] == 4
 
 
+def test_an_arm_that_bought_next_to_nothing_is_no_yardstick_for_the_others():
+    from experiments.timesteps.design import ALL, HIGH, LOW
+    from experiments.timesteps.report import rows_of
+
+    base = walk("base", 0, [(0.2, 6)]).points[0]
+    arms = [walk(ALL, 0, [(0.4, 4)]), walk(HIGH, 0, [(0.6, 2)]), walk(LOW, 0, [(0.22, 1)])]
+    equal = {
+        row["what"]: row["value"] for row in rows_of(base, arms) if row["at"] == "equal proxy" and row["measure"] == "exact"
+    }
+    assert equal == {"grpo, all noise − base": pytest.approx(-0.2), "grpo, high noise − base": pytest.approx(-0.2)}
+    alone = [walk(ALL, 0, [(0.18, 6)]), arms[1], arms[2]]
+    assert not any(row["at"] == "equal proxy" for row in rows_of(base, alone))
+
+
 def test_a_proxy_that_fell_has_no_equal_place_and_nothing_is_made_up():
     from experiments.timesteps.design import ALL, HIGH, Design
     from experiments.timesteps.report import charts, page, rows_of
