@@ -116,10 +116,15 @@ class Fall:
 
 
 def falls(differences: Sequence[Difference]) -> list[Fall]:
-    """Every category that fell. Categories of one pair, task and guidance are one family."""
+    """Every category that fell. Categories of one pair, task and guidance are one family.
+
+    A model that was drawn with the base's guidance too is compared there alone: that without guidance it draws worse than the
+    base does with guidance is no fall.
+    """
+    drawn = {(d.pair[0], d.task, d.guidance) for d in differences}
     families: dict[Any, list[Difference]] = {}
     for d in differences:
-        if d.category != ALL:
+        if d.category != ALL and (d.against_guidance is None or (d.pair[0], d.task, d.against_guidance) not in drawn):
             families.setdefault((d.pair, d.task, d.guidance, d.against_guidance), []).append(d)
     found = []
     for family in families.values():

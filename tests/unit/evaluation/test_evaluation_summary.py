@@ -1,6 +1,7 @@
 import io
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -130,6 +131,15 @@ def test_a_fall_says_whether_it_holds_among_all_that_were_compared():
     assert [fall.corrected for fall in falls([slight, same, category("d", 0.01, -0.02, 0.04)])] == [False]
     other = category("c", 0.01, -0.02, 0.04, guidance=3.0)
     assert [fall.among for fall in falls([slight, same, other])] == [2]
+
+
+def test_drawing_without_guidance_is_no_fall_from_a_guided_base_where_the_guided_were_compared():
+    worse = category("a", -0.2, -0.3, -0.1, guidance=1.0)
+    across = replace(worse, against_guidance=1.5)
+    guided = category("a", 0.01, -0.02, 0.04, guidance=1.5)
+    assert falls([guided, across]) == []
+    assert [fall.difference for fall in falls([across])] == [across]  # a student is not drawn with guidance
+    assert [fall.difference for fall in falls([guided, worse, across])] == [worse]
 
 
 def test_how_often_an_unchanged_category_is_told():

@@ -50,8 +50,8 @@ Examples = Mapping[str, Sequence[Example]]
 class Plan:
     """How the judge is trained: the steps of its three parts, and how many examples of what one step of each takes."""
 
-    seeing_steps: int = 800
-    naming: int = 96
+    seeing_steps: int = 1600
+    naming: int = 64
     """Pictures whose words the eye finds by itself."""
     looking: int = 96
     """Rated pictures that the eye scores by itself, on all that needs no words."""
@@ -60,15 +60,15 @@ class Plan:
     comparing: int = 56
     """Requests held against pictures."""
     rating_steps: int = 1500
-    alignment: int = 20
-    aesthetic: int = 14
-    portrait: int = 8
-    instruction: int = 18
-    glances: int = 16
+    alignment: int = 24
+    aesthetic: int = 18
+    portrait: int = 10
+    instruction: int = 26
+    glances: int = 32
     """Rated pictures that the eye scores by itself in a step that rates."""
-    captions: int = 2
+    captions: int = 1
     """Pictures described in a step that rates."""
-    matching: int = 10
+    matching: int = 12
     """Requests held against pictures in a step that rates."""
     muon_lr: float = 0.01
     adam_lr: float = 1.5e-3
