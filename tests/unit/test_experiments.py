@@ -52,9 +52,9 @@ def test_both_arms_cost_the_same(pictures, raters, votes):
 def test_every_vote_is_seen():
     from experiments.pointwise_vs_pairwise.design import Design
 
-    assert Design().least_steps == 2 * (600 + 400) * 4 * 3 / 16
-    with pytest.raises(UserMistake, match="steps 1499: at least 1500"):
-        Design(steps=1499)
+    assert Design().least_steps == 2 * (300 + 200) * 4 * 3 / 16
+    with pytest.raises(UserMistake, match="steps 749: at least 750"):
+        Design(steps=749)
 
 
 @pytest.mark.parametrize(
