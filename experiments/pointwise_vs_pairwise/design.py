@@ -94,7 +94,7 @@ class Design:
     def start(self, seed: int) -> Plan:
         """The stages that all arms start from: no rating and no vote is in them."""
         parts: dict[str, Any] = {"seeing_steps": self.naming_steps, "comparing_steps": self.start_steps, "rating_steps": 0}
-        shown = {"describing": self.describing, "comparing": self.comparing}
+        shown = {"naming": _NAMED, "describing": self.describing, "comparing": self.comparing}
         return Plan(**{**_NOTHING, **shown}, **parts, seed=seed)
 
     def plan(self, arm: str, seed: int) -> Plan:
@@ -104,6 +104,7 @@ class Design:
         return Plan(**{**_NOTHING, **dict.fromkeys(DIMENSIONS, examples)}, **parts, seed=seed)
 
 
+_NAMED = 96  # pictures in a step of naming
 _NOTHING: dict[str, Any] = dict.fromkeys((*RUBRICS, "looking", "glances", "captions", "describing", "comparing", "matching"), 0)
 QUICK = Design(
     t2i=2,

@@ -1,6 +1,6 @@
 """Rewards of your own: a function of a Python file, or a class of which one object is made and then called.
 
-    def sharpness(images, prompts):                    # (B, 3, H, W) float in [0, 1], and the B prompts they answer
+    def sharpness(images, prompts):                    # (B, 3, H, W) in [0, 1] on the CPU, and the B prompts they answer
         return (images[..., 1:] - images[..., :-1]).abs().mean((1, 2, 3))
 
     class PickScore:

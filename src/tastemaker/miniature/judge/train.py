@@ -33,7 +33,7 @@ from tastemaker.runtime import checkpoint, seeds
 from tastemaker.runtime import folder as disk
 from tastemaker.runtime.distributed import ALONE, Ranks
 from tastemaker.runtime.metrics import StepLog
-from tastemaker.training.reward_data import StoredQuestion, question_of
+from tastemaker.training.reward_data import StoredQuestion
 from tastemaker.training.reward_model import Example, Rated, RewardSetup, examples_of_step, losses
 
 EMA_DECAY = 0.99
@@ -294,8 +294,6 @@ def by_dimension(ratings: Sequence[Rating]) -> dict[str, list[Rated]]:
 
 
 def rated(rating: Rating) -> Rated:
-    """Its pictures are opened when a step looks at them. What the eye scores is called by its picture, not by the rating."""
-    question = question_of(rating, rating.picture)
-    if rating.dimension in NEEDS_NO_WORDS:
-        question = StoredQuestion(rating.picture, question.text, rating.picture, rating.sources)
+    """Its pictures are opened when a step looks at them. The question is called by its picture, which many ratings share."""
+    question = StoredQuestion(rating.picture, rating.prompt, rating.picture, rating.sources)
     return Rated.of(question, [*rating.scores.values()], rating.rationale)
