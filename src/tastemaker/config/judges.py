@@ -218,7 +218,7 @@ class PythonJudgeConfig(Settings):
     path: FilePath = Field(examples=["my_rewards.py"])
     """The file. It may import from its own folder."""
     call: Annotated[str, Field(pattern=r"^[A-Za-z_]\w*$")] = Field(examples=["sharpness"])
-    """What to call with pictures (B, 3, H, W) in [0, 1] on the CPU and their prompts, for B scores; a class is first made, once."""
+    """What to call with pictures (B, 3, H, W) in [0, 1] on the CPU and their prompts, for B scores; a class is made first."""
     options: dict[str, Any] = Field(default={})
     """What the function takes beside those, or what the class is made with. One called `device` is the run's if not given."""
     scores: ClassVar[Range | None] = None
