@@ -52,6 +52,8 @@ class PolicyState:
     updates: int = 0
     attempts: int = 0
     """Updates that were made or skipped; the NaN guard counts bad ones in a row by this number."""
+    over_floor: int = 0
+    """Rollouts in a row whose clip range was below the rounding of the log ratio (`update.check_floor`)."""
     step: int = 0
     ema: dict[str, Tensor] = field(default_factory=dict)
     old_policy: OldPolicyConfig | None = None
@@ -174,7 +176,7 @@ class PolicyState:
 
     def plain(self) -> dict[str, Any]:
         """What of the state is no tensor; JSON."""
-        counts = {"updates": self.updates, "attempts": self.attempts, "step": self.step}
+        counts = {"updates": self.updates, "attempts": self.attempts, "step": self.step, "over_floor": self.over_floor}
         return {**counts, "optimiser": flatten(self.optimiser.state_dict())[1]}
 
     def restore(self, tensors: Mapping[str, Mapping[str, Tensor]], plain: Mapping[str, Any]) -> None:
@@ -183,6 +185,7 @@ class PolicyState:
             value.data.copy_(tensors["policy"][name])
         self.optimiser.load_state_dict(unflatten(tensors["optimiser"], plain["optimiser"]))
         self.updates, self.attempts, self.step = plain["updates"], plain["attempts"], plain["step"]
+        self.over_floor = plain.get("over_floor", 0)
         for group, values in (("ema", self.ema), ("old", self.old)):
             saved = tensors.get(group, tensors["policy"])  # what is switched on for the resumption starts from here
             for name, value in values.items():

@@ -31,6 +31,8 @@ from tastemaker.training.state import Metrics, PolicyState
 from tastemaker.training.teachers import Teachers
 from tastemaker.types import Signal, Trajectory
 
+MAX_OVER_FLOOR = 3
+
 
 def update(setup: Setup, state: PolicyState, batch: Batch, trajectory: Trajectory, signal: Signal, guard: NanGuard) -> Metrics:
     """Optimiser steps on one rollout, over the groups that have a signal, dealt out into `updates_per_rollout` mini-batches.
@@ -58,7 +60,7 @@ def update(setup: Setup, state: PolicyState, batch: Batch, trajectory: Trajector
         metrics = over_ranks(setup.ranks, accumulate(setup, batch, trajectory, signal, groups[number::num_updates]))
         setup.ranks.add_up([parameter for _, parameter in state.named()])
         if not collected and isinstance(setup.algorithm, GRPO):
-            check_floor(setup.algorithm, metrics)
+            check_floor(setup.algorithm, state, metrics)
         norm = torch.nn.utils.clip_grad_norm_([parameter for _, parameter in state.named()], setup.max_grad_norm)
         state.attempts += 1
         finite = guard.check(state.attempts, {"loss": metrics["loss"], "grad_norm": norm}, ids)
@@ -202,10 +204,16 @@ def loss_of(setup: Setup, some: Pass, trajectory: Trajectory, signal: Signal) ->
     return setup.algorithm.loss(here, advantages, setup.sampler, velocities, unconditional, reference)
 
 
-def check_floor(algorithm: GRPO, metrics: dict[str, Tensor]) -> None:
-    """The log ratio before the first update of a rollout is rounding alone; a clip range below it would clip noise."""
+def check_floor(algorithm: GRPO, state: PolicyState, metrics: dict[str, Tensor]) -> None:
+    """The log ratio before the first update of a rollout is rounding alone; a clip range below it would clip noise.
+
+    A run does not begin like that, and ends after `MAX_OVER_FLOOR` such rollouts in a row: of few samples the floor is a rough
+    figure, and one that is above by chance must not end what has gone well so far.
+    """
     floor = metrics["floor"] = metrics["mean_abs_log_ratio"].clone()
-    if math.isfinite(float(floor)) and float(floor) >= algorithm.clip_range:
+    over = math.isfinite(float(floor)) and float(floor) >= algorithm.clip_range
+    state.over_floor = state.over_floor + 1 if over else 0
+    if state.over_floor >= MAX_OVER_FLOOR or (over and state.updates == 0):
         raise UserMistake(
             f"algorithm.clip_range {algorithm.clip_range:g} is not above the rounding of the log ratio at the old "
             f"weights, {float(floor):.1e} nats per element at this precision: raise it, train earlier steps, which have "

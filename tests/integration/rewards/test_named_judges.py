@@ -22,6 +22,7 @@ CONFIG = """\
 name: judged
 model: miniature
 threads: 1
+precision: fp32  # of four samples the rounding of a ratio may be above the clip range in bf16
 data: {{prompts: miniature}}
 rollout: {{prompts: 2, group_size: 2, steps: 3, window_size: 1, guidance: 1, chunks: 2}}
 algorithm: {{velocity_kl: 0}}
