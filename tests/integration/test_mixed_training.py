@@ -106,7 +106,7 @@ def test_the_loss_is_the_mean_over_samples_whatever_their_part(tmp_path, name, m
 def test_mini_batches_have_their_share_of_every_part(tmp_path, monkeypatch):
     seen = []
     original = update.accumulate
-    monkeypatch.setattr(update, "accumulate", lambda *args: seen.append(args[-1].tolist()) or original(*args))
+    monkeypatch.setattr(update, "accumulate", lambda *args: seen.append(args[4].tolist()) or original(*args))
     run = config("nft", rollout=ALL, algorithm={"updates_per_rollout": 2}, budget={"max_steps": 1})
     sizes = []
     go(

@@ -180,7 +180,9 @@ class OptimiserConfig(Settings):
     """Until `ema_decay` limits it, the average is 1 / ema_ramp of the updates so far old: after n updates it keeps (1 + n) /
     (ema_ramp + n) of itself."""
     micro_batch: Positive | None = None
-    """Pictures in one backward pass; null takes all of a step at once. Limits memory."""
+    """Pictures in one backward pass, each with all of its trained steps; null takes all of a step at once. Limits memory."""
+    gradient_checkpointing: bool = False
+    """Compute each block again on the way back instead of keeping what it computed: less memory, about a third more time."""
 
 
 class DataConfig(Settings):

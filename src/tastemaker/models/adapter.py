@@ -91,6 +91,13 @@ def encode_each(
     return collate([encode_one(text, some) for text, some in zip(texts, pictures, strict=True)])
 
 
+def decode_all(adapter: Adapter, x_BX: Tensor, height: int, width: int, max_batch: int | None = None) -> Tensor:
+    """`Adapter.decode` of any number of latents, at most `max_batch` pictures in one pass of the VAE."""
+    if max_batch is None or len(x_BX) <= max_batch:
+        return adapter.decode(x_BX, height, width)
+    return torch.cat([adapter.decode(some_BX, height, width) for some_BX in x_BX.split(max_batch)])
+
+
 def freeze_all_but_transformer(pipeline: Any) -> None:
     """Also switches VAE tiling off: its seams would be judged, and learnt."""
     pipeline.vae.requires_grad_(False).eval()

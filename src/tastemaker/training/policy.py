@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from tastemaker.errors import ServiceFailed
+from tastemaker.models.adapter import decode_all
 from tastemaker.rewards.composite import commonest_reasons, missing_share
 from tastemaker.rewards.pipeline import ScoringPipeline, joined
 from tastemaker.rollout import denoise
@@ -109,7 +110,7 @@ def draw_and_judge(setup: Setup, batch: Batch, step: int, scoring: ScoringPipeli
     trajectories, images, handles = [], [], []
     for chunk in chunks_of(batch, setup.chunks):
         trajectories.append(rollout(setup, chunk, step))
-        images.append(setup.adapter.decode(trajectories[-1].final_BX, setup.height, setup.width))
+        images.append(decode_all(setup.adapter, trajectories[-1].final_BX, setup.height, setup.width, setup.max_batch))
         handles.append(scoring.submit(f"{step}/{chunk.first}", images[-1], _repeated(setup, chunk.prompts)))
     scores = joined([scoring.collect(handle) for handle in handles])
     scores = within_budget(setup, of_step(setup.ranks, scores, batch.places, setup.group_size))

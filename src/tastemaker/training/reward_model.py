@@ -167,8 +167,8 @@ def update(setup: RewardSetup, state: PolicyState, step: int, guard: NanGuard) -
     """One optimiser step on the examples of `step`; skipped, and counted, when loss or gradient is not finite."""
     examples = examples_of_step(setup.examples, step, setup.batch_size, setup.seed)
     with _drawn(setup.vlm.device, setup.seed, "dropout", step):
-        metrics = accumulate(setup, examples)
-    norm = torch.nn.utils.clip_grad_norm_([parameter for _, parameter in state.named()], setup.max_grad_norm)
+        metrics = accumulate(setup, examples, state.take_gradients)
+    norm = torch.nn.utils.clip_grad_norm_(state.parameters, setup.max_grad_norm)
     state.attempts += 1
     fine = guard.check(state.attempts, {"loss": metrics["loss"], "grad_norm": norm}, [_id(example) for example in examples]).ok
     if fine:
@@ -187,13 +187,16 @@ def examples_of_step(examples: Sequence[Example], step: int, batch_size: int, se
     return [examples[orders[epoch][place]] for epoch, place in places]
 
 
-def accumulate(setup: RewardSetup, examples: Sequence[Example]) -> dict[str, Tensor]:
+def accumulate(
+    setup: RewardSetup, examples: Sequence[Example], after_backward: Callable[[], None] = lambda: None
+) -> dict[str, Tensor]:
     """Gradients of the mean loss over the examples, a micro-batch at a time; returns each metric as (B,), in order."""
     size = setup.micro_batch or len(examples)
     collected: list[dict[str, Tensor]] = []
     for start in range(0, len(examples), size):
         metrics = losses(setup, examples[start : start + size])
         (metrics["loss"].sum() / len(examples)).backward()
+        after_backward()
         collected.append({name: value.detach() for name, value in metrics.items()})
     return {name: torch.cat([metrics[name] for metrics in collected]) for name in collected[0]}
 

@@ -157,6 +157,8 @@ def make_state(config: TrainConfig | DistillConfig, adapter: Adapter) -> PolicyS
     algorithm = None if isinstance(config, DistillConfig) else config.algorithm
     old_policy = algorithm.old_policy if isinstance(algorithm, NFTConfig) else None
     trained_parameters(config.policy, adapter)
+    if config.optimiser.gradient_checkpointing:
+        adapter.transformer.enable_gradient_checkpointing()
     return PolicyState.fresh(adapter.transformer, config.optimiser, old_policy)
 
 

@@ -97,6 +97,23 @@ class PolicyState:
         """As `named`, in the precision in which they are optimised, averaged and saved."""
         return ((name, self.master.get(name, value)) for name, value in self.named())
 
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        """What is optimised; it has the gradients after `take_gradients`."""
+        return [value for _, value in self.kept()]
+
+    @torch.no_grad()
+    def take_gradients(self) -> None:
+        """Moves what a backward pass left in less precision to the weights in float32, where the passes of a step add up.
+
+        Added up in bfloat16, what is below 1/256 of the sum so far would be lost.
+        """
+        live = dict(self.named())
+        for name, master in self.master.items():
+            gradient, live[name].grad = live[name].grad, None
+            if gradient is not None:
+                master.grad = gradient.float() if master.grad is None else master.grad.add_(gradient)
+
     def drop_gradients(self) -> None:
         for _, value in self.named():
             value.grad = None
@@ -112,10 +129,7 @@ class PolicyState:
             scale *= min(1.0, (1 - self.done) / (1 - self.decay_from))
         for group, rate in zip(self.optimiser.param_groups, self.rates, strict=True):
             group["lr"] = rate * scale
-        live = dict(self.named())
-        for name, master in self.master.items():
-            gradient = live[name].grad
-            master.grad = None if gradient is None else gradient.float()
+        self.take_gradients()
         self.optimiser.step()
         self.drop_gradients()
         self._put(self.master)

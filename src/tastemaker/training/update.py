@@ -1,6 +1,7 @@
 """From one rollout and its signal to new weights: old velocities where the algorithm wants them, passes, loss, optimiser.
 
-A pass holds whole groups of one layout, so that one prefix, differentiable, serves all samples and trained steps of a prompt.
+A pass holds groups of one layout, so that one prefix, differentiable, serves all samples and trained steps of a prompt; where a
+group is larger than `micro_batch`, it goes through in pieces, each with a prefix of its own.
 The loss of a mini-batch is the mean over its samples, whatever passes and processes they go through: each process adds the
 gradients of its own samples, weighted by their share of all, and these are added up before the optimiser steps.
 """
@@ -8,7 +9,7 @@ gradients of its own samples, weighted by their share of all, and these are adde
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -57,11 +58,12 @@ def update(setup: Setup, state: PolicyState, batch: Batch, trajectory: Trajector
     skipped = 0
     num_updates = min(setup.updates_per_rollout, len(groups))
     for number in range(num_updates):
-        metrics = over_ranks(setup.ranks, accumulate(setup, batch, trajectory, signal, groups[number::num_updates]))
-        setup.ranks.add_up([parameter for _, parameter in state.named()])
+        some = groups[number::num_updates]
+        metrics = over_ranks(setup.ranks, accumulate(setup, batch, trajectory, signal, some, state.take_gradients))
+        setup.ranks.add_up(state.parameters)
         if not collected and isinstance(setup.algorithm, GRPO):
             check_floor(setup.algorithm, state, metrics)
-        norm = torch.nn.utils.clip_grad_norm_([parameter for _, parameter in state.named()], setup.max_grad_norm)
+        norm = torch.nn.utils.clip_grad_norm_(state.parameters, setup.max_grad_norm)
         state.attempts += 1
         finite = guard.check(state.attempts, {"loss": metrics["loss"], "grad_norm": norm}, ids)
         if finite.ok:
@@ -73,10 +75,17 @@ def update(setup: Setup, state: PolicyState, batch: Batch, trajectory: Trajector
     return {**_means(collected), "updates": float(len(collected)), "updates_skipped": float(skipped)}
 
 
-def accumulate(setup: Setup, batch: Batch, trajectory: Trajectory, signal: Signal, groups: Tensor) -> dict[str, Tensor]:
+def accumulate(
+    setup: Setup,
+    batch: Batch,
+    trajectory: Trajectory,
+    signal: Signal,
+    groups: Tensor,
+    after_backward: Callable[[], None] = lambda: None,
+) -> dict[str, Tensor]:
     """Gradients of the mean loss over the samples with a signal of some groups of the step; returns metrics averaged alike.
 
-    With several processes, this one's summands of both.
+    With several processes, this one's summands of both. `after_backward` is called after each pass.
     """
     num_samples = int(signal.kept_B.view(-1, setup.group_size)[groups].sum())
     totals: dict[str, Tensor] = {}
@@ -84,6 +93,7 @@ def accumulate(setup: Setup, batch: Batch, trajectory: Trajectory, signal: Signa
         loss, metrics = loss_of(setup, some, trajectory, signal)
         share = len(some.rows) / num_samples
         (loss * share).backward()
+        after_backward()
         for name, value in {"loss": loss.detach(), **metrics}.items():
             if name == LARGEST:
                 totals[name] = torch.maximum(totals.get(name, value), value)
@@ -171,14 +181,14 @@ class Pass:
 
 def passes_of(setup: Setup, batch: Batch, signal: Signal, groups: Tensor) -> Iterator[Pass]:
     """Every sample of the batch with a signal, of some groups of the step, once, in order, at most `micro_batch` in a pass."""
-    per_pass = len(groups) if setup.micro_batch is None else max(1, setup.micro_batch // setup.group_size)
+    most = setup.micro_batch or len(groups) * setup.group_size
     begins = 0
     for part in batch.parts:
         mine = part.among(groups)
-        for some in mine.split(per_pass) if len(mine) else ():
-            rows = _kept_rows(signal, some, setup.group_size)
-            own = rows + (begins - part.first) * setup.group_size
-            yield Pass(part, some - part.first, own, rows, torch.searchsorted(some, rows // setup.group_size))
+        for some in mine.split(max(1, most // setup.group_size)) if len(mine) else ():
+            for rows in _kept_rows(signal, some, setup.group_size).split(most):
+                own = rows + (begins - part.first) * setup.group_size
+                yield Pass(part, some - part.first, own, rows, torch.searchsorted(some, rows // setup.group_size))
         begins += len(part.prompts)
 
 

@@ -9,6 +9,7 @@ import torch
 from test_qwen_image21 import SIDE, latents
 
 from families import LONG, SHORT, TEXTS
+from tastemaker.models.adapter import decode_all
 from tastemaker.rollout import Sampler, denoise, replay, take
 from tastemaker.types import group_index
 
@@ -104,3 +105,12 @@ def test_samplers_that_cannot_be_trained_are_refused(qwen_image21):
     condition, _ = encode(qwen_image21)
     with pytest.raises(ValueError, match="negative condition"):
         denoise(qwen_image21, condition, None, group_size=1, sampler=Sampler(sigmas, guidance=2.0), noise=noise(3))
+
+
+def test_pictures_decoded_a_few_at_a_time_are_the_same(qwen_image21, monkeypatch):
+    sizes = []
+    original = type(qwen_image21).decode
+    monkeypatch.setattr(type(qwen_image21), "decode", lambda self, x, *size: sizes.append(len(x)) or original(self, x, *size))
+    whole, split = (decode_all(qwen_image21, latents(5), SIDE, SIDE, most) for most in (None, 2))
+    assert sizes == [5, 2, 2, 1] and whole.shape == split.shape
+    torch.testing.assert_close(split, whole, atol=1e-5, rtol=0)

@@ -43,6 +43,18 @@ def test_small_updates_add_up():
     assert torch.equal(module.weight, expected.bfloat16())
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_the_gradients_of_many_passes_add_up(dtype):
+    """Each is 1/512 of the first, which is nothing to a sum in bfloat16."""
+    state = PolicyState.fresh(module := model(dtype), SETTINGS)
+    for share in [1.0, *[1 / 512] * 512]:
+        (share * module(torch.ones(1, 3, dtype=dtype)).sum()).backward()
+        state.take_gradients()
+    (weight,) = state.parameters
+    torch.testing.assert_close(weight.grad, torch.full((2, 3), 2.0), rtol=1e-5, atol=0)
+    assert (dtype == torch.float32) == (module.weight.grad is not None)
+
+
 def test_a_model_in_float32_has_no_second_copy():
     state = PolicyState.fresh(module := model(torch.float32), SETTINGS)
     assert not state.master and next(state.kept())[1] is module.weight
