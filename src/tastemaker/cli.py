@@ -126,13 +126,13 @@ def train(
 
     Checks config, prompts and rewards before it loads the model. Writes into the run's folder: `config.yaml` with every default
     spelled out, `metrics.jsonl` with one line a step, checkpoints, each whole or absent, and at the end the policy as plain
-    diffusers files, `lora/` or `transformer/`. Takes as long as `budget.max_steps` or `budget.max_minutes` allow.
+    diffusers files, `lora/` or `transformer/`.
 
     Relative paths in the config start at the config's own folder.
 
-    Ctrl-C or SIGTERM saves and leaves with exit code 75. The same command resumes, also after a crash, and ends at the same
-    weights. With other settings, data, judges or package versions it lists the differences and refuses, except for those you
-    `--allow`.
+    Ctrl-C, SIGTERM or the end of `budget.max_minutes` saves and leaves with exit code 75. The same command resumes, also after
+    a crash, and ends at the same weights. With other settings, data, judges or package versions it lists the differences and
+    refuses, except for those you `--allow`.
 
     With `monitor: {every: 10}` pictures of fixed prompts are held against the base's while it trains (`monitor.jsonl`,
     `monitor.png`), and signs that a reward is being bought are reported; with `stop: true` they end the run with exit code 4.

@@ -19,7 +19,7 @@ import tastemaker.training.policy as policy
 from tastemaker.algorithms.distill import Distill
 from tastemaker.config.distillation import DistillConfig
 from tastemaker.data.embeddings import EmbeddingCache
-from tastemaker.errors import UserMistake
+from tastemaker.errors import Stopped, UserMistake
 from tastemaker.runtime.metrics import read_lines
 from tastemaker.training.batch import prepare
 from tastemaker.training.distill_start import check_routes, make_distillation, run_distillation
@@ -176,6 +176,16 @@ def test_killed_and_resumed_equals_uninterrupted(tmp_path, folders, monkeypatch)
     resumed = run_distillation(chosen, fresh(), some, folders, tmp_path / "cut")
     assert_same(weights(whole), weights(resumed))
     assert_same(whole.ema, resumed.ema)
+
+
+def test_a_time_budget_ends_it_saved_and_resumable(tmp_path, folders):
+    some = mixed_prompts(tmp_path / "p")
+    whole = run_distillation(config(budget={"max_steps": 2}), fresh(), some, folders, tmp_path / "whole")
+    with pytest.raises(Stopped, match="step 1 of 2 is saved"):
+        brief = config(budget={"max_steps": 2, "max_minutes": 1e-9})
+        run_distillation(brief, fresh(), some, folders, tmp_path / "parts")
+    resumed = run_distillation(config(budget={"max_steps": 2}), fresh(), some, folders, tmp_path / "parts")
+    assert_same(weights(whole), weights(resumed))
 
 
 def test_every_prompt_needs_a_teacher_and_every_teacher_a_prompt():

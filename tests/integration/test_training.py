@@ -209,6 +209,18 @@ def test_stopping_and_resuming_gives_the_uninterrupted_weights(tmp_path):
     assert lines[0] == lines[1]
 
 
+def test_a_time_budget_ends_a_run_saved_and_resumable(tmp_path):
+    whole = go(settings(), tmp_path / "whole")
+    with pytest.raises(Stopped, match=r"budget\.max_minutes are over, step 1 of 4 is saved; the same command goes on") as over:
+        go(settings(budget={"max_minutes": 1e-9}), tmp_path / "parts")
+    assert over.value.exit_code == 75
+    assert_same(weights(whole), weights(go(settings(), tmp_path / "parts")))
+
+
+def test_a_time_budget_that_ends_with_the_last_step_ends_a_finished_run(tmp_path):
+    assert go(settings(budget={"max_steps": 1, "max_minutes": 1e-9}), tmp_path).step == 1
+
+
 def test_another_judge_behind_the_same_settings_is_refused_on_resumption(tmp_path):
     judge = Brightness()
     judge.fingerprint = "one"

@@ -215,7 +215,7 @@ class BudgetConfig(Settings):
     max_steps: Positive = 100
     """Training steps in all, those before a resume included."""
     max_minutes: Annotated[float, Field(gt=0)] | None = None
-    """Minutes of this process; the run then stops at a safe point and can be resumed."""
+    """Minutes of this process; the run is then saved, stops with exit code 75, and the same command goes on."""
 
 
 FREE: JsonDict = {"free_on_resume": True}

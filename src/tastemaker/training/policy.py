@@ -47,7 +47,7 @@ def train(
     deadline: Callable[[], bool] = lambda: False,
     after_step: Callable[[int, Tensor, Batch], None] = lambda step, images, batch: None,
 ) -> None:
-    """Steps `state.step + 1` to `max_steps`. Ends early, saved and resumable, when a stop is requested or `deadline` past."""
+    """Steps `state.step + 1` to `max_steps`. Raises Stopped, after saving, when a stop is requested or `deadline` past."""
     with pipeline(setup) as scoring:
         for step in steps(state, run, max_steps, checkpoint_every, guard, stop, deadline, setup.ranks):
             began = time.perf_counter()

@@ -155,7 +155,7 @@ def train_reward(
     stop: StopRequest,
     deadline: Callable[[], bool] = lambda: False,
 ) -> None:
-    """Steps `state.step + 1` to `max_steps`. Ends early, saved and resumable, when a stop is requested or `deadline` past."""
+    """Steps `state.step + 1` to `max_steps`. Raises Stopped, after saving, when a stop is requested or `deadline` past."""
     setup.vlm.model.train()
     for step in steps(state, run, max_steps, checkpoint_every, guard, stop, deadline):
         began = time.perf_counter()

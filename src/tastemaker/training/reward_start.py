@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 
 from tastemaker.config.reward_training import ChainOfThoughtObjective, JudgeLora, RewardTrainConfig
-from tastemaker.errors import Stopped, UserMistake
+from tastemaker.errors import UserMistake
 from tastemaker.rewards.readout import ReadOut
 from tastemaker.rewards.rubrics import Rubric
 from tastemaker.rewards.vlm_folder import VLM
@@ -19,7 +18,7 @@ from tastemaker.runtime.progress import Tracker
 from tastemaker.runtime.run import Run
 from tastemaker.runtime.signals import StopRequest
 from tastemaker.training.reward_model import Example, RewardSetup, reward_parameters, save_judge, train_reward
-from tastemaker.training.state import PolicyState
+from tastemaker.training.state import PolicyState, minutes_over
 
 
 def make_read_out(config: RewardTrainConfig) -> ReadOut:
@@ -103,8 +102,7 @@ def run_reward_training(
     run.require_space(state.tensors(), extra=weights)
     for tracker in trackers(state.step, total):
         run.follow(tracker)
-    limit = config.budget.max_minutes
-    ends = time.monotonic() + 60 * limit if limit else math.inf
+    deadline = minutes_over(config.budget.max_minutes)
     with stop or StopRequest() as stopping:
         train_reward(
             setup,
@@ -114,10 +112,8 @@ def run_reward_training(
             checkpoint_every=config.checkpoint.every,
             guard=guard,
             stop=stopping,
-            deadline=lambda: time.monotonic() > ends,
+            deadline=deadline,
         )
-    if state.step < total:
-        raise Stopped(f"the {limit:g} minutes are over, step {state.step} of {total} is saved; the same command goes on")
     return state
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -34,7 +33,7 @@ from tastemaker.training.batch import Batch
 from tastemaker.training.policy import train
 from tastemaker.training.ranks import Elsewhere, begin_alike, check_alike, check_share
 from tastemaker.training.setup import Setup
-from tastemaker.training.state import PolicyState, frozen_copy
+from tastemaker.training.state import PolicyState, frozen_copy, minutes_over
 from tastemaker.types import Prompt
 
 
@@ -249,10 +248,9 @@ def run_loop(
 ) -> None:
     """The loop in its run folder, from the last checkpoint on; `state` is what it ends with.
 
-    Of several processes the first alone has the folder; the others begin with what it restored.
+    Of several processes the first alone has the folder; the others begin with what it restored. Raises Stopped as `steps` does.
     """
-    limit = config.budget.max_minutes
-    ends = time.monotonic() + 60 * limit if limit else float("inf")
+    deadline = minutes_over(config.budget.max_minutes)
     ranks, stopping = around.ranks, around.stop or StopRequest()
     setup = replace(setup, ranks=ranks)
     check_share(setup.prompts_per_step, ranks.count)
@@ -270,7 +268,7 @@ def run_loop(
                 max_steps=config.budget.max_steps,
                 checkpoint_every=config.checkpoint.every,
                 stop=stopping,
-                deadline=lambda: time.monotonic() > ends,
+                deadline=deadline,
                 after_step=lambda step, images, batch: _tell(observers, step, images, batch),
                 guard=guard,
             )

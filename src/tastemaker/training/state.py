@@ -5,6 +5,8 @@ And what a loop wants of the run it saves to.
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from copy import deepcopy
@@ -15,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from tastemaker.config import OldPolicyConfig, OptimiserConfig
+from tastemaker.errors import Stopped
 from tastemaker.runtime.checkpoint import load_matching
 from tastemaker.runtime.distributed import ALONE, Ranks
 from tastemaker.runtime.guard import NanGuard
@@ -239,8 +242,8 @@ def steps(
 ) -> Iterator[int]:
     """Counts `state.step + 1` to `max_steps`; the body of the `for` is the step, and what it did is saved when it is due.
 
-    Ends early, saved and resumable, when `deadline` is past; raises Stopped, after saving, when a stop was requested. What one
-    process was asked for is done by all, at the same step.
+    Raises Stopped, after saving, when a stop was requested, or when `deadline` is past before the last step. What one process
+    was asked for is done by all, at the same step.
     """
     for step in range(state.step + 1, max_steps + 1):
         state.done = (step - 1) / max_steps
@@ -253,7 +256,16 @@ def steps(
             if any(ranks.gather(stop.requested)):  # asked after the checkpoint, so that nobody leaves before it is there
                 stop.requested = True
                 stop.leave(f"checkpoint of step {step} saved")
+            if step < max_steps:
+                over = "budget.max_minutes are over"
+                raise Stopped(f"{over}, step {step} of {max_steps} is saved; the same command goes on")
             return
+
+
+def minutes_over(limit: float | None) -> Callable[[], bool]:
+    """A deadline for `steps`: whether so many minutes have passed since now; None is never."""
+    ends = time.monotonic() + 60 * limit if limit is not None else math.inf
+    return lambda: time.monotonic() > ends
 
 
 def frozen_copy(transformer: nn.Module) -> nn.Module:
