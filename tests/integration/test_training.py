@@ -15,6 +15,7 @@ from tastemaker.errors import Diverged, ServiceFailed, Stopped, UserMistake
 from tastemaker.models.qwen_image21 import adapt
 from tastemaker.rewards.reward import Missing
 from tastemaker.rollout import take
+from tastemaker.runtime import folder as disk
 from tastemaker.runtime.metrics import read_lines
 from tastemaker.runtime.signals import StopRequest
 from tastemaker.training.batch import chunks_of, prepare
@@ -219,6 +220,16 @@ def test_a_time_budget_ends_a_run_saved_and_resumable(tmp_path):
 
 def test_a_time_budget_that_ends_with_the_last_step_ends_a_finished_run(tmp_path):
     assert go(settings(budget={"max_steps": 1, "max_minutes": 1e-9}), tmp_path).step == 1
+
+
+def test_the_check_for_room_before_the_first_step_counts_what_is_saved_later(tmp_path, monkeypatch):
+    needs = []
+    monkeypatch.setattr(disk, "require_space", lambda path, need: needs.append(need))
+    go(settings(budget={"max_steps": 2}, checkpoint={"every": 1, "keep": 3}), tmp_path)
+    first, *saves = [need for need in needs if need > 2**18]
+    assert len(saves) == 2 and first == pytest.approx(4 * saves[0], rel=0.01)
+    written = sum(path.stat().st_size for path in (tmp_path / "checkpoints" / "step-00000002").iterdir())
+    assert 0.9 * saves[0] < written < saves[0]
 
 
 def test_another_judge_behind_the_same_settings_is_refused_on_resumption(tmp_path):

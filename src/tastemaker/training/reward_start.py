@@ -99,7 +99,7 @@ def run_reward_training(
     if state.step > total:
         raise UserMistake(f"{run.folder}: is at step {state.step} already, past the {total} of the budget; raise budget.epochs")
     weights = sum(value.numel() * value.element_size() for value in setup.vlm.model.parameters())
-    run.require_space(state.tensors(), extra=weights)
+    run.require_space(state.tensors_to_come(), extra=weights)
     for tracker in trackers(state.step, total):
         run.follow(tracker)
     deadline = minutes_over(config.budget.max_minutes)

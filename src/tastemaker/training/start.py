@@ -289,7 +289,7 @@ def _resumed(
     if saved is not None:
         state.restore(saved.tensors, saved.state)
         guard.load_state(saved.state["guard"])
-    run.require_space(state.tensors())
+    run.require_space(state.tensors_to_come())
     for tracker in around.trackers(state.step, config.budget.max_steps):
         run.follow(tracker)
     return [around.after_step, *watched]

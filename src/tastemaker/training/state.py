@@ -191,6 +191,16 @@ class PolicyState:
         groups = {"policy": {name: value.detach() for name, value in self.kept()}, "optimiser": tensors}
         return groups | ({"ema": self.ema} if self.ema else {}) | ({"old": self.old} if self.old else {})
 
+    def tensors_to_come(self) -> dict[str, dict[str, Tensor]]:
+        """As `tensors`, with what AdamW has from its first update on; before it those have no data and are for sizes alone."""
+        groups = self.tensors()
+        if not self.optimiser.state:
+            for row, (_, value) in enumerate(self.kept()):
+                means = {name: torch.empty_like(value, device="meta") for name in ("exp_avg", "exp_avg_sq")}
+                counted = {**means, "step": torch.empty((), dtype=torch.float32, device="meta")}
+                groups["optimiser"] |= {f"state.{row}.{name}": tensor for name, tensor in counted.items()}
+        return groups
+
     def plain(self) -> dict[str, Any]:
         """What of the state is no tensor; JSON."""
         counts = {"updates": self.updates, "attempts": self.attempts, "step": self.step, "over_floor": self.over_floor}

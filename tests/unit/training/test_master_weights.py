@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from tastemaker.config import OptimiserConfig
+from tastemaker.runtime.checkpoint import size
 from tastemaker.training.state import PolicyState
 
 SETTINGS = OptimiserConfig(learning_rate=1e-4, ema_decay=0.9, epsilon=1e-8)
@@ -58,6 +59,17 @@ def test_the_gradients_of_many_passes_add_up(dtype):
 def test_a_model_in_float32_has_no_second_copy():
     state = PolicyState.fresh(module := model(torch.float32), SETTINGS)
     assert not state.master and next(state.kept())[1] is module.weight
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_room_for_a_save_is_known_before_the_first_update(dtype):
+    """AdamW makes its two means in its first update; they are two thirds of what is saved."""
+    module = nn.Sequential(nn.Linear(300, 200), nn.Linear(200, 10)).to(dtype)
+    state = PolicyState.fresh(module, OptimiserConfig())
+    foreseen = size(state.tensors_to_come())
+    assert foreseen > 4 * 3 * sum(value.numel() for value in module.parameters())
+    updated(state, 1)
+    assert foreseen == size(state.tensors()) == size(state.tensors_to_come())
 
 
 def test_what_is_saved_goes_on_to_the_last_bit():
