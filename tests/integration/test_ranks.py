@@ -22,6 +22,7 @@ from test_training import SIDE, Brightness, fresh, settings
 
 import tastemaker.training.policy as policy
 from tastemaker.errors import Stopped, UserMistake
+from tastemaker.models.qwen_image21 import QwenImage21Adapter
 from tastemaker.rewards.reward import Missing
 from tastemaker.runtime.distributed import ALONE, Ranks, connected
 from tastemaker.runtime.metrics import read_lines
@@ -103,20 +104,28 @@ def stopped(folder, ranks):
 
 
 def poisoned(folder, ranks):
-    """Log-probabilities of the second process are NaN in the second step."""
-    original = policy.rollout
+    """Log-probabilities of the second process are NaN in the second step, and a picture of it in the third."""
+    original, whole = policy.rollout, QwenImage21Adapter.decode
+    steps = []
 
     def nan(setup, chunk, step):
         trajectory = original(setup, chunk, step)
+        steps.append(step)
         if step == 2 and ranks.rank == ranks.count - 1:
             trajectory.log_probs_BS[0] = math.nan
         return trajectory
 
-    policy.rollout = nan
+    def spoilt(adapter, *args):
+        images = whole(adapter, *args)
+        if steps[-1] == 3 and ranks.rank == ranks.count - 1:
+            images[1] = math.nan
+        return images
+
+    policy.rollout, QwenImage21Adapter.decode = nan, spoilt
     try:
         return train(folder, grpo(), ranks)
     finally:
-        policy.rollout = original
+        policy.rollout, QwenImage21Adapter.decode = original, whole
 
 
 SCENARIOS = {
@@ -224,11 +233,14 @@ def test_one_that_is_asked_to_stop_stops_both_and_one_process_goes_on(together):
 @pytest.mark.slow
 def test_nan_in_one_is_skipped_by_both_and_names_the_sample(together):
     lines = read_lines(together / "poisoned" / "metrics.jsonl")
-    assert [line["updates_skipped"] for line in lines] == [0, 1, 0]
-    (incident,) = read_lines(together / "poisoned" / "incidents.jsonl")
+    assert [line["updates_skipped"] for line in lines] == [0, 1, 1]
+    incidents = read_lines(together / "poisoned" / "incidents.jsonl")
     setup, _ = mixed.made(grpo(), PROMPTS)
-    theirs = prepare(setup, 2).share(1, 2)
-    assert incident["culprits"] == {"log-probabilities": [f"{theirs.prompts[0].id}/0", f"{theirs.prompts[1].id}/0"]}
+    first, second = (prepare(setup, step).share(1, 2).prompts for step in (2, 3))
+    assert [incident["culprits"] for incident in incidents] == [
+        {"log-probabilities": [f"{prompt.id}/0" for prompt in first]},
+        {"pictures": [f"{prompt.id}/1" for prompt in second]},
+    ]
     found, other = saved(together, "poisoned", 0), saved(together, "poisoned", 1)
     assert all(torch.equal(value, other[key]) and value.isfinite().all() for key, value in found.items())
 

@@ -361,6 +361,61 @@ def test_a_nan_latent_skips_the_update_and_names_the_sample(tmp_path, monkeypatc
     assert all(value.isfinite().all() for value in [*weights(state).values(), *state.ema.values()])
 
 
+class Looks(Brightness):
+    """Remembers whether it was ever shown what is no picture."""
+
+    shown_nan = False
+
+    def score(self, images, prompts):
+        self.shown_nan |= not images.isfinite().all()
+        return super().score(images, prompts)
+
+
+def spoiling(adapter, spoil):
+    """The adapter with a VAE that spoils what it decodes: `spoil` gets the number of the call and the pictures."""
+    original, calls = adapter.decode, []
+
+    def decode(*args):
+        calls.append(1)
+        images = original(*args)
+        spoil(len(calls), images)
+        return images
+
+    adapter.decode = decode
+    return adapter
+
+
+def test_pictures_that_are_nan_end_the_run_as_diverged_after_three_steps_and_not_as_a_failed_judge(tmp_path):
+    adapter, judge = spoiling(fresh(), lambda call, images: images.fill_(math.nan)), Looks()
+    before = {n: p.detach().clone() for n, p in adapter.transformer.named_parameters()}
+    with pytest.raises(Diverged, match=r"3 times in a row, last in pictures of \d/0, \d/1"):
+        go(settings(rollout={"chunks": 2}), tmp_path, adapter, judge)
+    incidents = read_lines(tmp_path / "incidents.jsonl")
+    assert [incident["in_a_row"] for incident in incidents] == [1, 2, 3]
+    assert all(set(incident["culprits"]) == {"pictures"} for incident in incidents), "latents were finite"
+    assert all(len(incident["culprits"]["pictures"]) == 16 for incident in incidents)
+    assert_same(before, {n: p.detach() for n, p in adapter.transformer.named_parameters()})
+    assert not judge.shown_nan
+
+
+def test_one_nan_picture_of_few_skips_the_update_and_names_it(tmp_path):
+    """It is more of the step's scores than may be missing, but no judge failed."""
+
+    def spoil(call, images):
+        if call == 2:
+            images[9, 0, 0, 0] = math.inf
+
+    judge = Looks()
+    state = go(settings(), tmp_path, spoiling(fresh(), spoil), judge)
+    lines = read_lines(tmp_path / "metrics.jsonl")
+    assert [line["updates"] for line in lines] == [1, 0, 1, 1] and lines[1]["updates_skipped"] == 1
+    assert lines[1]["scores_missing"] == 1 / 16 and 0 < lines[1]["reward/brightness"] < 1
+    (incident,) = read_lines(tmp_path / "incidents.jsonl")
+    setup, _ = made()
+    assert incident["culprits"] == {"pictures": [f"{prepare(setup, 2).prompts[2].id}/1"]}
+    assert not judge.shown_nan and all(value.isfinite().all() for value in weights(state).values())
+
+
 def test_metrics_tell_the_share_of_updates_whose_gradient_was_cut(tmp_path):
     """The norm that is logged is the one before; a limit between the norms of two updates cuts one of them."""
     once = {"budget": {"max_steps": 1}, "algorithm": {"updates_per_rollout": 2, "clip_range": 1e-2}}

@@ -23,7 +23,7 @@ class Verdict:
 class NanGuard:
     """Checks values before an update; `limit` bad updates in a row raise Diverged.
 
-    `record` receives each incident (Run.incident). Several checks of one update (scores, loss, gradient norm) count as one.
+    `record` receives each incident (Run.incident). Several checks of one update (pictures, loss, gradient norm) count as one.
     The weights are safe only if the caller skips the update whenever the verdict is not ok. `gather` gives what every process
     found (Ranks.gather), so that all come to one verdict.
     """
@@ -62,6 +62,10 @@ class NanGuard:
                 "finite update, see incidents.jsonl, then lower the learning rate or remove the samples"
             )
         return Verdict(False, culprits)
+
+    def refused(self, update: int) -> bool:
+        """Whether a check of update number `update`, the last one that was checked, found something."""
+        return update == self._last_bad
 
     def state(self) -> dict[str, Any]:
         """For the checkpoint, so that a resumed run counts on."""

@@ -68,6 +68,10 @@ class Batch:
         """Of the prompts among those of the step."""
         return [place for part in self.parts for place in part.places]
 
+    def sample_ids(self, group_size: int) -> list[str]:
+        """Of its pictures, group-major: the prompt's and the number in its group."""
+        return [f"{prompt.id}/{sample}" for prompt in self.prompts for sample in range(group_size)]
+
     def share(self, rank: int, count: int) -> Batch:
         """What process `rank` of `count` has of a whole step: neighbours of every part, so that all have alike of each layout.
 

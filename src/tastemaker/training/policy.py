@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -55,7 +56,7 @@ def train(
             batch = prepare(now, step)
             mine = batch.share(now.ranks.rank, now.ranks.count)
             with state.as_old():
-                trajectory, images, signal = collect(now, batch, mine, step, scoring)
+                trajectory, images, signal = collect(now, batch, mine, step, scoring, partial(finite, now, mine, state, guard))
             with attention_with_gradients(next(now.adapter.transformer.parameters())):
                 metrics = update(now, state, mine, trajectory, signal, guard)
             state.old_follows(step)
@@ -85,16 +86,37 @@ def at_step(setup: Setup, step: int) -> Setup:
     return replace(setup, sampler=sampler)
 
 
-def collect(setup: Setup, batch: Batch, mine: Batch, step: int, scoring: ScoringPipeline) -> tuple[Trajectory, Tensor, Signal]:
+def finite(setup: Setup, batch: Batch, state: PolicyState, guard: NanGuard, trajectory: Trajectory, images: Tensor) -> bool:
+    """The guard's verdict on what all processes drew for the next update, before any score of it counts."""
+    drawn = {"final latents": trajectory.final_BX, "pictures": images}
+    if setup.sampler.kind != "ode":  # whose steps have no probability
+        drawn["log-probabilities"] = trajectory.log_probs_BS
+    return guard.check(state.attempts + 1, drawn, batch.sample_ids(setup.group_size)).ok
+
+
+Check = Callable[[Trajectory, Tensor], bool]
+"""Looks at a trajectory and its pictures; see `finite`."""
+
+
+def collect(
+    setup: Setup,
+    batch: Batch,
+    mine: Batch,
+    step: int,
+    scoring: ScoringPipeline,
+    check: Check = lambda trajectory, images: True,
+) -> tuple[Trajectory, Tensor, Signal]:
     """What a step learns from: pictures drawn and judged. Where teachers say what is to be learnt, no picture is decoded.
 
     Trajectory and pictures are of the share that is `mine`, the signal is that of the whole `batch`.
     """
     if setup.teachers is not None:
         trajectory = _one_trajectory([rollout(setup, part, step) for part in mine.parts])
+        images = torch.empty(0, 3, setup.height, setup.width)
+        check(trajectory, images)
         every_B = torch.ones(len(batch.prompts) * setup.group_size)
-        return trajectory, torch.empty(0, 3, setup.height, setup.width), Signal(every_B, every_B.bool())
-    trajectory, images, scores = draw_and_judge(setup, mine, step, scoring)
+        return trajectory, images, Signal(every_B, every_B.bool())
+    trajectory, images, scores = draw_and_judge(setup, mine, step, scoring, check)
     signal = signal_of(setup, batch, scores)
     hidden = scoring.hidden_latency()
     if max(setup.chunks, len(mine.parts)) > 1:  # else nothing is drawn while a judge works
@@ -102,19 +124,28 @@ def collect(setup: Setup, batch: Batch, mine: Batch, step: int, scoring: Scoring
     return trajectory, images, signal
 
 
-def draw_and_judge(setup: Setup, batch: Batch, step: int, scoring: ScoringPipeline) -> tuple[Trajectory, Tensor, Scores]:
+def draw_and_judge(
+    setup: Setup,
+    batch: Batch,
+    step: int,
+    scoring: ScoringPipeline,
+    check: Check = lambda trajectory, images: True,
+) -> tuple[Trajectory, Tensor, Scores]:
     """Trajectory and pictures of a batch, and the scores of the whole step (before gates).
 
-    While a chunk is drawn, those before it are judged; then all processes meet.
+    While a chunk is drawn, those before it are judged; then all processes meet. Scores that are missing where `check` finds the
+    drawing at fault are held against no judge.
     """
     trajectories, images, handles = [], [], []
     for chunk in chunks_of(batch, setup.chunks):
         trajectories.append(rollout(setup, chunk, step))
         images.append(decode_all(setup.adapter, trajectories[-1].final_BX, setup.height, setup.width, setup.max_batch))
         handles.append(scoring.submit(f"{step}/{chunk.first}", images[-1], _repeated(setup, chunk.prompts)))
+    trajectory, pictures = _one_trajectory(trajectories), torch.cat(images) if len(images) > 1 else images[0]
+    fine = check(trajectory, pictures)
     scores = joined([scoring.collect(handle) for handle in handles])
-    scores = within_budget(setup, of_step(setup.ranks, scores, batch.places, setup.group_size))
-    return _one_trajectory(trajectories), torch.cat(images) if len(images) > 1 else images[0], scores
+    scores = of_step(setup.ranks, scores, batch.places, setup.group_size)
+    return trajectory, pictures, within_budget(setup, scores) if fine else scores
 
 
 def _one_trajectory(parts: Sequence[Trajectory]) -> Trajectory:

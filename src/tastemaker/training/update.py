@@ -39,15 +39,12 @@ def update(setup: Setup, state: PolicyState, batch: Batch, trajectory: Trajector
     """Optimiser steps on one rollout, over the groups that have a signal, dealt out into `updates_per_rollout` mini-batches.
 
     They are dealt like cards, so that every mini-batch has its share of every part. `batch` and `trajectory` are this process's
-    share of the step, `signal` is that of the whole step.
+    share of the step, `signal` is that of the whole step. The guard has judged what was drawn (`policy.finite`).
     """
-    ids = [f"{prompt.id}/{sample}" for prompt in batch.prompts for sample in range(setup.group_size)]
-    sampled = {"final latents": trajectory.final_BX}
-    if setup.sampler.kind != "ode":  # whose steps have no probability
-        sampled["log-probabilities"] = trajectory.log_probs_BS
-    if not guard.check(state.attempts + 1, sampled, ids).ok:
+    if guard.refused(state.attempts + 1):  # for what was drawn
         state.attempts += 1
         return {"updates": 0.0, "updates_skipped": 1.0}
+    ids = batch.sample_ids(setup.group_size)
     groups = signal.kept_B.view(-1, setup.group_size).any(1).nonzero().flatten()
     if isinstance(setup.algorithm, NFT):
         with state.as_old():
