@@ -92,7 +92,7 @@ class DistillConfig(LoopConfig):
     policy: PolicyConfig = FullPolicy()
     data: DataConfig = Field(examples=[{"prompts": "prompts.jsonl"}])
     checkpoint: CheckpointConfig = Field(default=CheckpointConfig(), json_schema_extra=FREE)
-    budget: BudgetConfig = Field(default=BudgetConfig(), json_schema_extra=FREE)
+    budget: BudgetConfig = BudgetConfig()
 
     def broken_rules(self) -> Iterator[Broken]:
         names: dict[str, int] = {}

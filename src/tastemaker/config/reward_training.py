@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from tastemaker.config.base import Broken, Name, Positive, Settings
-from tastemaker.config.settings import FREE, CheckpointConfig, FullPolicy, OptimiserConfig
+from tastemaker.config.settings import FREE, LENGTH, CheckpointConfig, FullPolicy, OptimiserConfig
 
 FileName = Annotated[str, Field(min_length=1)]
 LossWeight = Annotated[float, Field(ge=0, le=1000)]
@@ -163,11 +163,11 @@ class ReadOutConfig(Settings):
 class RewardBudget(Settings):
     """When training ends."""
 
-    epochs: Annotated[float, Field(gt=0, le=10_000)] = 2.0
+    epochs: Annotated[float, Field(gt=0, le=10_000)] = Field(default=2.0, json_schema_extra=LENGTH)
     """Times that each example is seen."""
-    max_steps: Positive | None = None
+    max_steps: Positive | None = Field(default=None, json_schema_extra=LENGTH)
     """Steps after which it ends even so."""
-    max_minutes: Annotated[float, Field(gt=0)] | None = None
+    max_minutes: Annotated[float, Field(gt=0)] | None = Field(default=None, json_schema_extra=FREE)
     """Minutes of this process; training then stops at a safe point and the same command goes on."""
 
 
@@ -205,7 +205,7 @@ class RewardTrainConfig(Settings):
     read_out: ReadOutConfig = ReadOutConfig()
     checkpoint: CheckpointConfig = Field(default=CheckpointConfig(), json_schema_extra=FREE)
     evaluation: MeasureConfig = Field(default=MeasureConfig(), json_schema_extra=FREE)
-    budget: RewardBudget = Field(default=RewardBudget(), json_schema_extra=FREE)
+    budget: RewardBudget = RewardBudget()
 
     def broken_rules(self) -> Iterator[Broken]:
         data, kind = self.data, self.objective.kind

@@ -19,6 +19,11 @@ from tastemaker.config.judges import AnyJudgeConfig
 from tastemaker.config.monitor import MonitorConfig
 from tastemaker.config.rewards import DeadlineConfig, RewardConfig, reward_rules
 
+FREE: JsonDict = {"free_on_resume": True}
+"""Marks settings and groups that change no weight, so that a resumed run may have other values."""
+LENGTH: JsonDict = {"free_on_resume": "optimiser.decay_from"}
+"""Marks how long a training is: free too, where this other setting does not make the learning rate depend on it."""
+
 
 class RolloutConfig(Settings):
     """How pictures are sampled for training."""
@@ -212,14 +217,11 @@ class CheckpointConfig(Settings):
 class BudgetConfig(Settings):
     """When training ends."""
 
-    max_steps: Positive = 100
-    """Training steps in all, those before a resume included."""
-    max_minutes: Annotated[float, Field(gt=0)] | None = None
+    max_steps: Positive = Field(default=100, json_schema_extra=LENGTH)
+    """Training steps in all, those before a resumption included. With optimiser.decay_from another number is another learning
+    rate, and a resumed run may have it only if it is allowed."""
+    max_minutes: Annotated[float, Field(gt=0)] | None = Field(default=None, json_schema_extra=FREE)
     """Minutes of this process; the run is then saved, stops with exit code 75, and the same command goes on."""
-
-
-FREE: JsonDict = {"free_on_resume": True}
-"""Marks groups that change no weight, so that a resumed run may have other values."""
 
 
 class LoopConfig(Settings):
@@ -257,7 +259,7 @@ class TrainConfig(LoopConfig):
     deadlines: DeadlineConfig = DeadlineConfig()
     checkpoint: CheckpointConfig = Field(default=CheckpointConfig(), json_schema_extra=FREE)
     monitor: MonitorConfig = Field(default=MonitorConfig(), json_schema_extra=FREE)
-    budget: BudgetConfig = Field(default=BudgetConfig(), json_schema_extra=FREE)
+    budget: BudgetConfig = BudgetConfig()
 
     @property
     def judges(self) -> dict[str, AnyJudgeConfig | None]:

@@ -7,6 +7,7 @@ import os
 import platform
 from collections.abc import Iterable, Iterator, Mapping
 from importlib import metadata
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -80,10 +81,22 @@ def allowed(key: str, names: Iterable[str]) -> bool:
     return any(key == name or key.startswith(f"{name}.") for name in names)
 
 
-def free_groups(config: BaseModel) -> tuple[str, ...]:
-    """Settings that change no weight and may differ on resumption: the fields marked free_on_resume."""
-    marks = ((name, field.json_schema_extra) for name, field in type(config).model_fields.items())
-    return tuple(name for name, mark in marks if isinstance(mark, dict) and mark.get("free_on_resume"))
+def free_settings(config: BaseModel) -> tuple[str, ...]:
+    """Settings, and groups of them, that change no weight and may differ on resumption: the fields marked free_on_resume.
+
+    A mark that names another setting holds while that one is null.
+    """
+    return tuple(_free(config, config, ""))
+
+
+def _free(group: BaseModel, config: BaseModel, path: str) -> Iterator[str]:
+    for name, field in type(group).model_fields.items():
+        extra, value = field.json_schema_extra, getattr(group, name)
+        mark = extra.get("free_on_resume") if isinstance(extra, dict) else None
+        if mark is True or (isinstance(mark, str) and attrgetter(mark)(config) is None):
+            yield path + name
+        elif isinstance(value, BaseModel):
+            yield from _free(value, config, f"{path}{name}.")
 
 
 def refuse(folder: Path, changes: list[Change], names: Iterable[str]) -> None:

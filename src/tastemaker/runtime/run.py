@@ -247,7 +247,7 @@ def _compare(folder: Path, config: BaseModel, now: dict[str, Any], allow: tuple[
     for group in ("packages", "processes", "data_files", "judges"):
         found += changes.differences({group: _known(was, now, group)}, {group: now[group]})
     if found:
-        changes.refuse(folder, found, (*allow, *changes.free_groups(config), "processes"))
+        changes.refuse(folder, found, (*allow, *changes.free_settings(config), "processes"))
         time = datetime.now().astimezone().isoformat(timespec="seconds")
         append_line(folder / "changes.jsonl", {"time": time, "pid": os.getpid(), "changes": [c._asdict() for c in found]})
     if found or now.keys() - was.keys() or now["places"] != was["places"]:

@@ -17,9 +17,11 @@ import pytest
 import torch
 
 from tastemaker.config import TrainConfig, load, parse
+from tastemaker.config.reward_training import RewardTrainConfig
 from tastemaker.errors import Corrupt, DiskFull, Diverged, UserMistake
 from tastemaker.runtime import checkpoint
 from tastemaker.runtime import folder as disk
+from tastemaker.runtime.changes import free_settings
 from tastemaker.runtime.guard import NanGuard
 from tastemaker.runtime.run import Run
 
@@ -109,6 +111,25 @@ def test_settings_that_change_no_weight_are_free(tmp_path: Path) -> None:
     Run.open(tmp_path, config()).close()
     Run.open(tmp_path, config("budget.max_steps=900", "checkpoint.every=5", "checkpoint.keep=9")).close()
     assert len(records(tmp_path / "changes.jsonl")[0]["changes"]) == 3
+
+
+def test_another_length_is_free_unless_the_learning_rate_depends_on_it(tmp_path: Path) -> None:
+    for is_new, steps in ((True, 4), (False, 8)):
+        with Run.open(tmp_path / "steady", config(f"budget.max_steps={steps}", "checkpoint.every=3")) as run:
+            assert run.is_new == is_new
+    falling, folder = ("optimiser.decay_from=0.6",), tmp_path / "falling"
+    Run.open(folder, config(*falling, "budget.max_steps=4")).close()
+    Run.open(folder, config(*falling, "budget.max_steps=4", "budget.max_minutes=5", "checkpoint.every=3")).close()
+    with pytest.raises(UserMistake, match=r"allow the changes by name: budget\.max_steps$"):
+        Run.open(folder, config(*falling, "budget.max_steps=8"))
+    Run.open(folder, config(*falling, "budget.max_steps=8"), allow_changes=["budget.max_steps"]).close()
+
+
+def test_another_length_of_a_judges_training_is_free_unless_the_learning_rate_depends_on_it() -> None:
+    text = "name: judge\nbase: b\nrubric: aesthetic.v1\ndata: {ratings: [r.jsonl]}\n"
+    free = {"checkpoint", "evaluation", "budget.max_minutes"}
+    assert {*free_settings(parse(text, RewardTrainConfig))} == {*free, "budget.epochs", "budget.max_steps"}
+    assert {*free_settings(parse(text, RewardTrainConfig, ("optimiser.decay_from=0.6",)))} == free
 
 
 def test_other_data_and_versions_are_refused_but_not_another_number_of_processes(
