@@ -207,8 +207,8 @@ def check(
     """List every mistake in a config at once, before anything is loaded.
 
     Each line names file, line, key and value, the rule that does not hold and what to do. Unknown keys get the nearest known
-    one. Takes about a second and writes nothing. It looks whether the files of judges are there, and reads no model, prompts or
-    pictures.
+    one. Takes about a second and writes nothing. It looks whether the files of judges are there, and, where `data.held_out` is
+    set, whether a file of prompts shares any with it; otherwise it reads no model, prompts or pictures.
 
     Example: `tastemaker check run.yaml --show`
     """
@@ -216,6 +216,11 @@ def check(
 
     settings = load(config, TrainConfig, override or [])
     check_judges(settings.judges, config.parent)
+    if settings.data.held_out is not None:
+        from tastemaker.named.inputs import MINIATURE_PROMPTS, check_held_out, prompts_of_file
+
+        if settings.data.prompts not in MINIATURE_PROMPTS:
+            check_held_out(settings, config.parent, prompts_of_file(settings, config.parent))
     if show:
         typer.echo(dump(settings), nl=False)
         return

@@ -223,6 +223,19 @@ def test_check_looks_for_the_files_of_judges(tmp_path):
     assert result.stderr.startswith(f"error: rewards.0.judge.path: {tmp_path}/judges/a is not a folder")
 
 
+def test_check_compares_held_out_prompts_with_those_to_train_on(tmp_path):
+    path, own = tmp_path / "run.yaml", tmp_path / "own.jsonl"
+    path.write_text(GOOD)
+    data = ("-o", "data.prompts=own.jsonl", "-o", "data.held_out=held-out.jsonl")
+    (tmp_path / "held-out.jsonl").write_text('{"id": "h", "text": "a cat"}\n')
+    own.write_text('{"id": "p", "text": "a dog"}\n')
+    assert tastemaker("check", str(path), *data).exit_code == 0
+    own.write_text('{"id": "p", "text": "A cat"}\n')
+    result = tastemaker("check", str(path), *data)
+    assert result.exit_code == 2 and len(result.stderr.splitlines()) == 1
+    assert result.stderr.startswith("error: data.held_out: 1 of the prompts to train on are in held-out.jsonl too: 'p' (text);")
+
+
 def test_check_says_what_a_good_config_means(good):
     result = tastemaker("check", str(good), "-o", "rollout.prompts=5", "-o", "rollout.group_size=4")
     assert result.exit_code == 0

@@ -11,8 +11,10 @@ import pytest
 import torch
 from rich.console import Console
 
+from tastemaker.commands.curate import curate
+from tastemaker.commands.distill import distill
 from tastemaker.commands.run import KINDS
-from tastemaker.commands.train import monitor_plan
+from tastemaker.commands.train import monitor_plan, train
 from tastemaker.config import (
     ArcFaceIdentityConfig,
     FaceIdentityConfig,
@@ -25,9 +27,10 @@ from tastemaker.config import (
 )
 from tastemaker.config.judges import shipped_rubrics
 from tastemaker.config.stages import CurateStage
+from tastemaker.data.prompts import write_prompts
 from tastemaker.errors import UserMistake
 from tastemaker.named import inputs, judges
-from tastemaker.named.inputs import MINIATURE_PROMPTS, check_categories, check_edit_share, prompts_of
+from tastemaker.named.inputs import MINIATURE_PROMPTS, check_categories, check_edit_share, check_held_out, prompts_of
 from tastemaker.named.judges import check_rewards, opened_rewards, remote_judge
 from tastemaker.recipe import Job
 from tastemaker.rewards import extras
@@ -90,6 +93,47 @@ def test_the_monitor_watches_what_the_config_says(tmp_path):
     text = text.replace("{prompts: miniature}", "{prompts: own.jsonl, held_out: held-out.jsonl}")
     plan = monitor_plan(parse(text, TrainConfig), tmp_path, known, console)
     assert sorted(prompt.text for prompt in plan.prompts) == ["a fox", "a hen"] and not plan.truths
+
+
+def rows(path, *prompts):
+    write_prompts(path, prompts)
+    return path
+
+
+def test_what_is_held_out_is_not_trained_on(tmp_path):
+    """By id, by text however it is written, and of edits by text and source: many pictures get the same instruction."""
+    for name, pixels in (("a", b"1"), ("copy", b"1"), ("b", b"2")):
+        (tmp_path / f"{name}.png").write_bytes(pixels)
+    first, copy, second = (str(tmp_path / f"{name}.png") for name in ("a", "copy", "b"))
+
+    def edit(name, source):
+        return Prompt(name, "make it blue", "general", "edit", (source,))
+
+    held_out = Prompt("h1", "A red  fox"), Prompt("h2", "a hen"), edit("h3", first)
+    rows(tmp_path / "held-out.jsonl", *held_out)
+    config = parse(CONFIG.replace("{prompts: miniature}", "{prompts: own.jsonl, held_out: held-out.jsonl}"), TrainConfig)
+    check_held_out(config, tmp_path, [Prompt("p1", "a red cat"), edit("p2", second), Prompt("p3", "make it blue")])
+    with pytest.raises(UserMistake) as caught:
+        own = [Prompt("p0", "a dog"), Prompt("p1", "a red fox"), Prompt("h2", "a cow"), edit("p2", copy), edit("p3", first)]
+        check_held_out(config, tmp_path, own)
+    assert str(caught.value) == (
+        "data.held_out: 4 of the prompts to train on are in held-out.jsonl too: 'h2' (id), 'p1' (text), 'p2' (text) and 1 "
+        "more; what is held out is not trained on, remove or rename them in one of the files"
+    )
+
+
+@pytest.mark.parametrize("command", ["train", "distill", "curate"])
+def test_what_is_held_out_is_refused_before_a_model_is_looked_for(tmp_path, command):
+    for name in ("own", "held-out"):
+        rows(tmp_path / f"{name}.jsonl", Prompt("p1", "a cat"))
+    text = "name: first\nmodel: absent\ndata: {prompts: own.jsonl, held_out: held-out.jsonl}\n"
+    if command == "distill":
+        text += f"teachers: [{{name: t, weights: {tmp_path}, teaches: [t2i]}}]\n"
+    else:
+        text += "rewards: [{name: facts}]\n"
+    (tmp_path / "run.yaml").write_text(text)
+    with pytest.raises(UserMistake, match=r"data\.held_out: 1 of the prompts .* 'p1' \(id\);"):
+        {"train": train, "distill": distill, "curate": curate}[command](tmp_path / "run.yaml", folder=tmp_path / "run")
 
 
 def test_a_category_that_only_these_prompts_lack_is_fine():

@@ -17,7 +17,7 @@ from tastemaker.data.prompts import write_prompts
 from tastemaker.errors import UserMistake
 from tastemaker.evaluation.curation import half_agreement, print_shares, write_findings, write_walls
 from tastemaker.models.adapter import load
-from tastemaker.named.inputs import MINIATURE_PROMPTS, check_categories, model_folder, prompts_of
+from tastemaker.named.inputs import MINIATURE_PROMPTS, check_categories, check_held_out, model_folder, prompts_of
 from tastemaker.named.judges import check_rewards, opened_rewards
 from tastemaker.rewards.reward import fingerprints
 from tastemaker.runtime.progress import Progress
@@ -80,6 +80,7 @@ def run_curate(
     prompts = prompts_of(config, beside, folder)
     out = _list_path(config, beside, folder, out, prompts)
     check_categories(config, prompts)
+    check_held_out(config, beside, prompts)
     check_rewards(config, beside)
     samples = _judged(config, beside, prompts, folder, embeddings or folder / "embeddings", tuple(allow), console)
     threshold = above if above is not None else threshold_of([composite_range(s.composite_G) for s in samples], keep or KEEP)

@@ -17,7 +17,7 @@ from tastemaker.data.embeddings import EmbeddingCache, encoder_key
 from tastemaker.errors import UserMistake
 from tastemaker.models.adapter import load
 from tastemaker.models.stated_guidance import state_guidance
-from tastemaker.named.inputs import check_edit_share, data_files, model_folder, prompts_of
+from tastemaker.named.inputs import check_edit_share, check_held_out, data_files, model_folder, prompts_of
 from tastemaker.runtime.distributed import connected
 from tastemaker.runtime.progress import Progress
 from tastemaker.training.distill_start import check_routes, run_distillation
@@ -40,6 +40,7 @@ def _run_distill(config: DistillConfig, beside: Path, folder: Path, console: Con
     prompts = prompts_of(config, beside, folder)
     check_routes(config.teachers, prompts)
     check_edit_share(config, prompts)
+    check_held_out(config, beside, prompts)
     model = model_folder(config, beside)
     device, dtype = prepare_hardware(config)
     side, files = config.rollout.picture_side, data_files(config, beside)

@@ -12,7 +12,6 @@ from tastemaker import config as settings
 from tastemaker.config import LoraPolicy, TrainConfig
 from tastemaker.config.distillation import DistillConfig
 from tastemaker.data.embeddings import EmbeddingCache, encoder_key
-from tastemaker.data.prompts import read_prompts
 from tastemaker.evaluation.monitor import Plan, watching
 from tastemaker.evaluation.monitor_chart import write_monitor_chart
 from tastemaker.evaluation.watched import chosen
@@ -20,7 +19,15 @@ from tastemaker.miniature import task as miniature
 from tastemaker.models.adapter import Adapter, load
 from tastemaker.models.lora import save_lora
 from tastemaker.models.stated_guidance import state_guidance
-from tastemaker.named.inputs import check_categories, check_edit_share, data_files, model_folder, prompts_of
+from tastemaker.named.inputs import (
+    check_categories,
+    check_edit_share,
+    check_held_out,
+    data_files,
+    held_out_of,
+    model_folder,
+    prompts_of,
+)
 from tastemaker.named.judges import check_rewards, opened_rewards
 from tastemaker.runtime.distributed import connected, num_processes
 from tastemaker.runtime.metrics import read_lines
@@ -62,6 +69,7 @@ def _run_train(config: TrainConfig, beside: Path, folder: Path, console: Console
     prompts = prompts_of(config, beside, folder)
     check_categories(config, prompts)
     check_edit_share(config, prompts)
+    check_held_out(config, beside, prompts)
     check_rewards(config, beside)
     plan = monitor_plan(config, beside, prompts, console)
     model = model_folder(config, beside)
@@ -106,7 +114,7 @@ def monitor_plan(config: TrainConfig, beside: Path, prompts: Sequence[Prompt], c
     if not watched.every:
         return None
     if config.data.held_out is not None:
-        prompts = read_prompts(beside / config.data.held_out, skip_bad=config.data.skip_bad)
+        prompts = held_out_of(config, beside)
     return Plan(
         chosen(prompts, watched.prompts, config.seed),
         every=watched.every,

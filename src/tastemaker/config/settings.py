@@ -200,7 +200,8 @@ class DataConfig(Settings):
     edit_share: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Share of edits among the prompts of each step; null takes all prompts as they come."""
     held_out: Annotated[str, Field(min_length=1)] | None = None
-    """A JSONL file of prompts for evaluation; none of them is trained on."""
+    """A JSONL file of prompts for evaluation. None of them may be trained on: prompts of the same id or text (and source
+    pictures) are refused."""
     skip_bad: Count = 0
     """Most bad rows that are skipped (and counted) before reading stops with an error."""
 

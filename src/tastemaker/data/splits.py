@@ -103,10 +103,15 @@ def content_key(path: str) -> str:
         return hashlib.file_digest(file, "blake2b").hexdigest()
 
 
+def text_key(text: str) -> str:
+    """Without case, spaces and Unicode forms: two texts with one key ask for the same."""
+    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+
+
 def _keys(row: Judged, kind: str, picture_key: PictureKey) -> list[tuple[str, Hashable]]:
     """What joins a row to others. Sources and judged pictures are of one sort: an edit may start from another row's picture."""
     if kind == "prompt":
-        return [("prompt", " ".join(unicodedata.normalize("NFKC", row.prompt).casefold().split()))]
+        return [("prompt", text_key(row.prompt))]
     if kind == "source":
         return [("picture", picture_key(source)) for source in row.sources]
     if kind == "generator":

@@ -10,6 +10,7 @@ from pathlib import Path
 from tastemaker.config import Judged, TrainConfig
 from tastemaker.config.distillation import DistillConfig
 from tastemaker.data.prompts import read_prompts
+from tastemaker.data.splits import content_key, text_key
 from tastemaker.errors import UserMistake
 from tastemaker.miniature import task as miniature
 from tastemaker.rewards.composite import called
@@ -36,7 +37,12 @@ def prompts_of(config: TrainConfig | DistillConfig, beside: Path, folder: Path) 
         texts, edits = (min(count, config.data.most or count) for count in MINIATURE_PROMPTS[config.data.prompts])
         sources = folder / "sources"
         return [*miniature.training_prompts(texts, config.seed), *miniature.training_edits(edits, sources, config.seed)]
-    found = read_prompts(beside / config.data.prompts, skip_bad=config.data.skip_bad, decode=True)
+    return prompts_of_file(config, beside, decode=True)
+
+
+def prompts_of_file(config: TrainConfig | DistillConfig, beside: Path, *, decode: bool = False) -> list[Prompt]:
+    """What `data.prompts` names where it is a file."""
+    found = read_prompts(beside / config.data.prompts, skip_bad=config.data.skip_bad, decode=decode)
     return first_of_each_task(found, config.data.most)
 
 
@@ -55,6 +61,34 @@ def data_files(config: TrainConfig | DistillConfig, beside: Path) -> dict[str, P
     """What of the run's inputs lies on the disk: the model, and the prompts where they come from a file."""
     files = {"model": model_folder(config, beside)}
     return files if config.data.prompts in MINIATURE_PROMPTS else {**files, "prompts": beside / config.data.prompts}
+
+
+def held_out_of(config: TrainConfig | DistillConfig, beside: Path) -> list[Prompt]:
+    """What `data.held_out` names; nothing where it names none."""
+    return read_prompts(beside / config.data.held_out, skip_bad=config.data.skip_bad) if config.data.held_out else []
+
+
+def check_held_out(config: TrainConfig | DistillConfig, beside: Path, prompts: Sequence[Prompt]) -> None:
+    """Refuses prompts to be trained on that are held out too: those of one id, or of one text and the same source pictures.
+
+    Instructions of edits are often alike, hence the pictures, which are compared by their bytes.
+    """
+    held_out = held_out_of(config, beside)
+    ids, texts = {prompt.id for prompt in held_out}, {text_key(prompt.text) for prompt in prompts}
+    asked = {_asked(prompt) for prompt in held_out if text_key(prompt.text) in texts}
+    texts = {text for text, *_ in asked}
+    same_id = [f"{prompt.id!r} (id)" for prompt in prompts if prompt.id in ids]
+    same_text = [f"{p.id!r} (text)" for p in prompts if p.id not in ids and text_key(p.text) in texts and _asked(p) in asked]
+    if both := same_id + same_text:
+        more = f" and {len(both) - 3} more" if len(both) > 3 else ""
+        raise UserMistake(
+            f"data.held_out: {len(both)} of the prompts to train on are in {config.data.held_out} too: "
+            f"{', '.join(both[:3])}{more}; what is held out is not trained on, remove or rename them in one of the files"
+        )
+
+
+def _asked(prompt: Prompt) -> tuple[str, ...]:
+    return text_key(prompt.text), *(content_key(source) for source in prompt.sources)
 
 
 def check_categories(config: Judged, prompts: Iterable[Prompt]) -> None:
