@@ -21,6 +21,7 @@ from test_distillation import save_teachers
 from test_training import SIDE, Brightness, fresh, settings
 
 import tastemaker.training.policy as policy
+import tastemaker.training.update as update
 from tastemaker.errors import Stopped, UserMistake
 from tastemaker.models.qwen_image21 import QwenImage21Adapter
 from tastemaker.rewards.reward import Missing
@@ -128,8 +129,18 @@ def poisoned(folder, ranks):
         policy.rollout, QwenImage21Adapter.decode = original, whole
 
 
+def guided(folder, ranks):
+    """How far guidance carries the policy is looked at in the first and the third step."""
+    every = update.GUIDED_EVERY
+    update.GUIDED_EVERY = 2
+    try:
+        return train(folder, grpo(), ranks)
+    finally:
+        update.GUIDED_EVERY = every
+
+
 SCENARIOS = {
-    "grpo": lambda folder, ranks: train(folder, grpo(), ranks),
+    "grpo": guided,
     "nft": mixed_nft,
     "distil": distil,
     "stopped": stopped,

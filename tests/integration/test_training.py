@@ -10,6 +10,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+import tastemaker.training.update as updating
 from tastemaker.config import TrainConfig
 from tastemaker.errors import Diverged, ServiceFailed, Stopped, UserMistake
 from tastemaker.models.qwen_image21 import adapt
@@ -318,6 +319,59 @@ def test_equal_scores_make_no_update(tmp_path):
 def test_scores_that_are_no_scores_stop_the_run_and_are_never_numbers(tmp_path, answer):
     with pytest.raises(ServiceFailed, match="missing"):
         go(settings(), tmp_path, reward=Broken(answer))
+
+
+@pytest.mark.parametrize(("algorithm", "rescale"), [("grpo", False), ("grpo", True), ("nft", False)])
+def test_the_guided_kl_is_that_of_its_definition(monkeypatch, algorithm, rescale):
+    """A state at a time: each model by its own two branches, of the first picture that counts of each of two prompts."""
+    monkeypatch.setattr(updating, "GUIDED_GROUPS", 2)
+    config = settings(rollout={"guidance_rescale": rescale}) if algorithm == "grpo" else nft(rollout={"guidance": 2.0})
+    setup, state = made(config)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for _, value in state.named():
+            value.add_(0.02 * torch.randn(value.shape, generator=generator))
+    batch = prepare(setup, 1)
+    (part,) = batch.parts
+    trajectory, _, scores = drawn(setup, batch)
+    signal = signal_of(setup, batch, scores)
+    signal = replace(signal, kept_B=signal.kept_B & (torch.arange(16) != 4) & (torch.arange(16) // 4 != 2))
+    if algorithm == "nft":
+        trajectory = forward_process(setup, setup.algorithm, batch, trajectory, signal, torch.tensor([0, 1, 3]), 1)
+    found = updating.guided_distance(setup, setup.reference, batch, trajectory, signal, torch.tensor([1, 3]))
+
+    distances = []
+    for row, prompt in ((5, 1), (12, 3)):
+        for s, n in enumerate(trajectory.steps):
+            x, sigma = trajectory.states_BSX[row, s][None], trajectory.sigmas[n][None]
+            both = []
+            for transformer in (setup.adapter.transformer, setup.reference):
+                adapter = fresh()
+                adapter.transformer.load_state_dict(transformer.state_dict())
+                with torch.no_grad():
+                    v_c = adapter.velocity(x, sigma, adapter.prefix(part.condition.select(torch.tensor([prompt]))))
+                    v_u = adapter.velocity(x, sigma, adapter.prefix(part.negative))
+                v_g = v_u + 2 * (v_c - v_u)
+                both.append(v_g * v_c.norm(dim=-1, keepdim=True) / v_g.norm(dim=-1, keepdim=True) if rescale else v_g)
+            distances.append(float((both[0] - both[1]).square().mean()))
+    assert found == pytest.approx(sum(distances) / len(distances), rel=1e-4) and found > 1e-6
+
+
+def test_the_guided_kl_is_looked_at_now_and_then_and_changes_no_weight(tmp_path, monkeypatch):
+    def where(name, **changes):
+        state = go(settings(**changes), tmp_path / name)
+        lines = read_lines(tmp_path / name / "metrics.jsonl")
+        return state, {line["step"]: line["kl_guided"] for line in lines if "kl_guided" in line}
+
+    plain, found = where("plain")
+    assert found == {1: 0.0}, "the policy is the reference then"
+    monkeypatch.setattr(updating, "GUIDED_EVERY", 2)
+    often, found = where("often")
+    assert list(found) == [1, 3] and found[3] > 1e-9
+    assert_same(weights(plain), weights(often))
+    assert list(where("partly", rollout={"unguided_every": 3})[1]) == [1]
+    for name, changes in {"alone": {"velocity_kl": 0.0}, "both": {"guidance_mode": "both"}}.items():
+        assert not where(name, algorithm=changes, budget={"max_steps": 1})[1]
 
 
 def test_a_nan_gradient_is_skipped_written_down_and_ends_the_run_after_three(tmp_path, monkeypatch):

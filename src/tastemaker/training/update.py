@@ -14,12 +14,13 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tastemaker.algorithms.grpo import GRPO
 from tastemaker.algorithms.nft import NFT
 from tastemaker.errors import UserMistake
 from tastemaker.flow.guidance import guided, offset
+from tastemaker.flow.loss import velocity_kl
 from tastemaker.models.adapter import Adapter
 from tastemaker.models.lora import with_transformer
 from tastemaker.rollout import negative_rows, stored_velocities, take
@@ -33,6 +34,8 @@ from tastemaker.training.teachers import Teachers
 from tastemaker.types import Signal, Trajectory
 
 MAX_OVER_FLOOR = 3
+GUIDED_EVERY, GUIDED_GROUPS = 10, 4
+"""Steps from one look at how far guidance carries the policy to the next, beginning with the first; prompts looked at."""
 
 
 def update(setup: Setup, state: PolicyState, batch: Batch, trajectory: Trajectory, signal: Signal, guard: NanGuard) -> Metrics:
@@ -51,6 +54,9 @@ def update(setup: Setup, state: PolicyState, batch: Batch, trajectory: Trajector
             trajectory = forward_process(setup, setup.algorithm, batch, trajectory, signal, groups, state.step + 1)
     if setup.teachers is not None:
         trajectory = taught(setup, setup.teachers, batch, trajectory, signal)
+    looked: Metrics = {}
+    if len(groups) and state.step % GUIDED_EVERY == 0 and setup.sampler.policy_mode == "hybrid" and setup.reference is not None:
+        looked["kl_guided"] = guided_distance(setup, setup.reference, batch, trajectory, signal, groups[:GUIDED_GROUPS])
     collected: list[dict[str, Tensor]] = []
     skipped = 0
     num_updates = min(setup.updates_per_rollout, len(groups))
@@ -69,7 +75,7 @@ def update(setup: Setup, state: PolicyState, batch: Batch, trajectory: Trajector
         else:
             skipped += 1
             state.drop_gradients()
-    return {**_means(collected), "updates": float(len(collected)), "updates_skipped": float(skipped)}
+    return {**_means(collected), **looked, "updates": float(len(collected)), "updates_skipped": float(skipped)}
 
 
 def accumulate(
@@ -122,10 +128,37 @@ def forward_process(
         v_cond = stored_velocities(setup.adapter, some.prefix(setup.adapter), here)
         points.velocities_BSX[some.rows] = v_cond.to(points.velocities_BSX)
         if offsets_BSX is not None:
-            v_uncond = stored_velocities(setup.adapter, some.negative_prefix(setup.adapter), here)
-            v_guided = guided(v_cond, v_uncond, setup.sampler.guidance, setup.sampler.rescale)
+            v_guided = guided_velocities(setup, setup.adapter, some, here, v_cond)
             offsets_BSX[some.rows] = offset(v_guided, v_cond).to(offsets_BSX)
     return points
+
+
+@torch.no_grad()
+def guided_distance(
+    setup: Setup, reference: nn.Module, batch: Batch, trajectory: Trajectory, signal: Signal, groups: Tensor
+) -> float:
+    """How far the policy's guided velocity is from the reference's own, where the loss sees the conditional ones: mean square.
+
+    At the stored states of the first sample with a signal of each of some groups of the step.
+    """
+    kept_PG = signal.kept_B.view(-1, setup.group_size)
+    first_PG = torch.zeros_like(kept_PG)
+    first_PG[groups, kept_PG[groups].int().argmax(1)] = True
+    total = torch.zeros((), device=trajectory.final_BX.device)
+    for some in passes_of(setup, batch, replace(signal, kept_B=first_PG.flatten()), groups):
+        here = take(trajectory, some.rows)
+        own, theirs = (
+            guided_velocities(setup, adapter, some, here, stored_velocities(adapter, some.prefix(adapter), here))
+            for adapter in (setup.adapter, with_transformer(setup.adapter, reference))
+        )
+        total += velocity_kl(own.flatten(0, 1), theirs.flatten(0, 1)).mean() * len(some.rows) / len(groups)
+    return float(over_ranks(setup.ranks, {"kl_guided": total})["kl_guided"])
+
+
+def guided_velocities(setup: Setup, adapter: Adapter, some: Pass, here: Trajectory, v_cond: Tensor) -> Tensor:
+    """(B, S, *X) velocities that a model is sampled with at the stored states, from those of its conditional branch."""
+    v_uncond = stored_velocities(adapter, some.negative_prefix(adapter), here)
+    return guided(v_cond, v_uncond, setup.sampler.guidance, setup.sampler.rescale)
 
 
 @torch.no_grad()
