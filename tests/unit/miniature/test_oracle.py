@@ -12,6 +12,7 @@ from tastemaker.miniature import oracle
 from tastemaker.miniature.world import description as d
 from tastemaker.miniature.world import edits
 from tastemaker.miniature.world.layout import FACE_RANGES, GeneralLayout, sample_layout
+from tastemaker.miniature.world.mistakes import one_fact_off
 from tastemaker.miniature.world.palette import COLOUR_RGB
 from tastemaker.miniature.world.placement import RELATION_DISTANCE
 from tastemaker.miniature.world.renderer import render
@@ -73,58 +74,12 @@ def test_every_fact_of_real_pictures_is_read_right(category):
     assert exact >= 0.94 * 3 * NUM_READ
 
 
-def _one_fact_off(description: d.Description, rng: np.random.Generator) -> list[d.Description]:
-    """Descriptions that differ from this one in a single said fact."""
-
-    def other(options: tuple, *taken: object):
-        return rng.choice([option for option in options if option not in taken])
-
-    wrong: list[d.Description] = [replace(description, style=str(other(d.STYLES, description.style)))]
-    coloured = description.style != "sepia"
-    match description:
-        case d.General():
-            first, *rest = description.things
-            changes = [{"shape": str(other(d.SHAPES, first.shape))}, {"size": "small" if first.size != "small" else "medium"}]
-            changes += [{"colour": str(other(d.COLOURS, first.colour))}] if coloured else []
-            changes += [{"count": first.count - 1}] if first.count > 1 else []
-            for change in changes:
-                thing = replace(first, **change)
-                taken = {(thing.shape, thing.colour)} & {(one.shape, one.colour) for one in rest}
-                if not taken and change.get("size") != "medium":
-                    wrong.append(replace(description, things=(thing, *rest)))
-            if description.relation and len({(t.shape, t.size) for t in description.things}) == 2:
-                wrong += [
-                    replace(description, relation=relation) for relation in d.RELATIONS if relation != description.relation
-                ]
-        case d.Portrait():
-            wrong += [replace(description, glasses=not description.glasses), replace(description, smile=not description.smile)]
-            if coloured:
-                wrong.append(replace(description, skin=str(other(d.SKINS, description.skin))))
-                wrong.append(replace(description, clothing=str(other(d.COLOURS, description.clothing))))
-            if description.hair_colour:
-                style = str(other(d.HAIR_STYLES, description.hair_style, "bald"))
-                wrong.append(replace(description, hair_style=style))
-        case d.Landscape():
-            wrong.append(replace(description, weather=str(other(d.WEATHERS[1:], description.weather))))
-            if description.ground != "water":
-                wrong.append(replace(description, trees=int(other((1, 2, 3), description.trees))))
-            if not description.mountains:
-                wrong.append(replace(description, mountains=True))
-        case d.Typography():
-            at = int(rng.integers(len(description.text)))
-            letter = str(other(tuple(d.LETTERS), description.text[at]))
-            wrong.append(replace(description, text=description.text[:at] + letter + description.text[at + 1 :]))
-            wrong += [replace(description, text=description.text[:-1])] if len(description.text) > 1 else []
-            wrong += [replace(description, colour=str(other(d.COLOURS, description.colour)))] if coloured else []
-    return wrong
-
-
 @pytest.mark.parametrize("category", d.CATEGORIES)
 def test_a_prompt_that_is_wrong_in_one_fact_is_refused(category):
     accepted = total = 0
     for seed in range(NUM_WRONG):
         description, picture, rng = _sample(category, seed)
-        for wrong in _one_fact_off(description, rng):
+        for wrong in one_fact_off(description, rng):
             accepted += oracle.read(picture, wrong).exact
             total += 1
     assert total >= 60

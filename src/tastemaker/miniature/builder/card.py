@@ -87,13 +87,13 @@ def _drawing(scale: float) -> Drawing:
 
 
 def round_trip(adapter: Adapter, count: int, pool: Executor | None) -> list[Measure]:
-    """PSNR over all pixels, and how many of the facts are read the same before and after."""
+    """PSNR over all pixels, and how many of the facts, and of the verdicts on whole pictures, are the same before and after."""
     prompts = task.held_out_prompts(count)
     rng = np.random.default_rng(SEED)
     descriptions = [task.described(prompt.truth) for prompt in prompts]
     drawn = np.stack([render(description, sample_layout(description, rng)) for description in descriptions])
     model = adapter.pipeline.vae.float()
-    rebuilt = np.concatenate([_rebuilt(model, drawn[start : start + 64]) for start in range(0, len(drawn), 64)])
+    rebuilt = np.concatenate([through_vae(model, drawn[start : start + 64]) for start in range(0, len(drawn), 64)])
     decibels = vae.psnr(model, drawn)
     before, after = (task.readings(pictures, prompts, pool) for pictures in (drawn, rebuilt))
     same = [
@@ -102,6 +102,7 @@ def round_trip(adapter: Adapter, count: int, pool: Executor | None) -> list[Meas
         for left, right in zip(a.facts, b.facts, strict=True)
     ]
     kept = proportion(np.array(same))
+    whole = proportion(np.array([a.exact == b.exact for a, b in zip(before, after, strict=True)]))
     return [
         Measure(
             "VAE round trip",
@@ -111,10 +112,11 @@ def round_trip(adapter: Adapter, count: int, pool: Executor | None) -> list[Meas
             percent=False,
         ),
         Measure("facts read the same after it", kept, "at least 97%", kept.value >= 0.97),
+        Measure("verdicts on whole pictures the same after it", whole),
     ]
 
 
-def _rebuilt(model, pictures: np.ndarray) -> np.ndarray:
+def through_vae(model, pictures: np.ndarray) -> np.ndarray:
     decoded = vae.decode(model, vae.encode(model, vae.to_model(pictures))[0])[:, :3, 0].clamp(-1, 1)
     return ((decoded + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
 

@@ -9,7 +9,22 @@ from dataclasses import fields, replace
 
 import numpy as np
 
-from tastemaker.miniature.world.description import Description, General, Portrait, Thing
+from tastemaker.miniature.world.description import (
+    COLOURS,
+    HAIR_STYLES,
+    LETTERS,
+    RELATIONS,
+    SHAPES,
+    SKINS,
+    STYLES,
+    WEATHERS,
+    Description,
+    General,
+    Landscape,
+    Portrait,
+    Thing,
+    Typography,
+)
 from tastemaker.miniature.world.edits import EditPair, sample_edit
 from tastemaker.miniature.world.sampling import pick, sample_description
 from tastemaker.miniature.world.splits import split_of, split_of_edit
@@ -74,3 +89,47 @@ def _with_another_thing(description: General, other: General, rng: np.random.Gen
     things = list(description.things)
     things[index] = replace(things[index], **{name: getattr(found, name)})
     return replace(description, things=tuple(things))
+
+
+def one_fact_off(description: Description, rng: np.random.Generator) -> list[Description]:
+    """Descriptions that differ from this one in a single said fact: its style, and some of what its category has."""
+
+    def other(options: tuple, *taken: object):
+        return rng.choice([option for option in options if option not in taken])
+
+    wrong: list[Description] = [replace(description, style=str(other(STYLES, description.style)))]
+    coloured = description.style != "sepia"
+    match description:
+        case General():
+            first, *rest = description.things
+            changes = [{"shape": str(other(SHAPES, first.shape))}, {"size": "small" if first.size != "small" else "medium"}]
+            changes += [{"colour": str(other(COLOURS, first.colour))}] if coloured else []
+            changes += [{"count": first.count - 1}] if first.count > 1 else []
+            for change in changes:
+                thing = replace(first, **change)
+                taken = {(thing.shape, thing.colour)} & {(one.shape, one.colour) for one in rest}
+                if not taken and change.get("size") != "medium":
+                    wrong.append(replace(description, things=(thing, *rest)))
+            if description.relation and len({(t.shape, t.size) for t in description.things}) == 2:
+                wrong += [replace(description, relation=relation) for relation in RELATIONS if relation != description.relation]
+        case Portrait():
+            wrong += [replace(description, glasses=not description.glasses), replace(description, smile=not description.smile)]
+            if coloured:
+                wrong.append(replace(description, skin=str(other(SKINS, description.skin))))
+                wrong.append(replace(description, clothing=str(other(COLOURS, description.clothing))))
+            if description.hair_colour:
+                style = str(other(HAIR_STYLES, description.hair_style, "bald"))
+                wrong.append(replace(description, hair_style=style))
+        case Landscape():
+            wrong.append(replace(description, weather=str(other(WEATHERS[1:], description.weather))))
+            if description.ground != "water":
+                wrong.append(replace(description, trees=int(other((1, 2, 3), description.trees))))
+            if not description.mountains:
+                wrong.append(replace(description, mountains=True))
+        case Typography():
+            at = int(rng.integers(len(description.text)))
+            letter = str(other(tuple(LETTERS), description.text[at]))
+            wrong.append(replace(description, text=description.text[:at] + letter + description.text[at + 1 :]))
+            wrong += [replace(description, text=description.text[:-1])] if len(description.text) > 1 else []
+            wrong += [replace(description, colour=str(other(COLOURS, description.colour)))] if coloured else []
+    return wrong
