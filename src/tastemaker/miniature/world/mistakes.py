@@ -102,14 +102,12 @@ def one_fact_off(description: Description, rng: np.random.Generator) -> list[Des
     match description:
         case General():
             first, *rest = description.things
-            changes = [{"shape": str(other(SHAPES, first.shape))}, {"size": "small" if first.size != "small" else "medium"}]
-            changes += [{"colour": str(other(COLOURS, first.colour))}] if coloured else []
-            changes += [{"count": first.count - 1}] if first.count > 1 else []
-            for change in changes:
-                thing = replace(first, **change)
-                taken = {(thing.shape, thing.colour)} & {(one.shape, one.colour) for one in rest}
-                if not taken and change.get("size") != "medium":
-                    wrong.append(replace(description, things=(thing, *rest)))
+            things = [replace(first, shape=str(other(SHAPES, first.shape)))]
+            things += [replace(first, size="small")] if first.size != "small" else []
+            things += [replace(first, colour=str(other(COLOURS, first.colour)))] if coloured else []
+            things += [replace(first, count=first.count - 1)] if first.count > 1 else []
+            taken = {(one.shape, one.colour) for one in rest}
+            wrong += [replace(description, things=(one, *rest)) for one in things if (one.shape, one.colour) not in taken]
             if description.relation and len({(t.shape, t.size) for t in description.things}) == 2:
                 wrong += [replace(description, relation=relation) for relation in RELATIONS if relation != description.relation]
         case Portrait():
