@@ -19,6 +19,7 @@ from torch import Tensor
 
 from tastemaker.evaluation.alarm import REWARD, SWAPPED, TRUTH
 from tastemaker.evaluation.picture_statistics import measure_prompts, prompt_means
+from tastemaker.models.adapter import decode_all
 from tastemaker.rewards.composite import Composite
 from tastemaker.rewards.reward import Reward, score_all, to_uint8
 from tastemaker.rollout import denoise
@@ -42,10 +43,16 @@ class Watched:
     truths: Sequence[Reward] = ()
 
     @cached_property
-    def partner(self) -> tuple[int | None, ...]:
-        """For each prompt another one that is judged by the same rewards with the same weights; None where there is none."""
+    def swapped(self) -> tuple[Prompt | None, ...]:
+        """What is asked of each prompt's pictures instead: what its partner asks for, of its own sources; None without one.
+
+        A partner is judged by the same rewards with the same weights and has as many sources. Were the sources swapped too, a
+        policy that returns its source and ignores the instruction would look as if it had followed it.
+        """
         weights = self.setup.judges.weights_BR(self.prompts).tolist()
-        return partners([(prompt.task, *row) for prompt, row in zip(self.prompts, weights, strict=True)])
+        kinds = [(one.task, len(one.sources), *row) for one, row in zip(self.prompts, weights, strict=True)]
+        pairs = zip(self.prompts, partners(kinds, [one.text for one in self.prompts]), strict=True)
+        return tuple(None if other is None else replace(self.prompts[other], sources=one.sources) for one, other in pairs)
 
     @property
     def repeated(self) -> list[Prompt]:
@@ -55,19 +62,27 @@ class Watched:
     def draw(self, noise: int) -> Tensor:
         """(P * samples, 3, H, W) float32 of 256 levels, as in a PNG: deterministic sampling from set `noise` of the noise."""
         setup = self.setup
+        images_PG = torch.empty(len(self.prompts), self.samples, 3, setup.height, setup.width)
+        for places in setup.embeddings.by_layout(self.prompts):
+            images_PG[places] = self._drawn(places, noise).unflatten(0, (len(places), self.samples))
+        return images_PG.flatten(0, 1)
+
+    def _drawn(self, places: Sequence[int], noise: int) -> Tensor:
+        """The pictures of some prompts, whose layout is one; a prompt's noise does not depend on which others these are."""
+        setup, some = self.setup, [self.prompts[place] for place in places]
         sampler = replace(setup.sampler, kind="ode", steps=())
         device = next(setup.adapter.transformer.parameters()).device
-        negative = setup.embeddings.negative(setup.negative_prompt, self.prompts).to(device) if sampler.guided else None
+        negative = setup.embeddings.negative(setup.negative_prompt, some).to(device) if sampler.guided else None
         trajectory = denoise(
             setup.adapter,
-            setup.embeddings.condition(self.prompts).to(device),
+            setup.embeddings.condition(some).to(device),
             negative,
             group_size=self.samples,
             sampler=sampler,
-            noise=keyed_noise(setup, self.prompts, self.samples, "monitor", noise),
+            noise=keyed_noise(setup, some, self.samples, "monitor", noise, places=places),
             max_batch=setup.max_batch,
         )
-        images = setup.adapter.decode(trajectory.final_BX, setup.height, setup.width)
+        images = decode_all(setup.adapter, trajectory.final_BX, setup.height, setup.width, setup.max_batch)
         return to_uint8(images).permute(0, 3, 1, 2).float() / 255
 
     def pictured(self, images: Tensor) -> Values:
@@ -75,14 +90,13 @@ class Watched:
         return measure_prompts(images.numpy(), self._places())
 
     def judged(self, images: Tensor) -> tuple[np.ndarray, np.ndarray]:
-        """Scores (B, R) under their gates: for the prompt of each picture, and for its partner's; NaN where there is none."""
+        """Scores (B, R) under their gates: for the prompt of each picture, and for the swapped one; NaN where there is none."""
         composite, own = self.setup.judges, self.repeated
-        pairs = [(row, self.partner[row // self.samples]) for row in range(len(own))]
-        rows = [row for row, other in pairs if other is not None]
-        others = [self.prompts[other] for _, other in pairs if other is not None]
+        others = [other for other in self.swapped for _ in range(self.samples)]
+        rows = [row for row, other in enumerate(others) if other is not None]
         swapped_BR = np.full((len(own), len(composite.rewards)), np.nan)
         if rows:
-            swapped_BR[rows] = _scores(composite, images[rows], others)
+            swapped_BR[rows] = _scores(composite, images[rows], [other for other in others if other is not None])
         return _scores(composite, images, own), swapped_BR
 
     def true(self, images: Tensor) -> Values:
@@ -107,7 +121,7 @@ class Watched:
 
     @torch.no_grad()
     def velocities(self, latents_PX: Tensor, noise: int) -> tuple[Tensor, np.ndarray]:
-        """Conditional velocities (P, K, *X) at the noised latents, and how much the partner's prompt changes them, (P,).
+        """Conditional velocities (P, K, *X) at the noised latents, and how much the swapped prompt changes them, (P,).
 
         The latter is the root mean square of the difference over that of the velocity. Prompt by prompt, so that a prompt's
         number does not depend on the others.
@@ -121,8 +135,8 @@ class Watched:
             fresh_KX = seeds.noise_rows(latents_PX.shape[1:], keys).to(device)
             states_KX = (1 - along) * latents_PX[row].to(device) + along * fresh_KX
             found.append(self._velocity(states_KX, sigma_K, prompt))
-            if (other := self.partner[row]) is not None:
-                change = self._velocity(states_KX, sigma_K, self.prompts[other]) - found[-1]
+            if (other := self.swapped[row]) is not None:
+                change = self._velocity(states_KX, sigma_K, other) - found[-1]
                 effect_P[row] = float(rms(change) / rms(found[-1]))
         return torch.stack(found), effect_P
 
@@ -143,16 +157,15 @@ class Watched:
         return values
 
 
-def partners(kinds: Sequence[object]) -> tuple[int | None, ...]:
-    """For each place the next one of the same kind, the last one's being the first; None where a kind occurs once."""
+def partners(kinds: Sequence[object], texts: Sequence[str]) -> tuple[int | None, ...]:
+    """For each place the next one of the same kind and another text, after the last the first; None where there is none."""
     groups: dict[object, list[int]] = {}
     for row, kind in enumerate(kinds):
         groups.setdefault(kind, []).append(row)
     found: list[int | None] = [None] * len(kinds)
     for rows in groups.values():
-        if len(rows) > 1:
-            for row, other in zip(rows, rows[1:] + rows[:1], strict=True):
-                found[row] = other
+        for place, row in enumerate(rows):
+            found[row] = next((other for other in rows[place + 1 :] + rows[:place] if texts[other] != texts[row]), None)
     return tuple(found)
 
 

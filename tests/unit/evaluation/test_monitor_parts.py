@@ -129,9 +129,9 @@ def test_the_line_names_the_farthest_first():
 
 def test_every_prompt_is_swapped_with_another_of_its_kind():
     kinds = ["a", "b", "a", "c", "a", "b"]
-    found = partners(kinds)
-    assert found == (2, 5, 4, None, 0, 1)
-    assert partners([]) == ()
+    assert partners(kinds, "uvwxyz") == (2, 5, 4, None, 0, 1)
+    assert partners(kinds, "uvwxuv") == (2, None, 4, None, 2, None), "the same text would swap nothing"
+    assert partners([], "") == ()
 
 
 def test_watched_prompts_are_different_and_spread_over_categories():
