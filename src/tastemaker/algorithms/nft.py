@@ -3,10 +3,11 @@
     rollout -> x0 of each sample -> x_t = (1 - sigma) x0 + sigma noise at a few sigmas -> velocities -> loss
 
 Good samples pull the velocity towards themselves and bad ones push it away, by how far their advantage is from the group's
-mean. What it is here: the old policy is the rollout's own weights; guidance enters as `flow.guidance` says, by default frozen
-(hybrid), so that pictures are compared with the velocity that drew them. r is centred on 1/2 in each group: samples that are
-all equally good move nothing, and guidance itself is not distilled into the weights. Left out: an old policy that lags behind,
-the self-normalised weighting of the reference code.
+mean. What it is here: the old policy is that of the rollout, which has the trained weights, or with `NFTConfig.old_policy` an
+average of them that lags behind (`PolicyState.as_old`); guidance enters as `flow.guidance` says, by default frozen (hybrid), so
+that pictures are compared with the velocity that drew them. r is centred on 1/2 in each group: samples that are all equally
+good move nothing, and guidance itself is not distilled into the weights. Left out: the self-normalised weighting of the
+reference code.
 """
 
 from __future__ import annotations
