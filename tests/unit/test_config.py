@@ -581,6 +581,22 @@ def test_grpo_is_meant_where_no_algorithm_is_named_and_each_has_its_own_settings
     assert parse(dump(nft), TrainConfig) == nft
 
 
+def test_the_default_clip_range_is_that_of_the_kind_of_ratio() -> None:
+    """Normalised ratios are about 3.5 times as large, and so is their rounding in bf16: docs/experiments/algorithms.md."""
+
+    def clip_range(algorithm: str, *overrides: str) -> float:
+        config = parse(GOOD + f"algorithm: {algorithm}\n", TrainConfig, overrides)
+        assert parse(dump(config), TrainConfig) == config and f"clip_range: {config.algorithm.clip_range:g}" in dump(config)
+        return config.algorithm.clip_range
+
+    assert GRPOConfig().clip_range == clip_range("{}") == clip_range("{name: grpo, clip_range: null}") == 1e-4
+    assert GRPOConfig(ratio_norm=True).clip_range == clip_range("{ratio_norm: true}") == 4e-4
+    assert clip_range("{name: grpo}", "algorithm.ratio_norm=true") == 4e-4
+    assert clip_range("{ratio_norm: true, clip_range: 1e-4}") == 1e-4
+    found = mistakes(GOOD + "algorithm: {ratio_norm: maybe, clip_range: 2}\n")
+    assert [line.split()[1] for line in found] == ["algorithm.clip_range:", "algorithm.ratio_norm:"]
+
+
 def test_a_rollout_of_few_steps_is_for_nft_which_has_no_window() -> None:
     assert parse(GOOD + "algorithm: {name: nft}\nrollout: {steps: 3}\n", TrainConfig).rollout.steps == 3
     found = mistakes(GOOD + "rollout: {steps: 3}\n")

@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, model_validator
 from pydantic.config import JsonDict
 
 from tastemaker.config.base import Broken, Count, Guidance, Name, Positive, Settings, Share, Weight
@@ -95,9 +95,16 @@ class GRPOConfig(GroupConfig):
     name: Literal["grpo"] = "grpo"
     """Chooses this algorithm."""
     clip_range: Annotated[float, Field(gt=0, lt=1)] = 1e-4
-    """The ratio counts within 1 +- this; log-probabilities are per latent element, hence so small."""
+    """The ratio counts within 1 +- this; null is 1e-4, and 4e-4 with ratio_norm, whose ratios and their rounding are larger."""
     ratio_norm: bool = False
     """Normalise the log ratio of each step by its standard deviation."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _clip_range_of_the_ratio(cls, given: Any) -> Any:
+        if not isinstance(given, Mapping) or given.get("clip_range") is not None:
+            return given
+        return {**given, "clip_range": 4e-4 if given.get("ratio_norm") is True else 1e-4}
 
 
 class OldPolicyConfig(Settings):
