@@ -44,7 +44,7 @@ class Gaussian:
         return self.mean + self.std * widened(noise)
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """(B,) log density of x in nats per latent element (their mean), so that clip ranges hold at any resolution."""
+        """(B,) log density of x in nats per latent element (their mean), whose scale does not grow with their number."""
         return mean_over_elements(self._log_densities(x))
 
     def log_prob_sum(self, x: Tensor) -> Tensor:

@@ -140,6 +140,19 @@ def test_normalised_log_ratio_has_mean_zero_and_one_scale_at_every_step(step):
     torch.testing.assert_close(scaled, -(xi * change).mean(1), rtol=1e-3, atol=1e-6)
 
 
+def test_a_log_ratio_spreads_as_one_over_the_root_of_the_elements_while_its_mean_stays():
+    """Why a clip range belongs to a resolution: for 256 times the elements, as of 1024 pixels against 64, 16 times less."""
+
+    def mean_and_spread(elements):
+        new, old, x_next, change = two_policies("cps", 0.7, 0.5, 0.5, batch=1000, elements=elements)
+        ratio, size = log_ratio(new, old, x_next).double(), float(change.double().square().mean().sqrt())
+        return float(ratio.mean()) / size**2, float(ratio.std()) / size
+
+    (few, wide), (many, narrow) = mean_and_spread(32), mean_and_spread(256 * 32)
+    assert wide / narrow == pytest.approx(16, rel=0.1)
+    assert few == pytest.approx(many, rel=0.2) and many < 0
+
+
 def test_gradient_of_the_normalised_ratio_does_not_depend_on_the_step():
     xi = draw(1, 5, seed=4, dtype=torch.float64)
     for kind, sigma, sigma_next, eta in STEPS:
