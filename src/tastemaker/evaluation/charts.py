@@ -23,7 +23,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from tastemaker.evaluation.summary import ALL, Difference, Row, guidance_words, interval, points
+from tastemaker.evaluation.scores import ScoreDifference, ScoreRow
+from tastemaker.evaluation.summary import ALL, Difference, Row, guidance_words, interval, points, score_words
 
 Format = Literal["svg", "png"]
 
@@ -118,8 +119,10 @@ def draw_panels(
         return render(figure, form)
 
 
-def category_bars(rows: Sequence[Row], *, models: Sequence[str] = (), theme: Theme = LIGHT, form: Format = "svg") -> bytes:
-    """Accuracy of every model in every category with its 95% interval; one panel per task and guidance scale.
+def category_bars(
+    rows: Sequence[Row | ScoreRow], *, models: Sequence[str] = (), theme: Theme = LIGHT, form: Format = "svg"
+) -> bytes:
+    """Accuracy, or mean score, of every model in every category with its 95% interval; a panel per task and guidance scale.
 
     `models` is the order that gives each model its colour, for charts that are read side by side; the rows' order unless given.
     """
@@ -144,14 +147,17 @@ def category_bars(rows: Sequence[Row], *, models: Sequence[str] = (), theme: The
         return render(figure, form)
 
 
-def difference_plot(differences: Sequence[Difference], *, theme: Theme = LIGHT, form: Format = "svg") -> bytes:
-    """Forest plot: every paired difference in points with its 95% interval; coloured where the interval excludes zero."""
-    facets: dict[tuple[Any, ...], list[Difference]] = {}
+def difference_plot(
+    differences: Sequence[Difference | ScoreDifference], *, theme: Theme = LIGHT, form: Format = "svg"
+) -> bytes:
+    """Forest plot: paired differences, in points or of a score, with 95% intervals; coloured where these exclude zero."""
+    facets: dict[tuple[Any, ...], list[Difference | ScoreDifference]] = {}
     for found in differences:
         facets.setdefault((found.pair, found.task, found.guidance, found.against_guidance), []).append(found)
     heights = [0.5 + 0.25 * len(group) for group in facets.values()] or [1.0]
-    bounds = [0.0, *(100 * x for d in differences for x in (d.low, d.high, d.difference) if not math.isnan(x))]
-    room = max(0.08 * (max(bounds) - min(bounds)), 1.0)
+    scale = _scale(differences)
+    bounds = [0.0, *(scale * x for d in differences for x in (d.low, d.high, d.difference) if not math.isnan(x))]
+    room = max(0.08 * (max(bounds) - min(bounds)), 0.01 * scale)
     limits = (min(bounds) - room, max(bounds) + room)
     with styled(theme):
         figure = Figure(figsize=(5.4, sum(heights) + 0.4), layout="constrained")
@@ -160,7 +166,7 @@ def difference_plot(differences: Sequence[Difference], *, theme: Theme = LIGHT, 
             _draw_forest(axis, group, limits, theme)
             axis.set_title(f"{pair[0]} − {pair[1]}, {task}, guidance {guidance_words(guidance, against)}", loc="left")
         if facets:
-            axes[-1].set_xlabel("difference in accuracy, points")
+            axes[-1].set_xlabel("difference in accuracy, points" if scale != 1 else "difference of scores")
         else:
             axes[0].set_axis_off()
             axes[0].text(0.5, 0.5, "nothing was compared", ha="center", va="center", color=theme.muted)
@@ -221,15 +227,21 @@ def _draw_panel(axis: Any, title: str, names: Sequence[str], history: Sequence[M
         axis.legend(loc="best", fontsize=8)
 
 
-def _draw_bars(axis: Any, rows: Sequence[Row], colours: Mapping[str, str], theme: Theme) -> None:
+def _scale(found: Sequence[Row | ScoreRow | Difference | ScoreDifference]) -> float:
+    """Accuracies are shown in percent and points, scores as they are."""
+    return 1 if found and isinstance(found[0], ScoreRow | ScoreDifference) else 100
+
+
+def _draw_bars(axis: Any, rows: Sequence[Row | ScoreRow], colours: Mapping[str, str], theme: Theme) -> None:
+    scale = _scale(rows)
     categories = sorted(dict.fromkeys(row.category for row in rows), key=lambda c: c != ALL)
     height = 0.8 / len(colours)
     for index, (model, colour) in enumerate(colours.items()):
         found = {row.category: row for row in rows if row.model == model}
         chosen = [(place, found[category]) for place, category in enumerate(categories) if category in found]
         y = np.array([place + (index - (len(colours) - 1) / 2) * height for place, _ in chosen])
-        value = np.array([100 * row.accuracy for _, row in chosen])
-        ends = np.array([(100 * row.low, 100 * row.high) for _, row in chosen]).reshape(-1, 2)
+        value = np.array([scale * row.estimate.value for _, row in chosen])
+        ends = np.array([(scale * row.low, scale * row.high) for _, row in chosen]).reshape(-1, 2)
         error = np.abs(ends - value[:, None])
         axis.barh(y, np.nan_to_num(value), height * 0.86, color=colour, label=model)
         axis.errorbar(value, y, xerr=error.T, fmt="none", ecolor=theme.ink, elinewidth=1.1, capsize=2.2)
@@ -237,21 +249,26 @@ def _draw_bars(axis: Any, rows: Sequence[Row], colours: Mapping[str, str], theme
     labels = [f"{_wrap(c)} (n={'–'.join(str(n) for n in (sizes[c][0], sizes[c][-1])[: len(sizes[c])])})" for c in categories]
     axis.set_yticks(range(len(categories)), labels)
     axis.set_ylim(len(categories) - 0.45, -0.55)
-    axis.set_xlim(0, 100)
-    axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}%"))
+    if scale != 1:
+        axis.set_xlim(0, 100)
+        axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}%"))
     axis.grid(axis="x")
     axis.tick_params(axis="y", length=0)
 
 
-def _draw_forest(axis: Any, differences: Sequence[Difference], limits: tuple[float, float], theme: Theme) -> None:
+def _draw_forest(
+    axis: Any, differences: Sequence[Difference | ScoreDifference], limits: tuple[float, float], theme: Theme
+) -> None:
+    scale = _scale(differences)
+    words = points if scale != 1 else score_words
     axis.axvline(0, color=theme.muted, linewidth=1)
     for place, found in enumerate(differences):
-        value, low, high = (100 * x for x in (found.difference, found.low, found.high))
+        value, low, high = (scale * x for x in (found.difference, found.low, found.high))
         colour = (theme.gain if value > 0 else theme.loss) if found.estimate.excludes_zero else theme.muted
         if not math.isnan(low + high):
             axis.plot([low, high], [place, place], color=colour, linewidth=2, solid_capstyle="round")
         axis.plot([value], [place], "o", color=colour, markersize=7 if found.category == ALL else 5, markeredgewidth=0)
-        text = f"{points(found.difference)}  ({interval(found.low, found.high, points)})"
+        text = f"{words(found.difference)}  ({interval(found.low, found.high, words)})"
         weight = "bold" if found.category == ALL else "normal"
         axis.annotate(text, (1.02, place), xycoords=("axes fraction", "data"), va="center", fontsize=8, weight=weight)
     axis.set_yticks(range(len(differences)), [_wrap(found.category) for found in differences])

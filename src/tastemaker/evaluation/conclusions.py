@@ -9,7 +9,7 @@ from typing import Any
 
 from scipy.special import ndtr
 
-from tastemaker.evaluation.scores import ALL_JUDGES
+from tastemaker.evaluation.scores import ALL_JUDGES, ScoreDifference
 from tastemaker.evaluation.statistics import Z95, holm
 from tastemaker.evaluation.summary import (
     ALL,
@@ -25,6 +25,8 @@ from tastemaker.evaluation.summary import (
 
 ONE_SIDED = 0.025
 """Of a 95% interval, what lies beyond its upper end."""
+SCORE_PAIRS = 20
+"""Least pairs of scores that a fall is told from: with fewer, the bootstrap's interval is too narrow to warn by."""
 
 
 def headline(summary: Summary) -> str:
@@ -69,17 +71,23 @@ def _items(task: str) -> str:
 
 def _judged_headline(summary: Summary) -> str:
     """Where no truth is known: the first difference of scores over all prompts, that of all judges if there is one."""
-    overall = [d for d in summary.score_differences if d.category == ALL]
-    found = next((d for d in overall if d.reward == ALL_JUDGES), next(iter(overall), None))
-    if found is None:
+    overall = [d for d in summary.score_differences if d.category == ALL and d.reward == judges_score(summary)]
+    if not overall:
         return "Nothing was compared." if summary.scores else "Nothing was evaluated."
-    clear = "" if found.low > 0 or found.high < 0 else "; no clear difference"
+    found = overall[0]
+    clear = "" if found.estimate.excludes_zero else "; no clear difference"
     against = found.guidance if found.against_guidance is None else found.against_guidance
     return (
         f"On {found.n} held-out prompts, {found.pair[0]} {_sampling(found.guidance)} against {found.pair[1]} "
         f"{_sampling(against)}: {score_words(found.difference)} in the score of {found.reward} "
         f"(95% interval {interval(found.low, found.high, score_words)}){clear}."
     )
+
+
+def judges_score(summary: Summary) -> str | None:
+    """The score that stands for the judges where no truth is known: their weighted sum, or that of the only one."""
+    names = dict.fromkeys(row.reward for row in summary.scores or summary.score_differences)
+    return ALL_JUDGES if ALL_JUDGES in names else next(iter(names), None)
 
 
 def _sampling(guidance: float) -> str:
@@ -100,7 +108,7 @@ class Fall:
     whether the fall holds when that is taken into account (Holm, one-sided, 2.5% for all of them together).
     """
 
-    difference: Difference
+    difference: Difference | ScoreDifference
     among: int
     corrected: bool
 
@@ -108,31 +116,43 @@ class Fall:
         d = self.difference
         sure = "still clear" if self.corrected else "not clear any more"
         others = f"; {self.among} categories compared, {sure} when corrected for that (Holm)" if self.among > 1 else ""
+        if isinstance(d, ScoreDifference):
+            below, form = f"{score_words(-d.difference)} below {d.pair[1]} in the score of {d.reward}", score_words
+        else:
+            below, form = f"{points(-d.difference).lstrip('+')} points below {d.pair[1]}", points
         return (
-            f"{d.category}: {d.pair[0]} is {points(-d.difference).lstrip('+')} points below {d.pair[1]} "
-            f"(95% interval {interval(d.low, d.high, points)}, n = {d.n}, {d.task}, guidance "
-            f"{guidance_words(d.guidance, d.against_guidance)}){others}"
+            f"{d.category}: {d.pair[0]} is {below} (95% interval {interval(d.low, d.high, form)}, n = {d.n}, {d.task}, "
+            f"guidance {guidance_words(d.guidance, d.against_guidance)}){others}"
         )
 
 
-def falls(differences: Sequence[Difference]) -> list[Fall]:
-    """Every category that fell. Categories of one pair, task and guidance are one family.
+def fallen(summary: Summary) -> list[Fall]:
+    """Every category that fell: by truth, or by what the judges say where no truth is known."""
+    return falls(summary.differences or [d for d in summary.score_differences if d.reward == judges_score(summary)])
+
+
+def falls(differences: Sequence[Difference | ScoreDifference]) -> list[Fall]:
+    """Those of one measure. Categories of one pair, task and guidance are one family.
 
     A model that was drawn with the base's guidance too is compared there alone: that without guidance it draws worse than the
     base does with guidance is no fall.
     """
     drawn = {(d.pair[0], d.task, d.guidance) for d in differences}
-    families: dict[Any, list[Difference]] = {}
+    families: dict[Any, list[Difference | ScoreDifference]] = {}
     for d in differences:
         if d.category != ALL and (d.against_guidance is None or (d.pair[0], d.task, d.against_guidance) not in drawn):
             families.setdefault((d.pair, d.task, d.guidance, d.against_guidance), []).append(d)
     found = []
     for family in families.values():
         corrected = holm([_p_of_a_fall(d) for d in family], ONE_SIDED)
-        found += [Fall(d, len(family), sure) for d, sure in zip(family, corrected, strict=True) if d.high < 0]
+        found += [Fall(d, len(family), sure) for d, sure in zip(family, corrected, strict=True) if d.high < 0 and _enough(d)]
     return found
 
 
-def _p_of_a_fall(d: Difference) -> float:
+def _enough(d: Difference | ScoreDifference) -> bool:
+    return isinstance(d, Difference) or d.n >= SCORE_PAIRS
+
+
+def _p_of_a_fall(d: Difference | ScoreDifference) -> float:
     """One-sided, as if the upper half of the interval were a normal one's; 1 where there is no interval."""
     return 1.0 if math.isnan(d.high) or d.high <= d.difference else float(ndtr(Z95 * d.difference / (d.high - d.difference)))

@@ -18,12 +18,15 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 
 from tastemaker.evaluation.charts import category_bars, difference_plot, draw_panels, recolour, training_panels
-from tastemaker.evaluation.conclusions import falls, headline
+from tastemaker.evaluation.conclusions import fallen, headline, judges_score
 from tastemaker.evaluation.monitor_chart import monitor_curves, panels
 from tastemaker.evaluation.picture_statistics import MEANING, Shift
 from tastemaker.evaluation.pixels import as_image
+from tastemaker.evaluation.scores import ScoreDifference, ScoreRow
 from tastemaker.evaluation.summary import (
     ALL,
+    Difference,
+    Row,
     Summary,
     duration,
     elo_words,
@@ -92,7 +95,7 @@ def render_report(
     return template.render(
         title=title,
         headline=headline(summary),
-        falls=falls(summary.differences),
+        falls=fallen(summary),
         summary=summary,
         many_tasks=len({row.task for row in summary.rows}) > 1,
         duration=duration(summary.wall_seconds),
@@ -101,8 +104,11 @@ def render_report(
         overall_differences=[d for d in summary.differences if d.category == ALL],
         elo=[e for e in summary.elo if e.category == ALL],
         scores=[s for s in summary.scores if s.category == ALL],
+        category_scores=[s for s in summary.scores if s.category != ALL],
+        category_score_differences=[d for d in summary.score_differences if d.category != ALL],
         score_differences=[d for d in summary.score_differences if d.category == ALL],
         curves=_curves(stages),
+        measure=_measure(summary),
         bars=_bars(summary),
         forests=_forests(summary),
         walls=[(wall, [[_picture(picture) for picture in case.pictures] for case in wall.cases]) for wall in walls],
@@ -143,25 +149,35 @@ def _alarms(lines: Lines) -> list[tuple[int, str]]:
     return [(step, kind) for kind, step in first.items()]
 
 
+def _measure(summary: Summary) -> str:
+    """What bars and forests show: accuracy where truth is known, else what stands for the judges."""
+    return "accuracy" if summary.rows or summary.differences else f"the mean score of {judges_score(summary)}"
+
+
 def _bars(summary: Summary) -> list[Chart]:
-    models = list(dict.fromkeys(row.model for row in summary.rows))
-    facets = list(dict.fromkeys((row.task, row.guidance) for row in summary.rows if row.category != ALL))
+    rows: Sequence[Row | ScoreRow] = summary.rows or [s for s in summary.scores if s.reward == judges_score(summary)]
+    models = list(dict.fromkeys(row.model for row in rows))
+    facets = list(dict.fromkeys((row.task, row.guidance) for row in rows if row.category != ALL))
+    what = _measure(summary)
     return [
         _chart(
-            partial(category_bars, [r for r in summary.rows if (r.task, r.guidance) == facet], models=models),
-            f"Accuracy by category, {facet[0]}, guidance {guidance_words(facet[1])}; the table below holds the numbers",
+            partial(category_bars, [r for r in rows if (r.task, r.guidance) == facet], models=models),
+            f"{what[0].upper()}{what[1:]} by category, {facet[0]}, guidance {guidance_words(facet[1])}; the table below holds "
+            "the numbers",
         )
         for facet in facets
     ]
 
 
 def _forests(summary: Summary) -> list[Chart]:
+    judged = [d for d in summary.score_differences if d.reward == judges_score(summary)]
+    found: Sequence[Difference | ScoreDifference] = summary.differences or judged
     return [
         _chart(
-            partial(difference_plot, [d for d in summary.differences if d.pair == pair]),
-            f"Paired differences in accuracy, {pair[0]} minus {pair[1]}",
+            partial(difference_plot, [d for d in found if d.pair == pair]),
+            f"Paired differences in {_measure(summary)}, {pair[0]} minus {pair[1]}",
         )
-        for pair in dict.fromkeys(d.pair for d in summary.differences)
+        for pair in dict.fromkeys(d.pair for d in found)
     ]
 
 
@@ -215,6 +231,7 @@ def _standing_notes(summary: Summary) -> list[str]:
     missing = sum(row.missing for row in summary.rows if row.category == ALL)
     if missing:
         notes.append(f"Verdicts missing over all rows: {missing}. They are left out, with their pairs, and count neither way.")
-    if len([d for d in summary.differences if d.category != ALL]) > 5:
+    differences: list[Difference | ScoreDifference] = [*summary.differences, *summary.score_differences]
+    if len([d for d in differences if d.category != ALL]) > 5:
         notes.append("The intervals by category are not corrected for their number: about one in twenty misses the truth.")
     return notes

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from tastemaker.evaluation.statistics import Estimate
+
 ALL_JUDGES = "all judges"
 """The weighted sum of the judges' range-normalised scores, in [0, 1]."""
 
@@ -23,6 +25,10 @@ class ScoreRow:
     high: float
     missing: int = 0
 
+    @property
+    def estimate(self) -> Estimate:
+        return Estimate(self.n, self.mean, self.low, self.high, self.missing)
+
 
 @dataclass(frozen=True)
 class ScoreDifference:
@@ -39,3 +45,7 @@ class ScoreDifference:
     high: float
     against_guidance: float | None = None
     missing: int = 0
+
+    @property
+    def estimate(self) -> Estimate:
+        return Estimate(self.n, self.difference, self.low, self.high, self.missing)

@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.table import Table as Drawn
 from rich.text import Text
 
-from tastemaker.evaluation.conclusions import falls, headline
+from tastemaker.evaluation.conclusions import fallen, headline
 from tastemaker.evaluation.summary import Summary
 from tastemaker.evaluation.tables import Table, tables
 
@@ -18,7 +18,7 @@ def print_table(summary: Summary, console: Console | None = None) -> None:
         console.print(Text(summary.warning, style="bold yellow"))
     for table in tables(summary):
         console.print(_drawn(table))
-    for fall in falls(summary.differences):
+    for fall in fallen(summary):
         console.print(Text(f"fell below its base: {fall}", style="bold yellow"), soft_wrap=True)
     console.print(Text(headline(summary)))
 

@@ -19,6 +19,7 @@ from tastemaker.evaluation.charts import (
 )
 from tastemaker.evaluation.picture_statistics import Shift
 from tastemaker.evaluation.report import render_report, write_report
+from tastemaker.evaluation.scores import ALL_JUDGES, ScoreDifference, ScoreRow
 from tastemaker.evaluation.summary import Difference, Row, Summary
 from tastemaker.evaluation.wall import paired_wall
 
@@ -143,6 +144,31 @@ def test_categories_have_a_panel_for_each_reward():
         "Reward: b, by category": ("reward/b/x",),
     }
     assert b"<svg" in draw_panels(history, {"Reward: a, by category": panels["Reward: a, by category"]})
+
+
+def test_where_no_truth_is_known_categories_are_shown_by_what_the_judges_say():
+    """Two judges: bars, forest and warning are of their weighted sum; the tables have each of them."""
+    scores, differences = [], []
+    for reward in ("taste", ALL_JUDGES):
+        for category in ("all", "portrait", "typography"):
+            for model in ("base", "trained"):
+                scores.append(ScoreRow(model, "t2i", 1.0, reward, category, 30, 0.5, 0.4, 0.6))
+            low = -0.13 if category == "portrait" else -0.01
+            differences.append(
+                ScoreDifference(("trained", "base"), "t2i", 1.0, reward, category, 30, low + 0.05, low, low + 0.1)
+            )
+    page = render_report(Summary((), (), 1.0, 0, scores=tuple(scores), score_differences=tuple(differences)))
+    warning = page[page.index('role="alert"') :]
+    assert "portrait: trained is 0.080 below base in the score of all judges" in warning and page.count('role="alert"') == 1
+    assert "The mean score of all judges by category, t2i, guidance off" in page
+    assert "Paired differences in the mean score of all judges, trained minus base" in page
+    words = " ".join(" ".join(Page(page).words).split())
+    assert "Bars show the mean score of all judges" in words
+    for title in ("Mean scores by category", "Paired differences of scores by category"):
+        assert title in words
+    assert words.count("taste portrait") == 3  # two models and their difference
+    chart = category_bars([row for row in scores if row.reward == ALL_JUDGES], form="png")
+    assert Image.open(io.BytesIO(chart)).width > 300 and b"<svg" in difference_plot(differences[:3])
 
 
 def test_a_category_that_fell_is_told_on_top_of_the_report(tmp_path):

@@ -9,7 +9,8 @@ from fabricated_run import fabricated_summary
 from rich.console import Console
 
 from tastemaker.errors import UserMistake
-from tastemaker.evaluation.conclusions import falls, headline
+from tastemaker.evaluation.conclusions import fallen, falls, headline
+from tastemaker.evaluation.scores import ALL_JUDGES, ScoreDifference
 from tastemaker.evaluation.statistics import holm
 from tastemaker.evaluation.summary import Difference, Row, Summary, differences_by_category, duration, rows_by_category
 from tastemaker.evaluation.summary_file import read_summary, write_summary
@@ -140,6 +141,29 @@ def test_drawing_without_guidance_is_no_fall_from_a_guided_base_where_the_guided
     assert falls([guided, across]) == []
     assert [fall.difference for fall in falls([across])] == [across]  # a student is not drawn with guidance
     assert [fall.difference for fall in falls([guided, worse, across])] == [worse]
+
+
+def judged(name, value, low, high, n=150, reward="taste"):
+    return ScoreDifference(("trained", "base"), "t2i", 1.0, reward, name, n, value, low, high)
+
+
+def test_without_truth_a_category_falls_by_what_the_judges_say():
+    """Their weighted sum where there are several; of three pairs all fall in one case of eight, so few tell nothing."""
+    fell, well = judged("a", -0.2, -0.3, -0.1), judged("b", 0.1, 0.0, 0.2)
+    few = judged("c", -0.2, -0.3, -0.1, n=19)
+    one = summary(score_differences=(judged("all", -0.1, -0.2, -0.05), fell, well, few))
+    assert [(fall.difference, fall.among) for fall in fallen(one)] == [(fell, 3)]
+    both = judged("b", -0.2, -0.3, -0.1, reward=ALL_JUDGES)
+    several = replace(one, score_differences=(*one.score_differences, both))
+    assert [fall.difference for fall in fallen(several)] == [both]
+    known = replace(one, differences=(category("a", 0.02, -0.02, 0.06),))
+    assert fallen(known) == [], "truth decides where it is known"
+    out = io.StringIO()
+    print_table(one, Console(file=out, width=300))
+    assert (
+        "fell below its base: a: trained is 0.200 below base in the score of taste (95% interval −0.300 to −0.100, n = 150, "
+        "t2i, guidance off); 3 categories compared, still clear when corrected for that (Holm)"
+    ) in out.getvalue()
 
 
 def test_how_often_an_unchanged_category_is_told():
