@@ -94,8 +94,8 @@ def test_an_edit_policy_that_ignores_its_instruction_earns_as_much_for_another(t
     monkeypatch.setattr(setup.embeddings, "_one", lambda text, sources: encode("the same for all", sources))
     look = Watched(setup, edits, 2)
     images = torch.stack([source(one) for one in edits for _ in range(2)])
-    own_BR, swapped_BR = look.judged(images)
-    assert own_BR == pytest.approx(1, abs=1e-6) and swapped_BR == pytest.approx(1, abs=1e-6)
+    own, swapped = look.judged(images)
+    assert own.scores_BR == pytest.approx(1, abs=1e-6) and swapped.scores_BR == pytest.approx(1, abs=1e-6)
     _, effect_P = look.velocities(look.latents(images), 0)
     assert (effect_P == 0).all()
 

@@ -301,7 +301,7 @@ def test_scorers_by_name() -> None:
     config = parse(SCORED, TrainConfig)
     dlib, arcface, lettering = config.judges.values()
     assert isinstance(dlib, DlibIdentityConfig) and dlib.lost == 0 and dlib.detector_side == 1024
-    assert isinstance(arcface, ArcFaceIdentityConfig) and arcface.path == "face.onnx" and arcface.lost is None
+    assert isinstance(arcface, ArcFaceIdentityConfig) and arcface.path == "face.onnx" and arcface.lost == 0
     assert isinstance(lettering, TextRenderingConfig) and not lettering.ignore_case and lettering.field == "text"
     assert parse(dump(config), TrainConfig) == config
 

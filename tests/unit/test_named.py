@@ -265,7 +265,7 @@ def test_scorers_are_what_their_settings_say(tmp_path, monkeypatch):
         likeness, portrait, lettering = rewards["likeness"], rewards["portrait"], rewards["lettering"]
     assert isinstance(likeness, FaceIdentityReward) and (likeness.name, likeness.floor, likeness.lost) == ("likeness", 0.05, 0)
     assert likeness.embedder.arguments[0].arguments == (512, 0.3)
-    assert (portrait.floor, portrait.lost) == (0.06, None)
+    assert (portrait.floor, portrait.lost) == (0.06, 0)
     assert portrait.embedder.arguments[0] == tmp_path / "face.onnx"
     assert portrait.embedder.arguments[1].options == {"extra": "identity-onnx"}
     assert portrait.embedder.options == {"mean": 127.5, "std": 127.5, "bgr": True, "threads": 1}

@@ -30,7 +30,7 @@ from tastemaker.evaluation import picture_statistics
 from tastemaker.evaluation.benchmark import Drawing
 from tastemaker.evaluation.comparison import Side, compare, pairs_of
 from tastemaker.evaluation.drawn import Drawn, Opened, draw_kept, kept, missing_bytes
-from tastemaker.evaluation.judged import judge_kept, judged, noise_of
+from tastemaker.evaluation.judged import judge_kept, judged
 from tastemaker.evaluation.report import write_report
 from tastemaker.evaluation.summary import NO_GUIDANCE, Summary, guidance_words
 from tastemaker.evaluation.summary_file import write_summary
@@ -264,7 +264,7 @@ def measured(
         console.print(f"judging {side.title}", highlight=False, markup=False)
         said = judged(composite, judge_kept(drawn, composite), drawn.prompts)
         scores, missing = {**side.scores, **said.scores}, {**side.missing, **said.missing}
-        side = replace(side, scores=scores, missing=missing, judged=said.total, noise=noise_of(composite, drawn.prompts))
+        side = replace(side, scores=scores, missing=missing, judged=said.total, noise=said.noise)
     return side
 
 

@@ -137,8 +137,9 @@ class FaceIdentityConfig(Settings):
 
     kind: Literal["face_identity"] = "face_identity"
     """Chooses this judge."""
-    lost: Annotated[float, Field(ge=0, le=1)] | None = None
-    """What a face counts that is not found in the output; null makes the score missing, so that it is never learnt from."""
+    lost: Annotated[float, Field(ge=0, le=1)] | None = 0.0
+    """What a face counts that is not found in the output, 0 being the worst; null makes the score missing, so that the
+    picture is learnt from by the other rewards alone, and erasing a face costs nothing."""
     detector_side: Annotated[int, Field(ge=80, le=8192)] = 1024
     """Pixels of the longer side at which faces are looked for; they are found from 80 pixels there."""
     detector_confidence: Annotated[float, Field(ge=0)] = 0.3

@@ -58,7 +58,7 @@ def take(watched: Watched, num_seeds: int, show: Callable[[Tensor], object] = la
         if noise == 0:
             probe = [latents_PX, velocities_PKX]
             show(images)
-    scale_R = spread_within([own for own, _ in scores], watched.samples, watched.setup.judges)
+    scale_R = spread_within([own.scores_BR for own, _ in scores], watched.samples, watched.setup.judges)
     sets = [
         {**some, PROMPT_EFFECT: effect, **watched.rewarded(score, scale_R)}
         for some, effect, score in zip(pictured, effects, scores, strict=True)

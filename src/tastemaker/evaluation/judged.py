@@ -26,6 +26,9 @@ from tastemaker.rewards.reward import fingerprints
 from tastemaker.runtime import folder as disk
 from tastemaker.types import Prompt, Scores
 
+NOT_ASKED = "not asked"
+"""In the place of a score that nothing will ever ask for; null is one that is missing."""
+
 
 def judge_kept(drawn: Drawn, composite: Composite, progress: Callable[[int, int], None] = lambda done, total: None) -> Scores:
     """Scores (n, R) of all pictures, before gates; a score that did not arrive is asked for again by the next run."""
@@ -48,48 +51,53 @@ class Judged:
     scores: Mapping[str, np.ndarray]
     missing: Mapping[str, np.ndarray]
     total: np.ndarray
+    noise: np.ndarray
+    """(n,) standard deviation that the judges' own noise gives to the difference of two pictures' totals."""
 
 
 def judged(composite: Composite, scores: Scores, prompts: Sequence[Prompt]) -> Judged:
     """What the judges say after gates. With several judges their sum is one of the scores, as ALL_JUDGES."""
     gated = composite.gated(scores, prompts)
-    weights_BR, ranges_R2 = composite.weights_BR(prompts), torch.tensor([(r.low, r.high) for r in composite.rewards])
+    weights_BR, ranges_R2 = composite.counting_BR(gated, prompts), torch.tensor([(r.low, r.high) for r in composite.rewards])
     values = {name: gated.values_BR[:, column].double().numpy() for column, name in enumerate(gated.names)}
     lost = {name: np.array([(row, name) in gated.missing for row in range(len(prompts))]) for name in gated.names}
     total = weighted(gated.values_BR, weights_BR, ranges_R2).numpy()
     if len(values) > 1:
-        values[ALL_JUDGES], lost[ALL_JUDGES] = total, np.isnan(total)
-    return Judged(values, lost, total)
-
-
-def noise_of(composite: Composite, prompts: Sequence[Prompt]) -> np.ndarray:
-    """(n,) standard deviation that the judges' own noise gives to the difference of two pictures' totals."""
+        values[ALL_JUDGES], lost[ALL_JUDGES] = total, np.isnan(total) & np.any(list(lost.values()), axis=0)
     floors_R = torch.tensor([r.floor / (r.high - r.low) for r in composite.rewards], dtype=torch.float64)
-    return (2 * (composite.weights_BR(prompts) * floors_R).square().sum(1)).sqrt().numpy()
+    return Judged(values, lost, total, (2 * (weights_BR * floors_R).square().sum(1)).sqrt().numpy())
 
 
 def _judged(path: Path, composite: Composite, pictures: np.ndarray, prompts: Sequence[Prompt]) -> Scores:
-    known = _read(path, (len(prompts), len(composite.names)))
-    asked_BR = composite.asked_BR(prompts)
+    known, settled_BR = _read(path, (len(prompts), len(composite.names)))
+    asked_BR = composite.asked_BR(prompts) & ~settled_BR
     rows = [row for row in range(len(prompts)) if (known[row].isnan() & asked_BR[row]).any()]
     if not rows:
         return Scores(composite.names, known)
     images = torch.from_numpy(pictures[rows]).permute(0, 3, 1, 2).float() / 255
     found = composite.score(images, [prompts[row] for row in rows])
     known[rows] = found.values_BR.double()
-    disk.write_text_atomic(path, json.dumps([[None if math.isnan(v) else v for v in row] for row in known.tolist()]) + "\n")
-    return Scores(composite.names, known, {(rows[row], name): reason for (row, name), reason in found.missing.items()})
+    missing = {(rows[row], name): reason for (row, name), reason in found.missing.items()}
+    named = [zip(composite.names, row, strict=True) for row in known.tolist()]
+    kept = [
+        [value if not math.isnan(value) else None if (place, name) in missing else NOT_ASKED for name, value in row]
+        for place, row in enumerate(named)
+    ]
+    disk.write_text_atomic(path, json.dumps(kept) + "\n")
+    return Scores(composite.names, known, missing)
 
 
-def _read(path: Path, shape: tuple[int, int]) -> Tensor:
-    """What was kept, NaN elsewhere; a file that is absent or broken holds nothing."""
-    empty = torch.full(shape, math.nan, dtype=torch.float64)
+def _read(path: Path, shape: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """What was kept, NaN elsewhere, and bool: where a score was not asked. A file that is absent or broken holds nothing."""
     try:
         rows: Any = json.loads(path.read_text(encoding="utf-8"))
-        found = torch.tensor([[math.nan if v is None else v for v in row] for row in rows], dtype=torch.float64)
+        found = torch.tensor([[math.nan if v in (None, NOT_ASKED) else v for v in row] for row in rows], dtype=torch.float64)
+        settled = torch.tensor([[v == NOT_ASKED for v in row] for row in rows])
     except (OSError, ValueError, TypeError):
-        return empty
-    return found if found.shape == shape else empty
+        found = settled = torch.empty(0)
+    if found.shape != shape:
+        return torch.full(shape, math.nan, dtype=torch.float64), torch.zeros(shape, dtype=torch.bool)
+    return found, settled
 
 
 def _key(composite: Composite) -> str:

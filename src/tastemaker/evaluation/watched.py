@@ -33,6 +33,14 @@ Values = dict[str, np.ndarray]
 """One value per prompt of each statistic, NaN where it has none."""
 
 
+@dataclass(frozen=True, eq=False)
+class Judgement:
+    """Scores (B, R) under their gates, NaN where one was not asked for or did not arrive, and how much each counts."""
+
+    scores_BR: np.ndarray
+    weights_BR: np.ndarray
+
+
 @dataclass(frozen=True)
 class Watched:
     """The fixed prompts, `samples` pictures of each in a set, and truths: rewards that nothing is trained on."""
@@ -89,15 +97,16 @@ class Watched:
         """Statistics of the pictures of a set."""
         return measure_prompts(images.numpy(), self._places())
 
-    def judged(self, images: Tensor) -> tuple[np.ndarray, np.ndarray]:
-        """Scores (B, R) under their gates: for the prompt of each picture, and for the swapped one; NaN where there is none."""
+    def judged(self, images: Tensor) -> tuple[Judgement, Judgement]:
+        """For the prompt of each picture, and for the swapped one; all scores are NaN where there is none."""
         composite, own = self.setup.judges, self.repeated
         others = [other for other in self.swapped for _ in range(self.samples)]
         rows = [row for row, other in enumerate(others) if other is not None]
-        swapped_BR = np.full((len(own), len(composite.rewards)), np.nan)
+        swapped = Judgement(np.full((len(own), len(composite.rewards)), np.nan), composite.weights_BR(own).numpy())
         if rows:
-            swapped_BR[rows] = _scores(composite, images[rows], [other for other in others if other is not None])
-        return _scores(composite, images, own), swapped_BR
+            found = _judgement(composite, images[rows], [other for other in others if other is not None])
+            swapped.scores_BR[rows], swapped.weights_BR[rows] = found.scores_BR, found.weights_BR
+        return _judgement(composite, images, own), swapped
 
     def true(self, images: Tensor) -> Values:
         """Truths of a set; a prompt that states none has none."""
@@ -146,14 +155,14 @@ class Watched:
         rows = torch.zeros(len(states_KX), dtype=torch.long, device=states_KX.device)
         return adapter.velocity(states_KX, sigma_K, prefix.select(rows)).float().cpu()
 
-    def rewarded(self, scores: tuple[np.ndarray, np.ndarray], scale_R: np.ndarray) -> Values:
+    def rewarded(self, found: tuple[Judgement, Judgement], scale_R: np.ndarray) -> Values:
         """Each reward and their weighted sum, for the own and for the other prompt; `scale_R` is the unit of each."""
         values: Values = {}
-        for kind, total, scores_BR in (("reward", REWARD, scores[0]), ("swapped", SWAPPED, scores[1])):
+        for kind, total, one in (("reward", REWARD, found[0]), ("swapped", SWAPPED, found[1])):
             for column, name in enumerate(self.setup.judges.names):
-                values[f"{kind}/{name}"] = self._by_prompt(scores_BR[:, column])
-            weights_BR = self.setup.judges.weights_BR(self.repeated).numpy()
-            values[total] = self._by_prompt(np.where(weights_BR > 0, weights_BR * scores_BR / scale_R, 0.0).sum(1))
+                values[f"{kind}/{name}"] = self._by_prompt(one.scores_BR[:, column])
+            weighted_BR = np.where(one.weights_BR > 0, one.weights_BR * one.scores_BR / scale_R, 0.0)
+            values[total] = self._by_prompt(weighted_BR.sum(1))
         return values
 
 
@@ -181,9 +190,9 @@ def chosen(prompts: Sequence[Prompt], count: int, seed: int) -> list[Prompt]:
     return [prompt for _, _, prompt in sorted(taken, key=lambda one: one[1])]
 
 
-def _scores(composite: Composite, images: Tensor, prompts: Sequence[Prompt]) -> np.ndarray:
-    """(B, R) under the gates, NaN where a score was not asked for or did not arrive."""
-    return composite.gated(composite.score(images, prompts), prompts).values_BR.double().numpy()
+def _judgement(composite: Composite, images: Tensor, prompts: Sequence[Prompt]) -> Judgement:
+    gated = composite.gated(composite.score(images, prompts), prompts)
+    return Judgement(gated.values_BR.double().numpy(), composite.counting_BR(gated, prompts).numpy())
 
 
 def rms(values: Tensor) -> Tensor:

@@ -1,10 +1,10 @@
 """Which reward is asked about which picture, how much it counts there, and what must hold before it counts in full.
 
-    prompts -> asked_BR -> score -> Scores -> gated -> Scores, with weights_BR -> advantage
+    prompts -> asked_BR -> score -> Scores -> gated -> Scores, with counting_BR -> advantage
 
 A category has its own weights, and so may a task, or a category of one task; the others take the default ones. A reward that
 neither counts for a prompt nor gates one that does is *not asked* about its pictures: the score is NaN without a reason, which
-costs nothing and is not missing.
+costs nothing and is not missing. A reward may say the same of a prompt itself (`NotAsked`); it has no weight there then.
 
 Gates make layers: while the gating reward's score is under a threshold, the gated score is capped, whatever else holds.
 """
@@ -29,7 +29,8 @@ from tastemaker.types import Prompt, Scores
 class Gate:
     """`reward` is at most `cap` while the score of `by` is less than `below`; each number is in the units of its own reward.
 
-    Without the score of `by` it cannot be told whether the cap holds, so the gated score is missing, for that reason.
+    Without the score of `by` it cannot be told whether the cap holds, so the gated score is missing, for that reason; where
+    `by` says that it was not asked there is no cap.
     `categories` are those whose prompts it is for, as `called` names them; None is all.
     """
 
@@ -85,6 +86,20 @@ class Composite:
             for prompt in prompts
         ]
         return torch.tensor(rows, dtype=torch.float64).view(len(prompts), len(self.rewards))
+
+    def counting_BR(self, scores: Scores, prompts: Sequence[Prompt]) -> Tensor:
+        """(B, R) as `weights_BR`, but 0 for a reward that said it was not asked, whose weight the others share in proportion.
+
+        Where all said so the weights stay, and the sample has no score.
+        """
+        weights_BR = self.weights_BR(prompts)
+        absent_BR = scores.values_BR.isnan()
+        for row, name in scores.missing:
+            absent_BR[row, self.names.index(name)] = False
+        left_BR = torch.where(absent_BR, 0.0, weights_BR)
+        total_B1 = left_BR.sum(1, keepdim=True)
+        changed_B1 = (absent_BR & (weights_BR > 0)).any(1, keepdim=True) & (total_B1 > 0)
+        return torch.where(changed_B1, left_BR / total_B1, weights_BR)
 
     def asked_BR(self, prompts: Sequence[Prompt]) -> Tensor:
         """(B, R) bool: the rewards with a weight above 0, and those that gate one of these."""
@@ -145,7 +160,8 @@ class Composite:
         for gate in self.gates:
             target_B, by_B = values_BR[:, self.names.index(gate.reward)], scores.values_BR[:, self.names.index(gate.by)]
             holds_B = self._holds_B(gate, prompts)
-            fails_B, unknown_B = holds_B & (by_B < gate.below), holds_B & by_B.isnan() & ~target_B.isnan()
+            lost_B = torch.tensor([(row, gate.by) in scores.missing for row in range(len(prompts))]).bool()
+            fails_B, unknown_B = holds_B & (by_B < gate.below), holds_B & lost_B & ~target_B.isnan()
             target_B[fails_B] = target_B[fails_B].clamp(max=gate.cap)
             target_B[unknown_B] = math.nan
             for row in unknown_B.nonzero().flatten().tolist():

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from tastemaker.data.pictures import open_picture
 from tastemaker.errors import UserMistake
-from tastemaker.rewards.reward import Missing, as_pictures, fingerprint_of
+from tastemaker.rewards.reward import Missing, NotAsked, as_pictures, fingerprint_of
 from tastemaker.types import Prompt
 
 Floats = NDArray[np.float64]
@@ -71,13 +71,14 @@ class FaceEmbedder(Protocol):
 class FaceIdentityReward:
     """A `Reward` in [0, 1]: mean similarity of the sources' faces to the faces of the output that they are matched with.
 
-    A face of a source that has no partner in the output counts as `lost`. With None the score is missing instead, which in
-    training means that a picture without a face is never learnt from; 0 makes losing a face the worst there is. Faces that
-    only the output has do not count. `floor` is about what JPEG at quality 90 changes with dlib (0.04 to 0.07).
+    A face of a source that has no partner in the output counts as `lost`: 0, losing it is the worst there is. With None the
+    score is missing instead, which in training rewards it: the other rewards' weights are scaled up to take its place, so that
+    a picture without the face is learnt from without the penalty. Faces that only the output has do not count. Where no face
+    is found in the sources nothing is asked. `floor` is about what JPEG at quality 90 changes with dlib (0.04 to 0.07).
     """
 
     embedder: FaceEmbedder
-    lost: float | None = None
+    lost: float | None = 0.0
     name: str = "face_identity"
     floor: float = 0.05
     low: ClassVar[float] = 0.0
@@ -92,7 +93,7 @@ class FaceIdentityReward:
         return fingerprint_of([self.embedder.fingerprint, self.lost])
 
     def score(self, images: Tensor, prompts: Sequence[Prompt]) -> list[float | Missing]:
-        """See `Reward`. Missing: no source, a broken one, no face in it; faces lost, unless `lost` says otherwise."""
+        """See `Reward`. Missing: no source, a broken one, or faces lost without `lost`. Not asked: no face in the sources."""
         known = {path: self._source(path) for path in {path for prompt in prompts for path in prompt.sources}}
         return [
             self._score(picture, [known[path] for path in prompt.sources])
@@ -112,7 +113,7 @@ class FaceIdentityReward:
             return broken[0]
         faces = [source for source in sources if not isinstance(source, Missing) and len(source)]
         if not faces:
-            return Missing("no face found in the source picture")
+            return NotAsked("no face found in the source picture")
         wanted, found = np.concatenate(faces), self.embedder.embed(picture)
         num_lost = max(0, len(wanted) - len(found))
         if num_lost and self.lost is None:

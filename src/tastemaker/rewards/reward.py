@@ -24,6 +24,11 @@ class Missing:
     reason: str
 
 
+class NotAsked(Missing):
+    """The prompt does not call for this score, such as the likeness of a face that no source shows. Nothing is missing: the
+    reward has no weight for the picture (`Composite.counting_BR`)."""
+
+
 class Reward(Protocol):
     """One judge. `low` and `high` bound its scores; `floor` is its noise, the least spread that counts as a difference.
 
@@ -58,7 +63,8 @@ def fingerprint_of(parts: Any) -> str:
 
 
 def score_all(rewards: Sequence[Reward], images: Tensor, prompts: Sequence[Prompt]) -> Scores:
-    """Asks every reward about every picture. A score that is no finite number of the declared range counts as missing.
+    """Asks every reward about every picture. A score that is no finite number of the declared range counts as missing, unless
+    the reward said that it was not asked for.
 
     A picture with NaN or infinite pixels is shown to nobody: all its scores are missing.
     """
@@ -82,7 +88,7 @@ def score_all(rewards: Sequence[Reward], images: Tensor, prompts: Sequence[Promp
             reason = _why_missing(score, reward)
             if reason is None:
                 values[row, column] = float(score)  # type: ignore[arg-type]
-            else:
+            elif not isinstance(score, NotAsked):
                 missing[row, reward.name] = reason
     return Scores(tuple(reward.name for reward in rewards), values, missing)
 

@@ -131,7 +131,7 @@ def _samples(setup: Setup, prompt: Prompt, row: Mapping[str, Any]) -> Samples:
     prompts = [prompt] * len(scores.values_BR)
     gated = composite_of.gated(scores, prompts)
     ranges_R2 = torch.tensor(algorithm.ranges)
-    composite_G = composite(gated.values_BR, composite_of.weights_BR(prompts), ranges_R2)
+    composite_G = composite(gated.values_BR, composite_of.counting_BR(gated, prompts), ranges_R2)
     by_reward = dict(zip(names, gated.values_BR.T.double().numpy(), strict=True))
     return Samples(prompt, by_reward, composite_G.numpy(), tuple(missing.values()))
 

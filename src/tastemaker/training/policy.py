@@ -199,7 +199,7 @@ def signal_of(setup: Setup, batch: Batch, scores: Scores) -> Signal:
     prompts = _repeated(setup, batch.prompts)
     gated = composite.gated(scores, prompts)
     groups = group_index(len(prompts) // setup.group_size, setup.group_size)
-    signal = algorithm.signal(gated, groups, composite.weights_BR(prompts))
+    signal = algorithm.signal(gated, groups, composite.counting_BR(gated, prompts))
     capped = {f"capped/{name}": share for name, share in composite.capped(scores, gated).items()}
     several = len({prompt.category for prompt in setup.prompts}) > 1
     by_category = composite.by_category(gated, prompts) if several else {}

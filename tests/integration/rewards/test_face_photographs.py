@@ -73,9 +73,9 @@ def test_as_a_reward(embedder, astronaut):
     picture = torch.from_numpy(np.asarray(Image.open(astronaut).convert("RGB")).copy()).permute(2, 0, 1) / 255
     images = torch.stack([picture, torch.zeros_like(picture)])
     prompts = [Prompt("1", "make it night", task="edit", sources=(str(astronaut),))] * 2
-    same, lost = FaceIdentityReward(embedder).score(images, prompts)
+    same, lost = FaceIdentityReward(embedder, lost=None).score(images, prompts)
     assert same == 1 and lost == Missing("1 face(s) found in the source but 0 in the output")
-    assert FaceIdentityReward(embedder, lost=0.0).score(images, prompts) == [1, 0]
+    assert FaceIdentityReward(embedder).score(images, prompts) == [1, 0]
 
 
 def test_the_detector_is_part_of_the_fingerprint(embedder):

@@ -12,9 +12,9 @@ from PIL import Image
 from tastemaker.evaluation import drawn as module
 from tastemaker.evaluation.benchmark import Drawing
 from tastemaker.evaluation.drawn import draw_kept, kept, missing_bytes
-from tastemaker.evaluation.judged import judge_kept, judged, noise_of
+from tastemaker.evaluation.judged import judge_kept, judged
 from tastemaker.rewards.composite import Composite, Gate
-from tastemaker.rewards.reward import Missing
+from tastemaker.rewards.reward import Missing, NotAsked
 from tastemaker.types import Prompt
 
 DRAWING = Drawing(steps=4, guidance=1.0, seed=0, height=8, width=8, batch=3)
@@ -133,4 +133,21 @@ def test_what_was_not_asked_is_neither_missing_nor_asked_for_again(tmp_path, art
     np.testing.assert_array_equal(said.scores["two"], [np.nan, 1, np.nan, 1, np.nan, 5, np.nan, 7])  # capped while one < 4
     np.testing.assert_allclose(said.total, [0, 0.1, 0.2, 0.2, 0.4, 0.5, 0.6, 0.7])
     assert not said.missing["two"].any()
-    np.testing.assert_allclose(noise_of(composite, prompts)[:2], [2**0.5 * 0.1, 2**0.5 * (2 * 0.05**2) ** 0.5])
+    np.testing.assert_allclose(said.noise[:2], [2**0.5 * 0.1, 2**0.5 * (2 * 0.05**2) ** 0.5])
+
+
+def test_what_a_judge_was_not_asked_is_settled_and_its_weight_is_the_others(tmp_path, artist):
+    class Choosy(Judge):
+        def score(self, images, prompts):
+            found = super().score(images, prompts)
+            return [NotAsked("no face") if prompt.id == "4" else score for prompt, score in zip(prompts, found, strict=True)]
+
+    drawn = draw_kept(tmp_path, "model", PROMPTS, DRAWING, artist.open)
+    one, two = Judge("one"), Choosy("two")
+    composite = Composite((one, two), (0.5, 0.5))
+    for _ in range(2):
+        said = judged(composite, judge_kept(drawn, composite), PROMPTS)
+        np.testing.assert_allclose(said.total, np.arange(8) / 10)
+        assert not said.missing["two"].any() and not said.missing["all judges"].any()
+        np.testing.assert_allclose(said.noise[3:5], [0.1, 2**0.5 * 0.1])
+    assert len(one.asked) == len(two.asked) == 8

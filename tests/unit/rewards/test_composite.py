@@ -13,7 +13,7 @@ from tastemaker.errors import ServiceFailed
 from tastemaker.flow.advantage import group_advantages
 from tastemaker.rewards import composite
 from tastemaker.rewards.composite import Composite, Gate, commonest_reasons, missing_share
-from tastemaker.rewards.reward import Missing
+from tastemaker.rewards.reward import Missing, NotAsked
 from tastemaker.types import Prompt, Scores
 
 NAN = math.nan
@@ -127,6 +127,29 @@ def test_a_gate_caps_and_never_raises(objects, alignment, expected):
 def test_a_threshold_is_compared_in_the_precision_of_the_scores():
     composite = panel(Gate("alignment", "objects", below=4.7, cap=2.0), objects=Told("objects", a=4.7, b=4.7, c=4.7))
     assert composite.gated(composite.score(IMAGES, PROMPTS), PROMPTS).values_BR[:, 0].tolist() == [3.0] * 3
+
+
+class Sometimes(Told):
+    """Is not asked by the first prompt, and fails at the second."""
+
+    def score(self, images, prompts):
+        say = {"a": NotAsked("nothing to see"), "b": Missing("asleep")}
+        return [say.get(prompt.id, score) for prompt, score in zip(prompts, super().score(images, prompts), strict=True)]
+
+
+def test_what_a_reward_was_not_asked_has_no_weight_and_caps_nothing():
+    """Whereas what is missing keeps its weight: the advantage, and the monitor, know what to do about it."""
+    gate = Gate("alignment", "portrait", below=9.0, cap=1.0)
+    composite = Composite((Told("alignment"), Sometimes("portrait")), (0.6, 0.4), gates=(gate,))
+    scores = composite.score(IMAGES, PROMPTS)
+    assert scores.values_BR[:, 1].isnan().tolist() == [True, True, False]
+    assert scores.missing == {(1, "portrait"): "asleep"} and missing_share(scores) == pytest.approx(1 / 5)
+    assert composite.counting_BR(scores, PROMPTS).tolist() == [[1.0, 0.0], [0.6, 0.4], [0.6, 0.4]]
+    gated = composite.gated(scores, PROMPTS)
+    assert gated.values_BR[0, 0] != 1 and gated.values_BR[2, 0] == 1
+    assert set(gated.missing) == {(1, "portrait"), (1, "alignment")}
+    alone = Composite((Sometimes("portrait"),), (1.0,))
+    assert alone.counting_BR(alone.score(IMAGES, PROMPTS), PROMPTS).tolist() == [[1.0]] * 3
 
 
 def test_the_lowest_cap_of_several_failing_gates_holds_in_any_order():

@@ -1,5 +1,6 @@
 import itertools
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -7,10 +8,12 @@ import torch
 from PIL import Image
 
 from tastemaker.errors import UserMistake
+from tastemaker.flow.advantage import group_advantages
+from tastemaker.rewards.composite import Composite, missing_share
 from tastemaker.rewards.faces_arcface import TEMPLATE, ArcFaceEmbedder, align
 from tastemaker.rewards.faces_dlib import DlibEmbedder
 from tastemaker.rewards.identity import Face, FaceIdentityReward, matched
-from tastemaker.rewards.reward import Missing, score_all
+from tastemaker.rewards.reward import FunctionReward, Missing, score_all
 from tastemaker.types import Prompt
 
 
@@ -68,11 +71,12 @@ def test_faces_of_all_sources_are_wanted(tmp_path):
     assert score(embedder, edit(tmp_path, 10, 20), 40, lost=0.0) == pytest.approx(0.5)
 
 
-def test_a_lost_face_is_missing_or_what_was_set(tmp_path):
+def test_a_lost_face_is_the_worst_unless_otherwise_set(tmp_path):
     embedder = ByRedness({10: [0, 60], 20: [0]})
     prompt = edit(tmp_path, 10)
-    assert score(embedder, prompt, 99) == Missing("2 face(s) found in the source but 0 in the output")
-    assert score(embedder, prompt, 20) == Missing("2 face(s) found in the source but 1 in the output")
+    assert score(embedder, prompt, 99) == 0 and score(embedder, prompt, 20) == pytest.approx(0.5)
+    assert score(embedder, prompt, 99, lost=None) == Missing("2 face(s) found in the source but 0 in the output")
+    assert score(embedder, prompt, 20, lost=None) == Missing("2 face(s) found in the source but 1 in the output")
     assert score(embedder, prompt, 99, lost=0.1) == pytest.approx(0.1)
     assert score(embedder, prompt, 20, lost=0.1) == pytest.approx(0.55)
 
@@ -80,18 +84,40 @@ def test_a_lost_face_is_missing_or_what_was_set(tmp_path):
 def test_what_cannot_be_told_is_missing_with_its_reason(tmp_path):
     embedder = ByRedness({20: [0], 30: [np.nan]})
     gone = Prompt("e2", "make it night", task="edit", sources=(str(tmp_path / "gone.png"),))
-    prompts = [Prompt("p", "a face"), gone, edit(tmp_path, 10), edit(tmp_path, 20)]
-    scores = score_all([FaceIdentityReward(embedder, lost=0.0)], output(20, 20, 20, 30), prompts)
-    reasons = [scores.missing[row, "face_identity"] for row in range(4)]
+    prompts = [Prompt("p", "a face"), gone, edit(tmp_path, 20)]
+    scores = score_all([FaceIdentityReward(embedder)], output(20, 20, 30), prompts)
+    reasons = [scores.missing[row, "face_identity"] for row in range(3)]
     assert scores.values_BR.isnan().all()
-    for reason, word in zip(reasons, ("no source picture", "gone.png", "no face found in the source", "NaN"), strict=True):
+    for reason, word in zip(reasons, ("no source picture", "gone.png", "NaN"), strict=True):
         assert word in reason
+
+
+def test_a_source_without_a_face_asks_for_none(tmp_path):
+    embedder = ByRedness({20: [0]})
+    scores = score_all([FaceIdentityReward(embedder)], output(20, 20), [edit(tmp_path, 10), edit(tmp_path, 20)])
+    assert scores.values_BR[:, 0].isnan().tolist() == [True, False] and not scores.missing
+    assert missing_share(scores) == 0
+
+
+def test_erasing_the_face_is_not_rewarded(tmp_path):
+    """Four edits of one face, the last without it and otherwise the best: weights 0.6 and 0.4 as for a portrait."""
+    embedder = ByRedness({10: [0], 20: [20], 21: [25], 22: [30]})
+
+    def advantages(**options):
+        others = FunctionReward("instruction", read=lambda picture, truth: picture[0, 0, 0] / 100)
+        composite = Composite((others, FaceIdentityReward(embedder, **options)), (0.6, 0.4))
+        prompts = [replace(edit(tmp_path, 10), truth={})] * 4
+        scores = composite.score(output(20, 21, 22, 40), prompts)
+        weights, group = composite.counting_BR(scores, prompts), torch.zeros(4, dtype=torch.long)
+        return group_advantages(scores.values_BR, weights, torch.tensor([0.02, 0.05]), group).advantages_B
+
+    assert advantages(lost=None)[3] > 1.5 > 0.4 > advantages()[3]
 
 
 def test_the_fingerprint_is_that_of_the_network_and_of_lost():
     embedder, other = ByRedness({}), ByRedness({})
     embedder.fingerprint, other.fingerprint = "a", "b"
-    rewards = (FaceIdentityReward(embedder), FaceIdentityReward(other), FaceIdentityReward(embedder, lost=0.0))
+    rewards = (FaceIdentityReward(embedder), FaceIdentityReward(other), FaceIdentityReward(embedder, lost=None))
     assert len({reward.fingerprint for reward in rewards}) == 3
     assert FaceIdentityReward(embedder, name="likeness", floor=0.1).fingerprint == rewards[0].fingerprint
 
