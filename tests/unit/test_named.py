@@ -1,6 +1,7 @@
 """From the names in a config to what they stand for."""
 
 import inspect
+import io
 import re
 import sys
 import tomllib
@@ -9,12 +10,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from rich.console import Console
 
 from tastemaker.commands.curate import curate
 from tastemaker.commands.distill import distill
 from tastemaker.commands.run import KINDS
-from tastemaker.commands.train import monitor_plan, train
+from tastemaker.commands.train import monitor_plan, tell_shapes, train
 from tastemaker.config import (
     ArcFaceIdentityConfig,
     FaceIdentityConfig,
@@ -30,7 +32,14 @@ from tastemaker.config.stages import CurateStage
 from tastemaker.data.prompts import write_prompts
 from tastemaker.errors import UserMistake
 from tastemaker.named import inputs, judges
-from tastemaker.named.inputs import MINIATURE_PROMPTS, check_categories, check_edit_share, check_held_out, prompts_of
+from tastemaker.named.inputs import (
+    MINIATURE_PROMPTS,
+    check_categories,
+    check_edit_share,
+    check_held_out,
+    not_square,
+    prompts_of,
+)
 from tastemaker.named.judges import check_rewards, opened_rewards, remote_judge
 from tastemaker.recipe import Job
 from tastemaker.rewards import extras
@@ -159,6 +168,23 @@ def test_a_share_of_edits_needs_both_tasks():
         check_edit_share(config, prompts("general"))
     with pytest.raises(UserMistake, match=r"are edits"):
         check_edit_share(config, [edit])
+
+
+def test_sources_that_are_clearly_not_square_are_told_in_one_line(tmp_path):
+    for name, size in {"square": (64, 60), "wide": (96, 54), "tall": (60, 120)}.items():
+        Image.new("RGB", size).save(tmp_path / f"{name}.png")
+
+    def edit(*names):
+        return Prompt("-".join(names), "make it red", task="edit", sources=tuple(str(tmp_path / f"{n}.png") for n in names))
+
+    assert not_square([Prompt("t", "a circle"), edit("square")], 64) is None
+    line = not_square([edit("square"), edit("wide"), edit("square", "tall")], 512)
+    assert line.startswith("2 of 3 edits have a source that is clearly not square ('square-tall': 2.00 to 1)")
+    assert "512 x 512" in line and "\n" not in line
+    out = io.StringIO()
+    config = parse(CONFIG, TrainConfig)
+    tell_shapes([edit("wide")], config, Console(file=out, width=60))
+    assert out.getvalue().startswith("warning: 1 of 1 edits") and out.getvalue().count("\n") == 1
 
 
 def test_the_words_for_the_miniatures_prompts(tmp_path, monkeypatch):

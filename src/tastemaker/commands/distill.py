@@ -11,7 +11,7 @@ from pathlib import Path
 from rich.console import Console
 
 from tastemaker import config as settings
-from tastemaker.commands.train import export, in_processes, tell_bursts
+from tastemaker.commands.train import export, in_processes, tell_bursts, tell_shapes
 from tastemaker.config.distillation import DistillConfig
 from tastemaker.data.embeddings import EmbeddingCache, encoder_key
 from tastemaker.errors import UserMistake
@@ -41,6 +41,7 @@ def _run_distill(config: DistillConfig, beside: Path, folder: Path, console: Con
     check_routes(config.teachers, prompts)
     check_edit_share(config, prompts)
     check_held_out(config, beside, prompts)
+    tell_shapes(prompts, config, console)
     model = model_folder(config, beside)
     device, dtype = prepare_hardware(config)
     side, files = config.rollout.picture_side, data_files(config, beside)

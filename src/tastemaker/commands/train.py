@@ -26,6 +26,7 @@ from tastemaker.named.inputs import (
     data_files,
     held_out_of,
     model_folder,
+    not_square,
     prompts_of,
 )
 from tastemaker.named.judges import check_rewards, opened_rewards
@@ -70,6 +71,7 @@ def _run_train(config: TrainConfig, beside: Path, folder: Path, console: Console
     check_categories(config, prompts)
     check_edit_share(config, prompts)
     check_held_out(config, beside, prompts)
+    tell_shapes(prompts, config, console)
     check_rewards(config, beside)
     plan = monitor_plan(config, beside, prompts, console)
     model = model_folder(config, beside)
@@ -101,6 +103,11 @@ def _run_train(config: TrainConfig, beside: Path, folder: Path, console: Console
         exported = export(config, adapter, folder)
     console.print(f"trained {state.step} steps; the policy is in {exported}")
     return exported
+
+
+def tell_shapes(prompts: Sequence[Prompt], config: TrainConfig | DistillConfig, console: Console) -> None:
+    if line := not_square(prompts, config.rollout.picture_side):
+        console.print(f"warning: {line}", style="yellow", markup=False, highlight=False, soft_wrap=True)
 
 
 def tell_bursts(folder: Path, config: TrainConfig | DistillConfig, console: Console) -> None:

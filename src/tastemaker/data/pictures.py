@@ -39,6 +39,12 @@ def open_picture(path: Path | str, *, max_pixels: int = MAX_PIXELS) -> Image.Ima
     return decode_picture(content, name=str(path), max_pixels=max_pixels)
 
 
+def elongation(path: Path | str) -> float:
+    """The longer side over the shorter one, by the header alone; of a picture that `open_picture` opens."""
+    with Image.open(path, formats=FORMATS) as picture:
+        return max(picture.size) / min(picture.size)
+
+
 def decode_picture(content: bytes, *, name: str, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """As `open_picture`, of the bytes of a file; `name` is what a message calls it."""
     if not content:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from tastemaker.config import Judged, TrainConfig
 from tastemaker.config.distillation import DistillConfig
+from tastemaker.data.pictures import elongation
 from tastemaker.data.prompts import read_prompts
 from tastemaker.data.splits import content_key, text_key
 from tastemaker.errors import UserMistake
@@ -19,6 +20,8 @@ from tastemaker.types import Prompt
 MINIATURE = "miniature"
 MINIATURE_PROMPTS = {"miniature": (4000, 0), "miniature-edits": (0, 2000), "miniature-mix": (2000, 2000)}
 """How many prompts and edits the words stand for that `data.prompts` knows."""
+SQUARE = 1.2
+"""The longer side over the shorter one, up to which a source is about square."""
 
 
 def model_folder(config: TrainConfig | DistillConfig, beside: Path) -> Path:
@@ -107,6 +110,20 @@ def check_categories(config: Judged, prompts: Iterable[Prompt]) -> None:
     ]
     if wrong:
         raise UserMistake("\n".join(wrong))
+
+
+def not_square(prompts: Iterable[Prompt], side: int) -> str | None:
+    """A warning where sources are clearly not square, since what is drawn always is; None where there are none."""
+    edits = [prompt for prompt in prompts if prompt.sources]
+    longest = {prompt.id: max(map(elongation, prompt.sources)) for prompt in edits}
+    far = {name: ratio for name, ratio in longest.items() if ratio > SQUARE}
+    if not far:
+        return None
+    most = max(far, key=far.__getitem__)
+    return (
+        f"{len(far)} of {len(edits)} edits have a source that is clearly not square ({most!r}: {far[most]:.2f} to 1); they are "
+        f"drawn as {side} x {side} pixels all the same (rollout.picture_side), so crop such sources or leave them out"
+    )
 
 
 def check_edit_share(config: TrainConfig | DistillConfig, prompts: Iterable[Prompt]) -> None:
