@@ -195,12 +195,19 @@ def test_a_mixed_run_resumes_bit_for_bit(tmp_path, monkeypatch, name, chunks):
 # ---- one prefix for all samples and steps -------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["grpo", "nft"])
-def test_one_prefix_of_an_edit_gives_the_gradients_of_each_sample_and_step_alone(tmp_path, name):
-    """The plain way: for every sample and trained step its own prefix pass of its own prompt, its own forward and backward."""
-    run = config(name, rollout=ALL, algorithm={"velocity_kl": 0.1})
+@pytest.mark.parametrize("mode", ["hybrid", "both"])
+@pytest.mark.parametrize(("name", "dtype", "bar"), [("grpo", torch.float32, 1e-5), ("nft", torch.float64, 1e-6)])
+def test_one_prefix_of_an_edit_gives_the_gradients_of_each_sample_and_step_alone(tmp_path, name, dtype, bar, mode):
+    """The plain way: for every sample and trained step its own prefix pass of its own prompt, its own forward and backward.
+
+    Of the largest gradient the difference was, mode hybrid and both: in float32 1.0e-6 and 1.5e-6 (GRPO), 7.3e-6 and 8.0e-6
+    (NFT, under the bar of 1e-5, but too near to be held on every processor); in float64 at most 1.7e-7 for either.
+    """
+    run = config(name, rollout=ALL, algorithm={"velocity_kl": 0.1, "guidance_mode": mode})
     setup, state, batch, trajectory, signal = rolled_out(run, prompts(tmp_path))
-    state.transformer.requires_grad_(True)
+    state.transformer.to(dtype).requires_grad_(True)
+    setup.reference.to(dtype)
+    setup = replace(setup, adapter=replace(setup.adapter, dtype=dtype))
     with torch.no_grad():
         for _, value in state.named():  # away from the rollout's weights and the reference's
             value.mul_(1.01)
@@ -211,7 +218,8 @@ def test_one_prefix_of_an_edit_gives_the_gradients_of_each_sample_and_step_alone
         metrics = accumulate(setup, batch, trajectory, signal, torch.arange(8))
     finally:
         type(setup.adapter).prefix = original
-    assert sum(calls) == 2 * 8, "one pass a prompt for the policy, and one for the reference"
+    negatives = 1 + 3 + 2 if mode == "both" else 0  # text to image shares one, an edit has its sources in it
+    assert sum(calls) == 2 * 8 + negatives, "one pass a prompt for the policy, and one for the reference"
     shared = gradients(state)
     state.optimiser.zero_grad()
     num_steps = len(trajectory.steps)
@@ -220,17 +228,21 @@ def test_one_prefix_of_an_edit_gives_the_gradients_of_each_sample_and_step_alone
         for s in range(num_steps):
             here = only(take(trajectory, torch.tensor([row])), s)
             velocities = stored_velocities(setup.adapter, setup.adapter.prefix(setup.embeddings.condition([prompt])), here)
+            uncond = None
+            if mode == "both":
+                unguided = setup.adapter.prefix(setup.embeddings.negative("", [prompt]))
+                uncond = stored_velocities(setup.adapter, unguided, here)
             with torch.no_grad():
                 frozen = replace(setup.adapter, transformer=setup.reference)
                 reference = stored_velocities(frozen, frozen.prefix(setup.embeddings.condition([prompt])), here)
-            loss, _ = setup.algorithm.loss(here, signal.advantages_B[[row]], setup.sampler, velocities, None, reference)
+            loss, _ = setup.algorithm.loss(here, signal.advantages_B[[row]], setup.sampler, velocities, uncond, reference)
             (loss / (24 * num_steps)).backward()
     alone = gradients(state)
     assert shared.keys() == alone.keys() and float(metrics["kl_reference"]) > 0
     largest = max(float(value.abs().max()) for value in alone.values())
     assert largest > 1e-3
     for key, value in alone.items():
-        assert torch.allclose(shared[key], value, rtol=0, atol=3e-5 * largest), key
+        assert torch.allclose(shared[key], value, rtol=0, atol=bar * largest), key
 
 
 def only(trajectory, s):
