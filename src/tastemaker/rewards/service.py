@@ -35,6 +35,8 @@ MAX_REPLY = 2**24
 """Bytes of a reply that are read."""
 LOST_AFTER = 3
 """Units of work in a row without a reply after which a server counts as lost."""
+PROBE = 2.0
+"""Seconds that a server has to answer anything at all, when it has answered others since a unit without a reply began."""
 WRONG_ADDRESS = (401, 403, 404, 405)
 """The server is not what was meant, or does not know us: no question will fare better."""
 
@@ -102,7 +104,8 @@ class Line:
     def __init__(self, address: Address, *, concurrency: int, deadline: float):
         self._address, self._deadline = address, deadline
         self._slots = asyncio.Semaphore(concurrency)
-        self._unanswered = self._replies = 0
+        self._unanswered = 0
+        self._replied = -math.inf
         self._last = NoReply("nothing was asked in time")
         self._client = httpx.AsyncClient(
             headers={"Accept-Encoding": "identity", **address.headers()},
@@ -124,22 +127,24 @@ class Line:
         """The results of `do(unit, ends)` for each unit of work, in order; `NoReply` and `Refused` are returned, not raised.
 
         A unit has `deadline` seconds, counted from when it begins, and all of them together the line's. Raises ServiceFailed
-        when `LOST_AFTER` units in a row, or all there are, had no reply.
+        when `LOST_AFTER` units in a row, or all there are, had no reply. A unit is not counted if others were answered since it
+        began and the server still answers a probe: it is the question that hangs.
         """
 
         async def guarded(unit: Any) -> Any:
             async with self._slots:
-                ends = min(_now() + deadline, self._ends)
-                if ends <= _now():
+                began = _now()
+                ends = min(began + deadline, self._ends)
+                if ends <= began:
                     return NoReply(f"its turn did not come in the {self._deadline:g} s of the batch")
                 try:
                     result = await do(unit, ends)
                 except NoReply as error:
-                    self._missed(error)
+                    await self._missed(error, began)
                     return error
                 except Refused as error:
                     result = error
-                self._unanswered, self._replies = 0, self._replies + 1
+                self._unanswered, self._replied = 0, _now()
                 return result
 
         try:
@@ -148,7 +153,7 @@ class Line:
         except BaseExceptionGroup as failed:
             raise failed.exceptions[0] from None
         results = [task.result() for task in tasks]
-        if work and not self._replies:
+        if work and self._replied == -math.inf:
             raise self._lost()
         return results
 
@@ -191,10 +196,24 @@ class Line:
                     raise Refused(f"the reply is longer than {MAX_REPLY:,} bytes")
             return response.status_code, _retry_after(response.headers), bytes(reply)
 
-    def _missed(self, error: NoReply) -> None:
-        self._unanswered, self._last = self._unanswered + 1, error
+    async def _missed(self, error: NoReply, began: float) -> None:
+        self._last = error
+        if began < self._replied and await self._answers():
+            return
+        self._unanswered += 1
         if self._unanswered >= LOST_AFTER:
             raise self._lost()
+
+    async def _answers(self) -> bool:
+        """Whether the server says anything; what, does not matter."""
+        try:
+            async with asyncio.timeout(PROBE):
+                await self._attempt(self._address.url, None, {})
+        except (TimeoutError, httpx.TransportError):
+            return False
+        except Refused:
+            pass
+        return True
 
     def _lost(self) -> ServiceFailed:
         return ServiceFailed(

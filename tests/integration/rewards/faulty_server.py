@@ -25,7 +25,7 @@ class Faulty(ThreadingHTTPServer):
 
     def __init__(self, answer: Callable[[Any, bytes], None], port: int = 0):
         super().__init__(("127.0.0.1", port), Handler)
-        self.answer, self.requests, self.over = answer, [], threading.Event()
+        self.answer, self.requests, self.over, self.gone = answer, [], threading.Event(), False
         self.lock = threading.Lock()
 
     @property
@@ -40,6 +40,8 @@ class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def do_GET(self):
+        if self.server.gone:
+            return dies(self, b"")
         self.reply(FACTS.model_dump_json().encode())
 
     def do_POST(self):
@@ -110,6 +112,12 @@ def dies(handler, body):
     handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     handler.close_connection = True
     handler.connection.close()
+
+
+def goes(handler, body):
+    """Dies, and answers nothing from now on."""
+    handler.server.gone = True
+    dies(handler, body)
 
 
 def dies_in_the_reply(handler, body):

@@ -12,6 +12,7 @@ from faulty_server import (
     dies_in_the_reply,
     drips,
     free_port,
+    goes,
     hangs,
     hangs_after_headers,
     in_turn,
@@ -185,8 +186,21 @@ def test_a_server_that_dies_in_a_batch_and_recovers_continues_it():
 
 
 def test_a_server_that_dies_in_a_batch_for_good_is_lost():
-    with running(in_turn(scored(), dies)) as server, pytest.raises(ServiceFailed, match="no answer"):
+    began = time.monotonic()
+    with running(in_turn(scored(), goes)) as server, pytest.raises(ServiceFailed, match="no answer"):
         judge(server.url, SHORT, per_request=1).answer(questions(8))
+    assert time.monotonic() - began < 5
+
+
+def test_questions_that_hang_together_cost_no_other_answer():
+    """A server that has answered since they began is not lost, however many of them there are."""
+
+    def answer(handler, body):
+        (hangs if any(b"a picture of %d\"" % n in body for n in (5, 20, 21)) else scored())(handler, body)
+
+    with running(answer) as server:
+        answers = judge(server.url, Limits(item=1, batch=1.5, concurrency=32), per_request=1).answer(questions(40))
+    assert [n for n, score in enumerate(scores(answers)) if score is None] == [5, 20, 21]
 
 
 def test_retry_after_is_honoured():
