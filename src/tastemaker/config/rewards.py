@@ -43,7 +43,8 @@ class RewardConfig(Settings):
     floor: Annotated[float, Field(ge=0)] = 0.01
     """Its noise, in units of its score: a group's standard deviation counts as at least this, so near ties do not explode."""
     server_deadline: Seconds | None = None
-    """Seconds after which the reward's server gives up on an item; ours must be longer, or finished work is thrown away."""
+    """Seconds after which a chat server gives up on an item, if you know; `deadlines.item` must be longer, or finished work is
+    thrown away. A server of ours says so itself."""
     gates: tuple[GateConfig, ...] = ()
     """What has to hold first: while one of them fails, the score is capped; the lowest cap counts."""
 
@@ -63,9 +64,10 @@ class DeadlineConfig(Settings):
     """Seconds after which waiting for rewards ends. They nest: an item within its batch within the step."""
 
     item: Seconds = 60.0
-    """One picture, retries included."""
+    """One picture, retries included. A server of ours has to judge a batch in less; one request to it, with its time in the
+    server's queue, has the geometric mean of this and batch."""
     batch: Seconds = 300.0
-    """All pictures that were sent together."""
+    """All pictures that were sent together; those for which a server of ours has no room come again until then."""
     step: Seconds = 1800.0
     """All rewards of a training step, for each of its chunks from when it was drawn; then the run stops, resumable."""
 

@@ -7,7 +7,7 @@ import hashlib
 import logging
 import math
 import time
-from collections import Counter, OrderedDict
+from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -20,6 +20,8 @@ from tastemaker.rewards.schema import given, in_order
 
 REMEMBERED = 256
 """Finished requests whose answers are kept for a repetition."""
+MEASURED = 8
+"""Batches that say how many questions the judge answers in a second."""
 
 _log = logging.getLogger(__name__)
 
@@ -35,7 +37,7 @@ class ServerLimits:
     queue: int = 512
     """Questions that may wait; more are turned away with 429."""
     deadline: float = 45.0
-    """After which a question is given up; the clients' must be longer."""
+    """For one batch, from when the judge is given it; the clients' must be longer. Time in the queue is theirs to limit."""
     requests: int = 256
     """Connections at a time; more are turned away with 503."""
     body: int = 64 * 2**20
@@ -50,17 +52,27 @@ class ServerLimits:
 
 
 class Busy(Exception):
-    """No room for more questions; `after` seconds there may be."""
+    """No room for more questions; `after` seconds there may be. `status` is the HTTP status by which clients come again."""
 
-    def __init__(self, after: int):
-        super().__init__(f"too many questions are waiting; try again in {after} s")
-        self.after = after
+    status = 429
+
+    def __init__(self, after: float, why: str = "too many questions are waiting"):
+        self.after = max(1, math.ceil(after))
+        super().__init__(f"{why}; try again in {self.after} s")
+
+
+class Late(Busy):
+    """Questions were taken on, and the judge was not done in time."""
+
+    status = 503
 
 
 @dataclass(eq=False)
 class _Waiting:
     question: Question
     answer: asyncio.Future[Answer]
+    handed: bool = False
+    """Whether the judge has been given it."""
 
 
 class Batcher:
@@ -71,14 +83,15 @@ class Batcher:
         self._waiting: asyncio.Queue[_Waiting] = asyncio.Queue()
         self._thread = BackgroundThread("judge")
         self._loop_task: asyncio.Task[None] | None = None
-        self._rate = 1.0
+        self._queued = self._in_hand = 0
+        self._recent: deque[tuple[int, float]] = deque(maxlen=MEASURED)
         self.counts: Counter[str] = Counter()
         """Questions, missing scores, batches and milliseconds of judging so far."""
 
     @property
     def waiting(self) -> int:
         """Questions that the judge has not been given yet."""
-        return self._waiting.qsize()
+        return self._queued
 
     @property
     def alive(self) -> bool:
@@ -96,32 +109,44 @@ class Batcher:
             _settle(self._waiting.get_nowait().answer, ServiceFailed("the server is shutting down"))
         self._thread.close()
 
-    def check_room(self, count: int) -> None:
-        """Raises Busy when so many more questions cannot wait."""
+    def check_room(self, count: int, wait: float) -> None:
+        """Raises Busy when so many more questions cannot wait, or at the pace of late would not be answered in `wait` seconds."""
         if self.waiting + count > self._limits.queue:
-            raise Busy(max(1, math.ceil(self.waiting / self._rate)))
+            raise Busy(self._seconds(self.waiting))
+        ahead = self.waiting + self._in_hand
+        needed = self._seconds(ahead + count)
+        if ahead and needed > wait:
+            raise Busy(needed - wait)
 
-    async def answer(self, questions: Sequence[Question]) -> list[Answer]:
-        """One answer for each question, in order; late ones are missing. Raises Busy, and ServiceFailed as the judge did."""
-        self.check_room(len(questions))
+    def _seconds(self, count: int) -> float:
+        """That so many questions will take; 0 before anything was judged."""
+        judged = sum(questions for questions, _ in self._recent)
+        return count * sum(seconds for _, seconds in self._recent) / judged if judged else 0.0
+
+    async def answer(self, questions: Sequence[Question], wait: float) -> list[Answer]:
+        """One answer for each question, in order. Raises Busy, Late after `wait` seconds or where a batch took longer than the
+        limits allow, and ServiceFailed as the judge did."""
+        self.check_room(len(questions), wait)
         if not questions:
             return []
         loop = asyncio.get_running_loop()
         entries = [_Waiting(question, loop.create_future()) for question in questions]
         for entry in entries:
             self._waiting.put_nowait(entry)
-        done, late = await asyncio.wait([entry.answer for entry in entries], timeout=self._limits.deadline)
-        for future in late:
-            future.cancel()  # the judge is not asked for what nobody waits for
+        self._queued += len(entries)
+        futures = [entry.answer for entry in entries]
+        try:
+            done, late = await asyncio.wait(futures, timeout=wait, return_when=asyncio.FIRST_EXCEPTION)
+        finally:
+            for entry in entries:
+                if entry.answer.cancel():  # the judge is not asked for what nobody waits for
+                    self._queued -= not entry.handed
         for failure in [future.exception() for future in done]:
             if failure is not None:
                 raise failure
-        answers = [
-            Answer(entry.question.id, Missing(f"the judge took longer than {self._limits.deadline:g} s"))
-            if entry.answer in late
-            else replace(entry.answer.result(), id=entry.question.id)
-            for entry in entries
-        ]
+        if late:
+            raise Late(self._seconds(self.waiting), f"the judge did not come to all questions in {wait:.3g} s")
+        answers = [replace(entry.answer.result(), id=entry.question.id) for entry in entries]
         self.counts["questions"] += len(answers)
         self.counts["missing"] += sum(given(answer).score is None for answer in answers)
         return answers
@@ -130,11 +155,22 @@ class Batcher:
         while True:
             batch = [entry for entry in await self._collect() if not entry.answer.done()]
             if batch:
+                for entry in batch:
+                    entry.handed = True
+                self._queued, self._in_hand = self._queued - len(batch), len(batch)
                 began = time.monotonic()
+                timer = asyncio.get_running_loop().call_later(self._limits.deadline, self._give_up, batch)
                 await self._judge_batch(batch)
+                timer.cancel()
                 seconds = time.monotonic() - began
-                self._rate = len(batch) / max(seconds, 1e-3)
+                self._in_hand = 0
+                self._recent.append((len(batch), seconds))
                 self.counts.update(batches=1, judge_milliseconds=round(1000 * seconds))
+
+    def _give_up(self, batch: Sequence[_Waiting]) -> None:
+        why = f"the judge took longer than {self._limits.deadline:g} s for {len(batch)} questions (--deadline, --batch)"
+        for entry in batch:
+            _settle(entry.answer, Late(0, why))
 
     async def _collect(self) -> list[_Waiting]:
         batch = [await self._waiting.get()]

@@ -19,9 +19,9 @@ from tastemaker.rewards.reward import Missing
 from tastemaker.rewards.schema import (
     MAX_QUESTIONS,
     AskedQuestion,
-    JudgeFacts,
     ScoreRequest,
     ScoreResponse,
+    ServerFacts,
     answer_of,
     asked,
     check_ids,
@@ -38,7 +38,8 @@ MAX_REQUEST = 48 * 2**20
 class ServedJudge:
     """A judge that `server.py` hosts. Make it with `connect`, which asks the server who it is.
 
-    Questions travel `per_request` together; the deadline of such a request is `limits.batch`.
+    Questions travel `per_request` together. An attempt at such a request has `limits.request` seconds; while the server has no
+    room for it, it comes again, until `limits.batch`.
     """
 
     name: str
@@ -57,10 +58,16 @@ class ServedJudge:
 
     @classmethod
     def connect(cls, address: Address, *, limits: Limits | None = None, per_request: int = 16) -> Self:
-        """Raises ServiceFailed when there is no server of ours there, inside `limits.item`."""
+        """Raises ServiceFailed when there is no server of ours there, inside `limits.item`, and UserMistake when its own deadline
+        is not below that."""
         limits = limits or Limits()
         facts = asyncio.run(_who(address, limits))
-        return cls(**facts.model_dump(), address=address, limits=limits, per_request=per_request)
+        if facts.deadline is not None and facts.deadline >= limits.item:
+            raise UserMistake(
+                f"{address.url} gives its judge {facts.deadline:g} s for a batch, which must be below deadlines.item = "
+                f"{limits.item:g} s: raise that, or start the server with a lower --deadline"
+            )
+        return cls(**facts.model_dump(exclude={"deadline"}), address=address, limits=limits, per_request=per_request)
 
     def answer(self, questions: Sequence[Question]) -> list[Answer]:
         """One answer for each question, in order. Raises ServiceFailed when the server does not answer, inside `limits`, or is
@@ -75,7 +82,7 @@ class ServedJudge:
 
             async def judged(part: list[AskedQuestion], ends: float) -> list[Answer]:
                 body = ScoreRequest(questions=tuple(part)).model_dump_json().encode()
-                return self._understood(await line.request("/v1/score", body, ends), part)
+                return self._understood(await line.request("/v1/score", body, ends, self.limits.request), part)
 
             parts = list(_parts(sent, self.per_request))
             results = await line.each(parts, judged, self.limits.batch)
@@ -101,7 +108,7 @@ class ServedJudge:
             raise Refused(str(error)) from None
 
 
-async def _who(address: Address, limits: Limits) -> JudgeFacts:
+async def _who(address: Address, limits: Limits) -> ServerFacts:
     async with Line(address, concurrency=1, deadline=limits.item) as line:
 
         async def ask(path: str, ends: float) -> bytes:
@@ -109,7 +116,7 @@ async def _who(address: Address, limits: Limits) -> JudgeFacts:
 
         reply = (await line.each(["/v1/judge"], ask, limits.item))[0]
     try:
-        return JudgeFacts.model_validate_json(reply if isinstance(reply, bytes) else b"")
+        return ServerFacts.model_validate_json(reply if isinstance(reply, bytes) else b"")
     except ValidationError as error:
         raise ServiceFailed(
             f"{address.url} is no judge's server: {reply if isinstance(reply, Refused) else first_mistake(error)}"

@@ -72,6 +72,13 @@ class JudgeFacts(_Message):
     fingerprint: str
 
 
+class ServerFacts(JudgeFacts):
+    """What GET /v1/judge returns: who answers, and what a client has to know of the server."""
+
+    deadline: float | None = None
+    """Seconds after which it gives up on questions that the judge has been given; older servers do not say."""
+
+
 class ScoreRequest(_Message):
     """The body of POST /v1/score."""
 

@@ -5,9 +5,11 @@
     GET  /v1/judge, /v1/models   who answers
     GET  /health, /metrics       for whatever watches: 200 while questions are taken; Prometheus text
 
-Questions of all requests are put together into batches for the judge, which runs in one thread. When too many wait, the reply
-is 429 with Retry-After. A request that is sent again under its `X-Request-Id` gets the first one's answers. Pictures come as
-base64 PNG; no path or URL in a request is opened, and nothing is unpickled. Without a token it listens on this machine alone.
+Questions of all requests are put together into batches for the judge, which runs in one thread. When too many wait, or more
+than the judge answers in the seconds that a client waits (`Prefer: wait=50`), the reply is 429 with Retry-After; when they were
+not answered in time after all, it is 503. A request that is sent again under its `X-Request-Id` gets the first one's answers.
+Pictures come as base64 PNG; no path or URL in a request is opened, and nothing is unpickled. Without a token it listens on this
+machine alone.
 """
 
 from __future__ import annotations
@@ -34,10 +36,21 @@ from tastemaker.errors import ServiceFailed, UserMistake
 from tastemaker.rewards.batching import Batcher, Busy, Repetitions, ServerLimits
 from tastemaker.rewards.judge import Answer, Judge, Question
 from tastemaker.rewards.reward import Missing
-from tastemaker.rewards.schema import MAX_PIXELS, AskedQuestion, ScoreRequest, ScoreResponse, facts, given, question_of
+from tastemaker.rewards.schema import (
+    MAX_PIXELS,
+    AskedQuestion,
+    ScoreRequest,
+    ScoreResponse,
+    ServerFacts,
+    facts,
+    given,
+    question_of,
+)
 
 TOKEN_VARIABLE = "TASTEMAKER_JUDGE_TOKEN"
 SHORTEST_TOKEN = 16
+WAIT = 120.0
+"""Seconds that a client is taken to wait for a reply, if it does not say."""
 DATA_URL = "data:image/png;base64,"
 
 
@@ -72,6 +85,7 @@ class _Service:
 
     def __init__(self, judge: Judge, token: str | None, limits: ServerLimits):
         self.token, self.limits, self.about = token, limits, facts(judge)
+        self.introduction = ServerFacts(**self.about.model_dump(), deadline=limits.deadline)
         self.batcher, self.repetitions = Batcher(judge, limits), Repetitions()
         self.statuses: Counter[int] = Counter()
 
@@ -109,16 +123,18 @@ class _Service:
         if len(sent) > limits.queue:
             raise Unwanted(413, f"{len(sent)} questions in a request, but no more than {limits.queue} may wait; send fewer")
 
+        wait = _patience(request)
+
         async def work() -> list[Answer]:
-            self.batcher.check_room(len(sent))  # before work goes into decoding
+            self.batcher.check_room(len(sent), wait)  # before work goes into decoding
             opened = await asyncio.to_thread(_opened, sent, limits.pixels)
-            given = iter(await self.batcher.answer([one for one in opened if isinstance(one, Question)]))
-            return [one if isinstance(one, Answer) else next(given) for one in opened]
+            answers = iter(await self.batcher.answer([one for one in opened if isinstance(one, Question)], wait))
+            return [one if isinstance(one, Answer) else next(answers) for one in opened]
 
         return await self.repetitions.once(request.headers.get("X-Request-Id"), body, work)
 
     async def who(self) -> Response:
-        return Response(self.about.model_dump_json(), media_type="application/json")
+        return Response(self.introduction.model_dump_json(), media_type="application/json")
 
     async def models(self) -> Response:
         return JSONResponse({"object": "list", "data": [{"id": self.about.name, "object": "model", "owned_by": "tastemaker"}]})
@@ -136,7 +152,7 @@ async def _unwanted(request: Request, error: Unwanted) -> Response:
 
 
 async def _busy(request: Request, error: Busy) -> Response:
-    return _problem(429, str(error), {"Retry-After": str(error.after)})
+    return _problem(error.status, str(error), {"Retry-After": str(error.after)})
 
 
 async def _failed(request: Request, error: ServiceFailed) -> Response:
@@ -282,6 +298,12 @@ async def _body(request: Request, limits: ServerLimits) -> bytes:
     except TimeoutError:
         raise Unwanted(408, f"the request did not arrive within {limits.deadline:g} s") from None
     return bytes(body)
+
+
+def _patience(request: Request) -> float:
+    """Seconds that the client waits for a reply (RFC 7240, with decimals)."""
+    told = re.search(r"\bwait=(\d{1,6}(?:\.\d{1,6})?)", request.headers.get("Prefer", ""))
+    return float(told[1]) if told else WAIT
 
 
 def _parsed(kind: type[Any], body: bytes) -> Any:

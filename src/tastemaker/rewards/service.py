@@ -35,6 +35,8 @@ MAX_REPLY = 2**24
 """Bytes of a reply that are read."""
 LOST_AFTER = 3
 """Units of work in a row without a reply after which a server counts as lost."""
+TOLD = 0.9
+"""Share of an attempt's seconds that the server is told it has; the rest is for the way."""
 PROBE = 2.0
 """Seconds that a server has to answer anything at all, when it has answered others since a unit without a reply began."""
 WRONG_ADDRESS = (401, 403, 404, 405)
@@ -46,7 +48,7 @@ class Limits:
     """Seconds, retries included, and how much is asked at a time.
 
     `item` is for one picture, counted from its first request; `batch` for all pictures of one call, and must be longer. The
-    item's must be longer than the server's own, or finished work is thrown away.
+    item's must be longer than the server's own, or finished work is thrown away. `request` follows from both.
     """
 
     item: float = 60.0
@@ -57,6 +59,11 @@ class Limits:
     def __post_init__(self) -> None:
         if not 0 < self.item < self.batch < math.inf or self.concurrency < 1:
             raise UserMistake(f"{self}: item must be above 0 and below batch, and concurrency at least 1")
+
+    @property
+    def request(self) -> float:
+        """For one attempt at pictures that travel together, their time in the server's queue included: between the two."""
+        return math.sqrt(self.item * self.batch)
 
 
 class NoReply(Exception):
@@ -157,16 +164,25 @@ class Line:
             raise self._lost()
         return results
 
-    async def request(self, path: str, body: bytes | None, ends: float) -> bytes:
-        """The reply to a POST of JSON, or to a GET when there is no body, by `ends` (of the event loop's clock)."""
+    async def request(self, path: str, body: bytes | None, ends: float, limit: float = math.inf) -> bytes:
+        """The reply to a POST of JSON, or to a GET when there is no body, by `ends` (of the event loop's clock).
+
+        A single attempt is given up after `limit` seconds, if there is one, of which the server is told.
+        """
         url, began, attempt, last = self._address.at(path), _now(), 0, ""
         headers = {"X-Request-Id": uuid.uuid4().hex, "Content-Type": "application/json"}
         while True:
             wait = 0.0
+            stops = min(ends, _now() + limit)
+            if limit < math.inf:
+                headers["Prefer"] = f"wait={TOLD * (stops - _now()):.2f}"
             try:
-                async with asyncio.timeout_at(ends):
+                async with asyncio.timeout_at(stops):
                     status, wait, reply = await self._attempt(url, body, headers)
             except TimeoutError:
+                if stops < ends:
+                    attempt, last = attempt + 1, f"no whole reply in {limit:.3g} s"
+                    continue
                 before = f", after {attempt} attempts that ended in {last}" if last else ""
                 raise NoReply(f"no whole reply in {_now() - began:.3g} s{before}") from None
             except httpx.TransportError as error:

@@ -196,7 +196,7 @@ def test_questions_that_hang_together_cost_no_other_answer():
     """A server that has answered since they began is not lost, however many of them there are."""
 
     def answer(handler, body):
-        (hangs if any(b"a picture of %d\"" % n in body for n in (5, 20, 21)) else scored())(handler, body)
+        (hangs if any(b'a picture of %d"' % n in body for n in (5, 20, 21)) else scored())(handler, body)
 
     with running(answer) as server:
         answers = judge(server.url, Limits(item=1, batch=1.5, concurrency=32), per_request=1).answer(questions(40))
@@ -237,6 +237,16 @@ def test_a_server_that_never_answers_is_lost_inside_the_deadline(fault):
         with pytest.raises(ServiceFailed, match="no whole reply"):
             judge(server.url, SHORT, per_request=1).answer(questions(4))
         assert time.monotonic() - began < 5
+
+
+def test_an_attempt_that_hangs_is_given_up_before_the_batch_and_made_again():
+    with running(in_turn(hangs, scored())) as server:
+        limits = Limits(item=0.3, batch=10)
+        assert scores(judge(server.url, limits).answer(questions(2))) == expected(2)
+    assert limits.item < limits.request < limits.batch
+    (_, first, body), (_, second, again) = server.requests
+    assert first["X-Request-Id"] == second["X-Request-Id"] and body == again
+    assert first["Prefer"] == f"wait={0.9 * limits.request:.2f}"
 
 
 def test_an_endless_reply_is_not_read_to_its_end(monkeypatch):

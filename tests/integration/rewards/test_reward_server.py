@@ -76,9 +76,9 @@ def short_pauses(monkeypatch):
 
 
 @contextmanager
-def served(judge, token=None, **limits):
+def served(judge, token=None, deadline=2.0, **limits):
     """The URL of a running server."""
-    app = create_app(judge, token=token, limits=ServerLimits(**limits))
+    app = create_app(judge, token=token, limits=ServerLimits(deadline=deadline, **limits))
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error"))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
@@ -125,7 +125,7 @@ def test_from_pictures_to_scores_and_back(tmp_path):
 
 def test_questions_of_several_requests_become_one_batch():
     judge = Judge()
-    with served(judge, batch=8, wait=5.0) as url:
+    with served(judge, batch=8, wait=5.0, deadline=10.0) as url:
         assert scores(connect(url, per_request=1).answer(questions(8))) == pytest.approx(expected(8))
     assert judge.batches == [8]
 
@@ -160,10 +160,59 @@ def test_a_judge_that_is_down_is_tried_again_until_the_deadline():
         assert scores(client.answer(questions(2))) == pytest.approx(expected(2))
 
 
-def test_what_the_judge_does_not_finish_is_missing():
-    with served(Judge(seconds=0.5), deadline=0.1) as url:
-        answers = connect(url).answer(questions(2))
-        assert [answer.score for answer in answers] == [Missing("the judge took longer than 0.1 s")] * 2
+def test_what_the_judge_does_not_finish_in_time_is_asked_again():
+    """And not remembered as an answer."""
+    judge = Judge(seconds=0.5)
+    with served(judge, deadline=0.1) as url:
+        with httpx.Client(base_url=url, timeout=20) as http:
+            reply = post(http, body(questions(2)), **{"X-Request-Id": "one"})
+            assert reply.status_code == 503 and int(reply.headers["Retry-After"]) >= 1
+            assert "took longer than 0.1 s for 2 questions (--deadline, --batch)" in reply.json()["error"]["message"]
+            judge.seconds = 0.0
+            time.sleep(0.6)
+            assert post(http, body(questions(2)), **{"X-Request-Id": "one"}).status_code == 200
+        judge.seconds = 0.5
+        with pytest.raises(ServiceFailed, match=r"took longer than 0\.1 s"):
+            connect(url, item=1, batch=1.5).answer(questions(2))
+
+
+def test_time_in_the_queue_is_not_the_judges():
+    """A slow judge that keeps its own deadline scores a whole rollout: 512 pictures at once, scaled in time.
+
+    They take 3 s and more, three times the server's deadline and longer than one attempt of the client.
+    """
+    limits = Limits(item=1.2, batch=8)
+    assert limits.item < limits.request < 3.2 < limits.batch
+    with served(Judge(seconds=0.1), batch=16, deadline=1.0) as url:
+        client = ServedJudge.connect(Address(url=url), limits=limits)
+        answers = client.answer([Question(f"p{n}", "red", Image.new("RGB", (4, 4), (n % 256, 0, 0))) for n in range(512)])
+        metrics = httpx.get(f"{url}/metrics").text
+    assert None not in scores(answers)
+    assert 'status="503"' in metrics or 'status="429"' in metrics
+
+
+def test_more_than_a_client_waits_for_is_turned_away():
+    """Also where the queue has room; and what the client gave up waiting for is not judged."""
+
+    async def ask(url):
+        async with httpx.AsyncClient(base_url=url, timeout=20) as http:
+            await post(http, body(questions(1)))  # now the pace is known: 5 a second
+            return await asyncio.gather(*(post(http, body(questions(1, n)), Prefer="wait=0.5") for n in range(6)))
+
+    judge = Judge(seconds=0.2)
+    with served(judge, batch=1) as url:
+        replies = asyncio.run(ask(url))
+        time.sleep(0.3)
+        assert httpx.get(f"{url}/metrics").text.endswith("waiting 0\n")
+    statuses = [reply.status_code for reply in replies]
+    assert statuses.count(429) >= 3 and statuses.count(200) >= 1 and sum(judge.batches) <= 4
+
+
+def test_the_servers_deadline_must_be_below_the_clients():
+    with served(Judge(), deadline=30.0) as url:
+        assert connect(url, item=31, batch=40).fingerprint == "red-1"
+        with pytest.raises(UserMistake, match=r"30 s for a batch, which must be below deadlines\.item = 30 s"):
+            connect(url, item=30, batch=40)
 
 
 def test_a_full_queue_turns_away_and_the_client_comes_again():

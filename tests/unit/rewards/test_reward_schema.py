@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from tastemaker.rewards import schema
 from tastemaker.rewards.judge import Answer, Question
 from tastemaker.rewards.reward import Missing
-from tastemaker.rewards.schema import AskedQuestion, GivenAnswer, ScoreRequest, ScoreResponse
+from tastemaker.rewards.schema import AskedQuestion, GivenAnswer, ScoreRequest, ScoreResponse, ServerFacts
 
 WIRE = Path(__file__).parent / "wire"
 
@@ -25,9 +25,11 @@ def png(image, **options):
     return base64.b64encode(buffer.getvalue()).decode()
 
 
-@pytest.mark.parametrize("name, kind", [("request", ScoreRequest), ("response", ScoreResponse)])
+@pytest.mark.parametrize(
+    "name, kind", [("score_request", ScoreRequest), ("score_response", ScoreResponse), ("judge", ServerFacts)]
+)
 def test_stored_messages_still_parse_and_serialise_byte_for_byte(name, kind):
-    stored = (WIRE / f"score_{name}.v1.json").read_bytes()
+    stored = (WIRE / f"{name}.v1.json").read_bytes()
     assert kind.model_validate_json(stored).model_dump_json().encode() == stored
 
 
@@ -44,6 +46,11 @@ def test_the_stored_response_means_what_it_meant():
     stored = ScoreResponse.model_validate_json((WIRE / "score_response.v1.json").read_bytes())
     one, two = (schema.answer_of(answer, stored.judge.low, stored.judge.high) for answer in stored.answers)
     assert one == Answer("p1/0", 4.25, "It is red.", 0.98) and two.score == Missing("the judge took longer than 45 s")
+
+
+def test_a_server_that_says_no_deadline_is_understood():
+    facts = schema.JudgeFacts(name="old", low=1.0, high=5.0, fingerprint="f")
+    assert ServerFacts.model_validate_json(facts.model_dump_json()) == ServerFacts(**facts.model_dump(), deadline=None)
 
 
 def test_pixels_survive_the_wire():
