@@ -432,13 +432,28 @@ def serve_reward(
     host: Annotated[str, typer.Option(help="What it listens on; anything but this machine needs a token.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="And the port.")] = 8100,
     device: Annotated[str | None, typer.Option(show_default=False, help="Such as cpu or cuda; the best if not given.")] = None,
+    precision: Annotated[str, typer.Option(metavar="auto|fp32|bf16", help="Auto is bf16 where the device has it.")] = "auto",
+    no_cot: Annotated[bool, typer.Option("--no-cot", help="Score without a rationale.")] = False,
+    rationales: Annotated[
+        int | None, typer.Option(show_default=False, help="Rationales a score is averaged over; above 1 with a temperature.")
+    ] = None,
+    temperature: Annotated[
+        float | None, typer.Option(show_default=False, help="Of the rationales; at 0 a rationale is the most likely one.")
+    ] = None,
+    max_rationale_tokens: Annotated[
+        int | None, typer.Option(show_default=False, help="A rationale that has not ended by then has no score.")
+    ] = None,
     batch: Annotated[int, typer.Option(min=1, help="Most questions, and pictures, that are judged at once.")] = 16,
+    deadline: Annotated[float, typer.Option(help="Seconds for a batch; below deadlines.item of those who ask.")] = 45.0,
+    queue: Annotated[int, typer.Option(min=1, help="Questions that may wait; more come again later.")] = 512,
 ) -> None:
     """Serve a vision-language model as a judge, for training runs on this or other machines.
 
     Any image-text-to-text model of transformers, from a local folder: nothing is downloaded, no code or pickle of the folder is
     run. Speaks a batch protocol of its own (`/v1/score`) and the shape of OpenAI's chat; `/health` and `/metrics` for whatever
     watches. Requests carry pictures as base64 PNG; no path or URL in them is opened.
+
+    A judge that was trained here is read as it was trained, others by a greedy rationale, unless an option says otherwise.
 
     A token in the environment variable `TASTEMAKER_JUDGE_TOKEN` is asked of every client; without one it listens on this
     machine alone. SIGTERM and Ctrl-C finish what is being judged. Needs `pip install 'tastemaker[serve]'`.
@@ -447,7 +462,23 @@ def serve_reward(
     """
     from tastemaker.commands.serve_reward import serve_reward as start
 
-    start(model, rubric=rubric, base=base, name=name, host=host, port=port, device=device, batch=batch)
+    start(
+        model,
+        rubric=rubric,
+        base=base,
+        name=name,
+        host=host,
+        port=port,
+        device=device,
+        precision=precision,
+        chain_of_thought=False if no_cot else None,
+        num_rationales=rationales,
+        temperature=temperature,
+        max_rationale_tokens=max_rationale_tokens,
+        batch=batch,
+        deadline=deadline,
+        queue=queue,
+    )
 
 
 @miniature.command()

@@ -133,6 +133,16 @@ def test_commands_pass_on_what_was_given(calls, good, tmp_path):
     ]
 
 
+def test_a_server_is_told_how_its_judge_is_read(calls):
+    words = "serve-reward judges/a --rationales 3 --temperature 0.7 --max-rationale-tokens 64 --precision fp32 --deadline 20"
+    assert tastemaker(*words.split()).exit_code == tastemaker("serve-reward", "judges/a", "--no-cot").exit_code == 0
+    (_, first), (_, second) = calls
+    read = {"chain_of_thought": None, "num_rationales": 3, "temperature": 0.7, "max_rationale_tokens": 64}
+    limits = {"precision": "fp32", "batch": 16, "deadline": 20.0, "queue": 512}
+    assert first.items() >= (read | limits).items()
+    assert second["chain_of_thought"] is False and second["num_rationales"] is None and second["precision"] == "auto"
+
+
 def test_calibrate_takes_the_ranges_of_the_config(calls, good):
     assert tastemaker("calibrate", "votes.jsonl", "--config", str(good), "--strength", "5").exit_code == 0
     assert tastemaker("calibrate", "votes.jsonl", "--out", "w.yaml").exit_code == 0

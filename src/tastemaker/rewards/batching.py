@@ -110,7 +110,7 @@ class Batcher:
         self._thread.close()
 
     def check_room(self, count: int, wait: float) -> None:
-        """Raises Busy when so many more questions cannot wait, or at the pace of late would not be answered in `wait` seconds."""
+        """Raises Busy when so many more questions cannot wait, or at the present pace are not answered in `wait` seconds."""
         if self.waiting + count > self._limits.queue:
             raise Busy(self._seconds(self.waiting))
         ahead = self.waiting + self._in_hand
