@@ -21,6 +21,7 @@ from tastemaker.config import (
     ArcFaceIdentityConfig,
     FaceIdentityConfig,
     ReadOutConfig,
+    ServerJudgeConfig,
     TextRenderingConfig,
     TrainConfig,
     check_judges,
@@ -42,7 +43,7 @@ from tastemaker.named.inputs import (
 )
 from tastemaker.named.judges import check_rewards, opened_rewards, remote_judge
 from tastemaker.recipe import Job
-from tastemaker.rewards import extras
+from tastemaker.rewards import extras, schema
 from tastemaker.rewards.faces_arcface import ArcFaceEmbedder
 from tastemaker.rewards.faces_dlib import DlibFaces
 from tastemaker.rewards.identity import FaceIdentityReward
@@ -342,6 +343,12 @@ def test_settings_of_the_read_out_have_its_defaults():
     assert ReadOut(**ReadOutConfig().model_dump()) == ReadOut()
     assert set(ReadOutConfig.model_fields) <= {field.name for field in fields(ReadOut)}
     assert shipped_rubrics() == shipped()
+
+
+def test_a_request_holds_what_the_wire_takes():
+    """The settings do not import the schema, which needs torch."""
+    (bound,) = (found.le for found in ServerJudgeConfig.model_fields["per_request"].metadata if hasattr(found, "le"))
+    assert bound == schema.MAX_QUESTIONS
 
 
 def test_the_config_in_the_page_on_editing_is_accepted(tmp_path):

@@ -90,8 +90,8 @@ class ServerJudgeConfig(Settings):
     """Scheme, host and port."""
     token_variable: str | None = None
     """The environment variable that holds the server's token; null sends none."""
-    per_request: Annotated[int, Field(ge=1, le=256)] = 16
-    """Pictures in one request."""
+    per_request: Annotated[int, Field(ge=1, le=64)] = 16
+    """Pictures in one request; a server takes no more than 64."""
     concurrency: Many = 32
     """Most requests at a time."""
     scores: ClassVar[Range | None] = None
