@@ -36,7 +36,7 @@ from tastemaker.runtime.estimate import Estimate
 from tastemaker.runtime.lock import Lock
 
 STATE = "stage.json"
-IDLE = ("checkpoint", "processes")
+IDLE = ("checkpoint", "processes", "missing_budget")
 """Settings and groups of them that change no output."""
 
 

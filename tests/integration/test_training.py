@@ -671,9 +671,10 @@ def test_the_budget_for_missing_scores_is_that_of_the_whole_step():
     setup, _ = made(settings(rollout={"chunks": 4}), judge)
     with pytest.raises(ServiceFailed, match=r"25% of the scores of this step .* timed out \(4 times\)"):
         drawn(setup, prepare(setup, 1))
-    _, _, scores = drawn(replace(setup, missing_budget=0.25), prepare(setup, 1))
+    setup, _ = made(settings(rollout={"chunks": 4}, missing_budget=0.25), judge)
+    _, _, scores = drawn(setup, prepare(setup, 1))
     assert sorted(scores.missing) == [(row, "brightness") for row in (0, 4, 8, 12)]
-    assert within_budget(replace(setup, missing_budget=0.25), scores) is scores
+    assert within_budget(setup, scores) is scores
 
 
 def test_scores_that_are_late_stop_the_run(tmp_path):

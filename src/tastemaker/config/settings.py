@@ -268,6 +268,8 @@ class TrainConfig(LoopConfig):
     several that fit a prompt both come first, then the task."""
     data: DataConfig = Field(examples=[{"prompts": "prompts.jsonl"}])
     deadlines: DeadlineConfig = DeadlineConfig()
+    missing_budget: Share = Field(default=0.05, json_schema_extra=FREE)
+    """Share of the scores asked for that may be missing in a step; beyond it the run stops, resumable."""
     checkpoint: CheckpointConfig = Field(default=CheckpointConfig(), json_schema_extra=FREE)
     monitor: MonitorConfig = Field(default=MonitorConfig(), json_schema_extra=FREE)
     budget: BudgetConfig = BudgetConfig()

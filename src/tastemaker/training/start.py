@@ -74,6 +74,7 @@ def make_setup(
         chunks=rollout.chunks,
         edit_share=config.data.edit_share,
         scoring_deadline=config.deadlines.step,
+        missing_budget=config.missing_budget,
     )
 
 
