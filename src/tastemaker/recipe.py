@@ -36,7 +36,7 @@ from tastemaker.runtime.estimate import Estimate
 from tastemaker.runtime.lock import Lock
 
 STATE = "stage.json"
-IDLE = ("checkpoint", "processes", "missing_budget")
+IDLE = ("checkpoint", "processes", "missing_budget", "cache")
 """Settings and groups of them that change no output."""
 
 

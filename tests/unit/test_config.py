@@ -279,6 +279,11 @@ def test_judges_by_name() -> None:
         (["rewards.1.judge.per_request=0"], "must be at least 1"),
         (["rewards.2.judge={kind: chat, url: 'http://gpu/v1', rubric: aesthetic.v1}"], "rewards.2.judge.model: missing"),
         (["rewards.2.judge.rubric="], "must be text"),
+        (
+            ["cache={folder: scores}"],
+            "so scores cannot be kept without it, name the weights in your own words, or remove cache",
+        ),
+        (["cache={folder: scores, max_bytes: 0}"], "cache.max_bytes: 0, must be at least 1"),
     ],
 )
 def test_each_rule_of_judges(overrides: list[str], rule: str) -> None:

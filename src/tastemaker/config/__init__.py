@@ -32,7 +32,7 @@ from tastemaker.config.judges import (
 )
 from tastemaker.config.load import dump, load, parse
 from tastemaker.config.monitor import MonitorConfig
-from tastemaker.config.rewards import DeadlineConfig, GateConfig, Judged, RewardConfig
+from tastemaker.config.rewards import CacheConfig, DeadlineConfig, GateConfig, Judged, RewardConfig
 from tastemaker.config.settings import (
     AlgorithmConfig,
     BudgetConfig,
@@ -55,6 +55,7 @@ __all__ = [
     "ArcFaceIdentityConfig",
     "Broken",
     "BudgetConfig",
+    "CacheConfig",
     "CategoriesConfig",
     "CategoryRule",
     "ChatClassifierConfig",

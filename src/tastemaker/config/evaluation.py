@@ -10,7 +10,7 @@ from pydantic import Field
 
 from tastemaker.config.base import Broken, Count, Guidance, Name, Positive, Settings, Weight, nearest
 from tastemaker.config.judges import AnyJudgeConfig
-from tastemaker.config.rewards import DeadlineConfig, RewardConfig, reward_rules
+from tastemaker.config.rewards import CacheConfig, DeadlineConfig, RewardConfig, reward_rules
 
 
 class ModelConfig(Settings):
@@ -68,6 +68,8 @@ class EvaluateConfig(Settings):
     categories: dict[str, dict[str, Weight]] = Field(default={}, examples=[{"portrait": {"alignment": 1.0}}])
     """Weights of their own for prompts of these categories, as in a training's config."""
     deadlines: DeadlineConfig = DeadlineConfig()
+    cache: CacheConfig | None = None
+    """Where scores of judges in folders and behind servers are kept for other runs; null keeps none."""
 
     @property
     def judges(self) -> dict[str, AnyJudgeConfig | None]:

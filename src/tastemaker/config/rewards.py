@@ -9,8 +9,8 @@ from typing import Annotated, Protocol
 
 from pydantic import Field
 
-from tastemaker.config.base import Broken, Name, Seconds, Settings, Weight, nearest
-from tastemaker.config.judges import AnyJudgeConfig, JudgeConfig
+from tastemaker.config.base import Broken, Name, Positive, Seconds, Settings, Weight, nearest
+from tastemaker.config.judges import AnyJudgeConfig, ChatJudgeConfig, FilePath, JudgeConfig
 
 
 class GateConfig(Settings):
@@ -78,6 +78,15 @@ class DeadlineConfig(Settings):
             yield Broken(("batch", "step"), f"must be below deadlines.step = {self.step:g}", "lower it or raise the step's")
 
 
+class CacheConfig(Settings):
+    """Scores kept on the disk, so that a judge of a model is not asked the same question about the same picture twice."""
+
+    folder: FilePath = Field(examples=["scores"])
+    """Any number of runs, of any judges, may share it."""
+    max_bytes: Positive = 2**30
+    """What was not used for longest is removed beyond this; a score takes 4096."""
+
+
 class Judged(Protocol):
     """Settings that name rewards."""
 
@@ -88,6 +97,8 @@ class Judged(Protocol):
     @property
     def deadlines(self) -> DeadlineConfig: ...
     @property
+    def cache(self) -> CacheConfig | None: ...
+    @property
     def judges(self) -> dict[str, AnyJudgeConfig | None]: ...
 
 
@@ -96,6 +107,12 @@ def reward_rules(config: Judged) -> Iterator[Broken]:
     yield from _weight_rules(config)
     yield from _category_rules(config)
     yield from _gate_rules(config)
+    for row, reward in enumerate(config.rewards):
+        if config.cache and isinstance(reward.judge, ChatJudgeConfig) and not reward.judge.revision:
+            rule = "is all that tells one model behind a chat server from the next, so scores cannot be kept without it"
+            yield Broken(
+                (f"rewards.{row}.judge.revision", "cache"), rule, "name the weights in your own words, or remove cache"
+            )
 
 
 def _weight_rules(config: Judged) -> Iterator[Broken]:

@@ -17,7 +17,7 @@ from pydantic.config import JsonDict
 from tastemaker.config.base import Broken, Count, Guidance, Name, Positive, Settings, Share, Weight
 from tastemaker.config.judges import AnyJudgeConfig
 from tastemaker.config.monitor import MonitorConfig
-from tastemaker.config.rewards import DeadlineConfig, RewardConfig, reward_rules
+from tastemaker.config.rewards import CacheConfig, DeadlineConfig, RewardConfig, reward_rules
 
 FREE: JsonDict = {"free_on_resume": True}
 """Marks settings and groups that change no weight, so that a resumed run may have other values."""
@@ -268,6 +268,8 @@ class TrainConfig(LoopConfig):
     several that fit a prompt both come first, then the task."""
     data: DataConfig = Field(examples=[{"prompts": "prompts.jsonl"}])
     deadlines: DeadlineConfig = DeadlineConfig()
+    cache: CacheConfig | None = Field(default=None, json_schema_extra=FREE)
+    """Where scores of judges in folders and behind servers are kept; null keeps none."""
     missing_budget: Share = Field(default=0.05, json_schema_extra=FREE)
     """Share of the scores asked for that may be missing in a step; beyond it the run stops, resumable."""
     checkpoint: CheckpointConfig = Field(default=CheckpointConfig(), json_schema_extra=FREE)

@@ -32,6 +32,7 @@ from tastemaker.miniature import task as miniature
 from tastemaker.miniature.identity.network import CartoonFaces
 from tastemaker.miniature.judge.language import DIRECT, THINKING
 from tastemaker.miniature.judge.model import SHIPPED, open_judges
+from tastemaker.rewards.cache import CachedJudge
 from tastemaker.rewards.chat import ChatJudge
 from tastemaker.rewards.endpoint import ServedJudge
 from tastemaker.rewards.extras import check_extra
@@ -119,7 +120,7 @@ def _opened(reward: RewardConfig, config: Judged, beside: Path, device: torch.de
     if judge is None:
         return None
     if isinstance(judge, FolderJudgeConfig):
-        return JudgeReward(folder_judge(judge, reward.name, beside, device), reward.floor)
+        return JudgeReward(_cached(folder_judge(judge, reward.name, beside, device), config, beside), reward.floor)
     if isinstance(judge, MiniatureJudgeConfig):
         found = _miniature_judges(judge.chain_of_thought, device)[judge.dimension]
         return JudgeReward(replace(found, label=reward.name), reward.floor)
@@ -134,7 +135,17 @@ def _opened(reward: RewardConfig, config: Judged, beside: Path, device: torch.de
         return OwnReward(reward.name, reward.low, reward.high, reward.floor, call, beside / judge.path, fingerprint)
     deadlines = config.deadlines
     limits = Limits(item=deadlines.item, batch=deadlines.batch, concurrency=judge.concurrency)
-    return JudgeReward(remote_judge(judge, reward.name, beside, limits), reward.floor)
+    return JudgeReward(_cached(remote_judge(judge, reward.name, beside, limits), config, beside), reward.floor)
+
+
+def _cached(judge: Judge, config: Judged, beside: Path) -> Judge:
+    """Asks only what the run's cache does not know, if it has one."""
+    if config.cache is None:
+        return judge
+    try:
+        return CachedJudge(judge, beside / config.cache.folder, max_bytes=config.cache.max_bytes)
+    except OSError as error:
+        raise UserMistake(f"no score can be kept in cache.folder = {config.cache.folder} ({error}); name another") from None
 
 
 @cache

@@ -58,8 +58,10 @@ class ServedJudge:
 
     @classmethod
     def connect(cls, address: Address, *, limits: Limits | None = None, per_request: int = 16) -> Self:
-        """Raises ServiceFailed when there is no server of ours there, inside `limits.item`, which its own deadline has to be below:
-        else raises UserMistake."""
+        """Asks the server who it is.
+
+        Raises ServiceFailed when there is no server of ours, inside `limits.item`; UserMistake when its deadline is not below it.
+        """
         limits = limits or Limits()
         facts = asyncio.run(_who(address, limits))
         if facts.deadline is not None and facts.deadline >= limits.item:

@@ -9,7 +9,7 @@ import torch
 from faulty_server import completion, free_port, running, scored
 
 from tastemaker.commands.train import train
-from tastemaker.config import FolderJudgeConfig, ServerJudgeConfig, TrainConfig, load, parse
+from tastemaker.config import CacheConfig, FolderJudgeConfig, ServerJudgeConfig, TrainConfig, load, parse
 from tastemaker.errors import ServiceFailed, UserMistake
 from tastemaker.named.judges import check_rewards, opened_rewards
 from tastemaker.rewards import service
@@ -103,6 +103,26 @@ def test_a_served_judge_has_the_name_of_the_config_and_the_range_of_the_server(t
             opened_rewards(config.model_copy(update=changes), tmp_path, torch.device("cpu")),
         ):
             pass
+
+
+def test_scores_are_kept_for_other_runs_where_the_config_says_so(tmp_path):
+    """Also in a run that stopped and draws the same pictures again; another judge's scores are not taken for it."""
+    images, prompts = torch.rand(3, 3, 8, 8), [Prompt(str(n), f"a picture of {n}") for n in range(3)]
+
+    def ask(url, rows, **changes):
+        config = served(url).model_copy(update={"cache": CacheConfig(folder="scores"), **changes})
+        with opened_rewards(config, tmp_path, torch.device("cpu")) as rewards:
+            return rewards["mine"].score(images[:rows], prompts[:rows])
+
+    with running(scored()) as server:
+        assert ask(server.url, 2) == [1.0, 1.1] and ask(server.url, 3) == [1.0, 1.1, 1.2]
+        asked = [len(json.loads(body)["questions"]) for *_, body in server.requests]
+        assert asked == [2, 1] and len(list((tmp_path / "scores").glob("*/*.json"))) == 3
+        ask(server.url, 3, cache=None)
+        assert len(server.requests) == 3
+    (tmp_path / "file").write_text("")
+    with running(scored()) as server, pytest.raises(UserMistake, match=r"rewards\.0\.judge: no score can be kept in cache"):
+        ask(server.url, 1, cache=CacheConfig(folder="file"))
 
 
 def test_a_folder_is_checked_before_it_is_opened(folder):
