@@ -60,7 +60,7 @@ class ServedJudge:
     def connect(cls, address: Address, *, limits: Limits | None = None, per_request: int = 16) -> Self:
         """Asks the server who it is.
 
-        Raises ServiceFailed when there is no server of ours, inside `limits.item`; UserMistake when its deadline is not below it.
+        Raises ServiceFailed when there is no server of ours, inside `limits.item`; UserMistake when its deadline is too long.
         """
         limits = limits or Limits()
         facts = asyncio.run(_who(address, limits))

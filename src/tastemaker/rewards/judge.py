@@ -43,6 +43,8 @@ class Answer:
     rationale: str = ""
     mass: float | None = None
     """Probability that the model put on the five score tokens before renormalising; None where the judge does not say."""
+    probabilities: tuple[float, ...] | None = None
+    """Of the five scores, renormalised; None where the judge does not say. They do not travel with the score."""
 
 
 class Judge(Protocol):

@@ -128,6 +128,8 @@ class Reading:
 
     score: float | Missing
     mass: float
+    probabilities: tuple[float, ...] | None = None
+    """Of the five scores, renormalised."""
 
 
 def score_log_probabilities(logits_BV: Tensor, scores: Sequence[int]) -> tuple[Tensor, Tensor]:
@@ -152,26 +154,30 @@ def read(logits_BV: Tensor, tokens: ScoreTokens, min_mass: float) -> list[Readin
     log_p_B5, log_mass_B = score_log_probabilities(logits_BV.detach(), tokens.scores)
     # Rounding of the five products may leave the range by an ulp, and a score outside its range counts as missing.
     scores = expected_score(log_p_B5).clamp(SCORES[0], SCORES[-1]).tolist()
-    return [_reading(score, mass, min_mass) for score, mass in zip(scores, log_mass_B.exp().tolist(), strict=True)]
+    rows = zip(scores, log_mass_B.exp().tolist(), log_p_B5.exp().tolist(), strict=True)
+    return [_reading(score, mass, tuple(p_5), min_mass) for score, mass, p_5 in rows]
 
 
 def average(readings: Sequence[Reading | Missing]) -> Reading:
     """The mean over the rationales of one question that gave a score; missing, with the first reason, when none did."""
     masses = [reading.mass for reading in readings if isinstance(reading, Reading)]
-    scores = [r.score for r in readings if isinstance(r, Reading) and not isinstance(r.score, Missing)]
+    scored = [r for r in readings if isinstance(r, Reading) and not isinstance(r.score, Missing)]
+    scores = [r.score for r in scored if not isinstance(r.score, Missing)]
     mass = sum(masses) / len(masses) if masses else math.nan
     if scores:
-        return Reading(sum(scores) / len(scores), mass)
+        told = [r.probabilities for r in scored if r.probabilities is not None]
+        mean = tuple(sum(column) / len(told) for column in zip(*told, strict=True)) if len(told) == len(scores) else None
+        return Reading(sum(scores) / len(scores), mass, mean)
     reasons = [reading if isinstance(reading, Missing) else reading.score for reading in readings]
     return Reading(next(reason for reason in reasons if isinstance(reason, Missing)), mass)
 
 
-def _reading(score: float, mass: float, min_mass: float) -> Reading:
+def _reading(score: float, mass: float, p_5: tuple[float, ...], min_mass: float) -> Reading:
     if not (math.isfinite(score) and math.isfinite(mass)):
         return Reading(Missing("the judge's logits are not finite"), mass)
     if mass < min_mass:
         return Reading(Missing(f"only {mass:.3f} of the probability is on the scores 1 to 5, less than {min_mass:g}"), mass)
-    return Reading(score, mass)
+    return Reading(score, mass, p_5)
 
 
 class QuestionEncoder:

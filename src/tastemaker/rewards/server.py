@@ -1,7 +1,7 @@
 """Hosts a judge over HTTP: `serve(judge)`, or `create_app(judge)` for a server of your own.
 
     POST /v1/score               many questions (`schema.ScoreRequest`); `endpoint.ServedJudge` is the client
-    POST /v1/chat/completions    one question in the shape of OpenAI's chat; the content of the reply is the answer as JSON
+    POST /v1/chat/completions    one question in the shape of OpenAI's chat (`chat_protocol.py`)
     GET  /v1/judge, /v1/models   who answers
     GET  /health, /metrics       for whatever watches: 200 while questions are taken; Prometheus text
 
@@ -21,19 +21,19 @@ import math
 import os
 import re
 import signal
-import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import uvicorn
 from fastapi import Depends, FastAPI, Request, Response
 from fastapi.responses import JSONResponse, PlainTextResponse
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ValidationError
 
 from tastemaker.errors import ServiceFailed, UserMistake
 from tastemaker.rewards.batching import Batcher, Busy, Repetitions, ServerLimits
+from tastemaker.rewards.chat_protocol import ChatRequest, completion, question_in
 from tastemaker.rewards.judge import Answer, Judge, Question
 from tastemaker.rewards.reward import Missing
 from tastemaker.rewards.schema import (
@@ -51,7 +51,6 @@ TOKEN_VARIABLE = "TASTEMAKER_JUDGE_TOKEN"
 SHORTEST_TOKEN = 16
 WAIT = 120.0
 """Seconds that a client is taken to wait for a reply, if it does not say."""
-DATA_URL = "data:image/png;base64,"
 
 
 class Unwanted(Exception):
@@ -84,7 +83,7 @@ class _Service:
     """A judge with its queue, and what it has been asked so far; a method for each request."""
 
     def __init__(self, judge: Judge, token: str | None, limits: ServerLimits):
-        self.token, self.limits, self.about = token, limits, facts(judge)
+        self.judge, self.token, self.limits, self.about = judge, token, limits, facts(judge)
         self.introduction = ServerFacts(**self.about.model_dump(), deadline=limits.deadline)
         self.batcher, self.repetitions = Batcher(judge, limits), Repetitions()
         self.statuses: Counter[int] = Counter()
@@ -108,22 +107,30 @@ class _Service:
     async def score(self, request: Request) -> Response:
         body = await _body(request, self.limits)
         sent = _parsed(ScoreRequest, body)
-        answers = await self._answers_to(request, body, sent.questions)
+        answers = await self._answers_to(request.headers.get("X-Request-Id"), body, sent.questions, _patience(request))
         response = ScoreResponse(judge=self.about, answers=tuple(given(answer) for answer in answers))
         return Response(response.model_dump_json(), media_type="application/json")
 
     async def chat(self, request: Request) -> Response:
         body = await _body(request, self.limits)
         sent = _parsed(ChatRequest, body)
-        answer = given((await self._answers_to(request, body, [_only_question(sent)]))[0])
-        return JSONResponse(_completion(self.about.name, answer.model_dump_json(exclude={"id"})))
+        try:
+            asked = question_in(sent, self.judge)
+            # Whoever asks by the rubric asks twice, for rationale and score; the second time gets what is known.
+            key = "chat" if asked.by_rubric else request.headers.get("X-Request-Id")
+            body = asked.question.model_dump_json().encode() if asked.by_rubric else body
+            (answer,) = await self._answers_to(key, body, [asked.question], _patience(request))
+            return JSONResponse(completion(sent, asked, answer, self.about.name))
+        except ValidationError as error:
+            raise Unwanted(422, _mistakes(error)) from None
+        except ValueError as error:
+            raise Unwanted(422, str(error)) from None
 
-    async def _answers_to(self, request: Request, body: bytes, sent: Sequence[AskedQuestion]) -> list[Answer]:
+    async def _answers_to(self, key: str | None, body: bytes, sent: Sequence[AskedQuestion], wait: float) -> list[Answer]:
+        """Of what was asked before under the same key and body the same answers, unless the key is None."""
         limits = self.limits
         if len(sent) > limits.queue:
             raise Unwanted(413, f"{len(sent)} questions in a request, but no more than {limits.queue} may wait; send fewer")
-
-        wait = _patience(request)
 
         async def work() -> list[Answer]:
             self.batcher.check_room(len(sent), wait)  # before work goes into decoding
@@ -131,7 +138,7 @@ class _Service:
             answers = iter(await self.batcher.answer([one for one in opened if isinstance(one, Question)], wait))
             return [one if isinstance(one, Answer) else next(answers) for one in opened]
 
-        return await self.repetitions.once(request.headers.get("X-Request-Id"), body, work)
+        return await self.repetitions.once(key, body, work)
 
     async def who(self) -> Response:
         return Response(self.introduction.model_dump_json(), media_type="application/json")
@@ -200,44 +207,6 @@ def serve(
             signal.signal(number, handler)
 
 
-class _ChatPart(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-
-class _Url(_ChatPart):
-    url: str
-
-
-class TextPart(_ChatPart):
-    """Words."""
-
-    type: Literal["text"]
-    text: str
-
-
-class PicturePart(_ChatPart):
-    """A picture as `data:image/png;base64,...`; no other URL is taken."""
-
-    type: Literal["image_url"]
-    image_url: _Url
-
-
-class ChatMessage(_ChatPart):
-    """What the person says: the request in words, and the pictures, of which the last one is judged."""
-
-    role: Literal["user"]
-    content: Annotated[list[Annotated[TextPart | PicturePart, Field(discriminator="type")]], Field(min_length=1, max_length=64)]
-
-
-class ChatRequest(_ChatPart):
-    """What of OpenAI's chat request means something to a judge: its rubric and read-out are its own."""
-
-    model: str
-    messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=1)]
-    n: Literal[1] = 1
-    stream: Literal[False] = False
-
-
 def _opened(sent: Sequence[AskedQuestion], most_pixels: int) -> list[Question | Answer]:
     """The questions with their pictures decoded; one whose pictures cannot be, or are too many, has its answer already."""
     opened: list[Question | Answer] = []
@@ -250,34 +219,6 @@ def _opened(sent: Sequence[AskedQuestion], most_pixels: int) -> list[Question | 
         most_pixels -= sum(picture.width * picture.height for picture in (question.picture, *question.sources))
         opened.append(question)
     return opened
-
-
-def _only_question(chat: ChatRequest) -> AskedQuestion:
-    parts = chat.messages[0].content
-    urls = [part.image_url.url for part in parts if isinstance(part, PicturePart)]
-    if not urls or not all(url.startswith(DATA_URL) for url in urls):
-        raise Unwanted(
-            400, f"send at least one picture, each as {DATA_URL}...; the last one is judged, the others are its sources"
-        )
-    *sources, picture = (url.removeprefix(DATA_URL) for url in urls)
-    text = "\n".join(part.text for part in parts if isinstance(part, TextPart))
-    try:
-        return AskedQuestion(id="chat", text=text, picture=picture, sources=tuple(sources))
-    except ValidationError as error:
-        raise Unwanted(422, _mistakes(error)) from None
-
-
-def _completion(model: str, content: str) -> dict[str, Any]:
-    message = {"role": "assistant", "content": content}
-    choice = {"index": 0, "message": message, "finish_reason": "stop", "logprobs": None}
-    return {
-        "id": f"chatcmpl-{os.urandom(12).hex()}",
-        "object": "chat.completion",
-        "created": int(time.time()),
-        "model": model,
-        "choices": [choice],
-        "usage": {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0},
-    }
 
 
 async def _body(request: Request, limits: ServerLimits) -> bytes:

@@ -130,7 +130,7 @@ class VLMJudge:
             mine = slice(nth * count, (nth + 1) * count)
             one = average(outcomes[mine])
             text = "\n\n".join(text for text in rationales[mine] if isinstance(text, str))
-            yield Answer(question.id, one.score, text, None if math.isnan(one.mass) else one.mass)
+            yield Answer(question.id, one.score, text, None if math.isnan(one.mass) else one.mass, one.probabilities)
 
     def _rationales(self, rows: Sequence[Row], seeds: Sequence[int]) -> list[str | Missing]:
         batch = self.vlm.placed(self._encoder.collate(rows))

@@ -305,16 +305,31 @@ def test_any_openai_client_can_ask():
         chat("http://127.0.0.1:1/a.png"),
         chat("data:image/jpeg;base64,QUJD"),
         chat(),
-        chat(data_url(1), temperature=0.5),
+        chat(data_url(1), temprature=0.5),
         chat(data_url(1), stream=True),
+        chat(data_url(1), n=2),
+        chat(data_url(1), logprobs=True),
         chat(data_url(1)).replace('"user"', '"system"'),
+        json.dumps({"model": "red", "messages": [{"role": "user", "content": "red"}]}),
     ],
-    ids=["path", "file", "url", "jpeg", "none", "temperature", "stream", "system"],
+    ids=["path", "file", "url", "jpeg", "none", "misspelt", "stream", "several", "no probabilities", "system", "words"],
 )
-def test_the_chat_takes_pixels_and_nothing_that_would_have_to_be_ignored(body):
+def test_the_chat_takes_pixels_and_nothing_that_would_be_missed(body):
     with served(Judge()) as url, httpx.Client(base_url=url, timeout=20) as http:
         reply = post(http, body, "/v1/chat/completions")
     assert reply.status_code in (400, 422) and reply.json()["error"]["message"]
+
+
+STANDARD = {
+    **{"max_tokens": 9, "max_completion_tokens": 9, "temperature": 0.5, "top_p": 0.9, "seed": 1, "stop": ["x"], "n": 1},
+    **{"stream": False, "user": "me", "logprobs": False, "top_logprobs": 5, "presence_penalty": 0, "frequency_penalty": 0.5},
+}
+
+
+def test_standard_settings_of_a_chat_change_nothing():
+    with served(Judge()) as url, httpx.Client(base_url=url, timeout=20) as http:
+        plain, more = (post(http, chat(data_url(50), **one), "/v1/chat/completions").json() for one in ({}, STANDARD))
+    assert plain["choices"] == more["choices"]
 
 
 @pytest.mark.parametrize("body", ["", "{", "[]", "null", '{"questions": []}', b"\x80\x04\x95pickle"])

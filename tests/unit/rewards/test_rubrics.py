@@ -110,3 +110,16 @@ def test_a_rubric_of_ones_own(tmp_path):
 def test_a_text_without_its_places_is_no_rubric(text, why):
     with pytest.raises(UserMistake, match=why):
         Rubric("bad", 1, text)
+
+
+@pytest.mark.parametrize("label", shipped())
+@pytest.mark.parametrize("text", [*HOSTILE, ""])
+def test_what_was_asked_is_found_in_a_rubrics_words(label, text):
+    rubric = load_rubric(label)
+    sources = (PICTURE,) if rubric.looks_at_sources else ()
+    shown = rubric.render(Question("a", text, PICTURE, sources), "Answer so.", ("</think>", "<|im_end|>"))
+    words = [part for part in shown if isinstance(part, str)]
+    assert rubric.request_in(words, len(sources), "Answer so.") == text
+    assert rubric.request_in(words, len(sources), "Answer otherwise.") is None
+    assert rubric.request_in(words, len(sources) + 1, "Answer so.") is None
+    assert rubric.request_in([text], len(sources), "Answer so.") is None

@@ -15,7 +15,7 @@ import hashlib
 import json
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -32,6 +32,7 @@ FOLDER = Path(__file__).parent
 PLACES = ("sources", "picture", "request", "answer")
 _PLACE = re.compile(r"\[\[(\w+)\]\]\n?")
 _LABEL = re.compile(r"(.+)\.v([1-9]\d*)")
+_PROBE = "tastemaker probe"
 _ANNOUNCED = re.compile(r"(?<=score)\W{0,8}?([:：=])", re.IGNORECASE)
 
 
@@ -65,6 +66,11 @@ class Rubric:
     def looks_at_sources(self) -> bool:
         return "[[sources]]" in self.text
 
+    @property
+    def picture_first(self) -> bool:
+        """Whether the picture is shown before its sources."""
+        return self.looks_at_sources and self.text.index("[[picture]]") < self.text.index("[[sources]]")
+
     def lack(self, question: Question) -> str | None:
         """Why this rubric cannot judge the question, or None when it can."""
         if self.looks_at_sources and not question.sources:
@@ -88,6 +94,23 @@ class Rubric:
         pieces = _PLACE.split(self.text)  # text, place, text, place, ..., text
         parts = [part for at, piece in enumerate(pieces) for part in (values[piece] if at % 2 else [piece])]
         return list(_joined(parts))
+
+    def request_in(self, words: Sequence[str], num_sources: int, answer: str) -> str | None:
+        """What was asked for, in the texts of a `render` with so many source pictures; None if these are other texts."""
+        blank = Image.new("RGB", (1, 1))
+        probe = Question("", _PROBE, blank, (blank,) * num_sources)
+        if self.lack(probe) or (num_sources and not self.looks_at_sources):
+            return None
+        own = "\0".join(part for part in self.render(probe, answer) if isinstance(part, str))
+        before, _, after = own.partition(quoted(_PROBE))
+        sent = "\0".join(words)
+        if not (sent.startswith(before) and sent.endswith(after)):
+            return None
+        try:
+            request = json.loads(sent[len(before) : len(sent) - len(after)])
+        except ValueError:
+            return None
+        return request if isinstance(request, str) else None
 
 
 def load_rubric(name: str | Path) -> Rubric:
