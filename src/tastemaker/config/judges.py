@@ -105,7 +105,7 @@ class ServerJudgeConfig(Settings):
 
 
 class ChatJudgeConfig(Settings):
-    """A vision-language model behind any OpenAI-compatible server that gives log-probabilities. Scores lie in [1, 5]."""
+    """A vision-language model behind an OpenAI-compatible server that gives log-probabilities. Scores lie in [1, 5]."""
 
     kind: Literal["chat"] = "chat"
     """Chooses this judge."""
@@ -120,7 +120,8 @@ class ChatJudgeConfig(Settings):
     token_variable: str | None = None
     """The environment variable that holds the server's token; null sends none."""
     template_opens: bool = False
-    """Whether the server's chat template opens the rationale itself (`<think>`), as those of reasoning models do."""
+    """Whether the server's chat template opens the rationale itself (`<think>`), as those of reasoning models do. If it does
+    and this is false, the model sees two openings, which nothing in a reply tells."""
     read_out: ReadOutConfig = ReadOutConfig()
     concurrency: Many = 32
     """Most pictures that are asked about at a time."""

@@ -1,4 +1,7 @@
-"""A judge that is any vision-language model behind the OpenAI chat protocol: vLLM, SGLang, or whatever speaks as they do.
+"""A judge that is a vision-language model behind the OpenAI chat protocol, as vLLM and SGLang speak it.
+
+Tested against our own server and against fakes of theirs, in the fields and endings that their documentation gives; not against
+a running vLLM or SGLang.
 
 Two requests make a score: the rationale up to its stop string, then the distribution of the one token that follows the words
 which announce the score. No text is searched for digits. What is cut, is no JSON or says no score is missing, with the reason;
@@ -51,7 +54,9 @@ class ChatJudge:
     read_out: ReadOut = field(default_factory=ReadOut)
     limits: Limits = field(default_factory=Limits)
     template_opens: bool = False
-    """Whether the server's chat template opens the rationale itself (`<think>`), as those of reasoning models do."""
+    """Whether the server's chat template opens the rationale itself (`<think>`), as those of reasoning models do.
+
+    If it does and this is false, the model sees a second opening, at times after an empty thought. No reply tells that."""
     revision: str = ""
     """Which weights the server has under that name; part of the fingerprint, and nothing else tells it."""
     low: float = float(SCORES[0])
