@@ -114,14 +114,7 @@ class Line:
         self._unanswered = 0
         self._replied = -math.inf
         self._last = NoReply("nothing was asked in time")
-        self._client = httpx.AsyncClient(
-            headers={"Accept-Encoding": "identity", **address.headers()},
-            timeout=httpx.Timeout(None, connect=CONNECT),  # whole requests have a deadline, which holds against drips too
-            limits=httpx.Limits(max_connections=concurrency),
-            follow_redirects=False,
-            trust_env=False,
-            verify=_tls() if address.url.startswith("https") else False,  # plain HTTP stays plain: no redirects
-        )
+        self._client = _connections(address, concurrency)
         self._ends = _now() + deadline
 
     async def __aenter__(self) -> Line:
@@ -167,15 +160,14 @@ class Line:
     async def request(self, path: str, body: bytes | None, ends: float, limit: float = math.inf) -> bytes:
         """The reply to a POST of JSON, or to a GET when there is no body, by `ends` (of the event loop's clock).
 
-        A single attempt is given up after `limit` seconds, if there is one, of which the server is told.
+        A single attempt is given up after `limit` seconds. The server is told how long it has.
         """
         url, began, attempt, last = self._address.at(path), _now(), 0, ""
         headers = {"X-Request-Id": uuid.uuid4().hex, "Content-Type": "application/json"}
         while True:
             wait = 0.0
             stops = min(ends, _now() + limit)
-            if limit < math.inf:
-                headers["Prefer"] = f"wait={TOLD * (stops - _now()):.2f}"
+            headers["Prefer"] = f"wait={TOLD * (stops - _now()):.2f}"
             try:
                 async with asyncio.timeout_at(stops):
                     status, wait, reply = await self._attempt(url, body, headers)
@@ -223,19 +215,28 @@ class Line:
     async def _answers(self) -> bool:
         """Whether the server says anything; what, does not matter."""
         try:
-            async with asyncio.timeout(PROBE):
-                await self._attempt(self._address.url, None, {})
+            # By a connection of its own: those of the line may all be waiting for what hangs.
+            async with asyncio.timeout(PROBE), _connections(self._address, 1) as probe, probe.stream("GET", self._address.url):
+                return True
         except (TimeoutError, httpx.TransportError):
             return False
-        except Refused:
-            pass
-        return True
 
     def _lost(self) -> ServiceFailed:
         return ServiceFailed(
             f"no answer from {self._address.url}: {self._last}; see whether the server runs and keeps up, "
             "the same command resumes the run"
         )
+
+
+def _connections(address: Address, most: int) -> httpx.AsyncClient:
+    return httpx.AsyncClient(
+        headers={"Accept-Encoding": "identity", **address.headers()},
+        timeout=httpx.Timeout(None, connect=CONNECT),  # whole requests have a deadline, which holds against drips too
+        limits=httpx.Limits(max_connections=most),
+        follow_redirects=False,
+        trust_env=False,
+        verify=_tls() if address.url.startswith("https") else False,  # plain HTTP stays plain: no redirects
+    )
 
 
 @cache

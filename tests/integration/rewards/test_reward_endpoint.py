@@ -199,7 +199,7 @@ def test_questions_that_hang_together_cost_no_other_answer():
         (hangs if any(b'a picture of %d"' % n in body for n in (5, 20, 21)) else scored())(handler, body)
 
     with running(answer) as server:
-        answers = judge(server.url, Limits(item=1, batch=1.5, concurrency=32), per_request=1).answer(questions(40))
+        answers = judge(server.url, Limits(item=1, batch=2.5, concurrency=32), per_request=1).answer(questions(40))
     assert [n for n, score in enumerate(scores(answers)) if score is None] == [5, 20, 21]
 
 
