@@ -17,7 +17,8 @@ from tastemaker.data.embeddings import EmbeddingCache, encoder_key
 from tastemaker.errors import UserMistake
 from tastemaker.models.adapter import load
 from tastemaker.models.stated_guidance import state_guidance
-from tastemaker.named.inputs import check_edit_share, check_held_out, data_files, model_folder, prompts_of
+from tastemaker.named.files import data_files
+from tastemaker.named.inputs import check_edit_share, check_held_out, model_folder, prompts_of
 from tastemaker.runtime.distributed import connected
 from tastemaker.runtime.progress import Progress
 from tastemaker.training.distill_start import check_routes, run_distillation

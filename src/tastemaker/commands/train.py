@@ -19,11 +19,11 @@ from tastemaker.miniature import task as miniature
 from tastemaker.models.adapter import Adapter, load
 from tastemaker.models.lora import save_lora
 from tastemaker.models.stated_guidance import state_guidance
+from tastemaker.named.files import data_files
 from tastemaker.named.inputs import (
     check_categories,
     check_edit_share,
     check_held_out,
-    data_files,
     held_out_of,
     model_folder,
     not_square,

@@ -19,6 +19,7 @@ from tastemaker import config as settings
 from tastemaker.config.reward_training import JudgeLora, RewardTrainConfig
 from tastemaker.errors import UserMistake
 from tastemaker.evaluation import judge_card
+from tastemaker.named.files import Files, said_files
 from tastemaker.rewards.cache import CachedJudge
 from tastemaker.rewards.rubrics import Rubric, load_rubric, shipped
 from tastemaker.rewards.vlm import VLMJudge
@@ -57,7 +58,7 @@ class Material:
     """Train, calibration, test."""
     num_groups: tuple[int, int, int]
     examples: list[Example]
-    files: Mapping[str, Path]
+    files: Files
     """Of people's judgements and of the base, by the names under which their digests are kept."""
 
 
@@ -164,11 +165,10 @@ def collect(config: RewardTrainConfig, beside: Path, console: Console | None = N
     shares = (splits.train, splits.calibration, splits.test)
     parts, num_groups = deal(said, shares, splits.apart, seed=splits.seed)
     examples = examples_of(parts[0], config.objective.kind, rubric, stop=make.stop)
-    files = {name: beside / name for name in (*data.ratings, *data.votes)}
+    files = said_files(config, beside)
     weights = sorted(file for file in base.iterdir() if file.suffix in {".safetensors", ".json", ".jinja"})
-    return Material(
-        base, rubric, said, parts, num_groups, examples, {**files, **{f"{BASE}{file.name}": file for file in weights}}
-    )
+    files |= {f"{BASE}{file.name}": file for file in weights}
+    return Material(base, rubric, said, parts, num_groups, examples, files)
 
 
 def plan(material: Material, total: int) -> list[str]:

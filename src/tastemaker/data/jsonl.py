@@ -218,6 +218,22 @@ def read_rows(
     return records
 
 
+def named_files(path: Path, root: Path | None = None) -> list[Path]:
+    """The pictures that the rows of prompts, ratings or votes name, each once, in order; `root` as for `read_rows`.
+
+    For telling whether one has changed: rows and names that reading would refuse are passed over.
+    """
+    folder, names = path.parent if root is None else root, dict[str, None]()
+    for line in path.read_bytes().split(b"\n") if path.is_file() else ():
+        with suppress(ValueError, RecursionError):
+            row = json.loads(line)
+            sides = [row, row.get("left"), row.get("right")] if isinstance(row, dict) else []
+            found = [side.get("picture") for side in sides if isinstance(side, dict)]
+            found += row["sources"] if sides and isinstance(row.get("sources"), list) else []
+            names |= dict.fromkeys(name for name in found if isinstance(name, str) and name)
+    return [folder / name for name in names if path_mistake(name, folder) is None]
+
+
 def write_rows(path: Path | str, rows: Iterable[Mapping[str, Any]]) -> None:
     """One object a line, UTF-8, keys whose value is None left out. The file is replaced whole or not at all."""
     path = Path(path)

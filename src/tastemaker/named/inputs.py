@@ -26,12 +26,15 @@ SQUARE = 1.2
 
 def model_folder(config: TrainConfig | DistillConfig, beside: Path) -> Path:
     """The pipeline folder that `model` names: the shipped one, or a path, relative ones beside the recipe."""
-    if config.model == MINIATURE:
-        return miniature.WEIGHTS
-    folder = beside / config.model
+    folder = model_path(config.model, beside)
     if not folder.is_dir():
         raise UserMistake(f"model: {folder} is not a folder; name that of a diffusers pipeline, or write {MINIATURE}")
     return folder
+
+
+def model_path(model: str, beside: Path) -> Path:
+    """Whether or not it is there."""
+    return miniature.WEIGHTS if model == MINIATURE else beside / model
 
 
 def prompts_of(config: TrainConfig | DistillConfig, beside: Path, folder: Path) -> list[Prompt]:
@@ -58,12 +61,6 @@ def first_of_each_task(prompts: Sequence[Prompt], most: int | None) -> list[Prom
         if most is None or seen[prompt.task] <= most:
             kept.append(prompt)
     return kept
-
-
-def data_files(config: TrainConfig | DistillConfig, beside: Path) -> dict[str, Path]:
-    """What of the run's inputs lies on the disk: the model, and the prompts where they come from a file."""
-    files = {"model": model_folder(config, beside)}
-    return files if config.data.prompts in MINIATURE_PROMPTS else {**files, "prompts": beside / config.data.prompts}
 
 
 def held_out_of(config: TrainConfig | DistillConfig, beside: Path) -> list[Prompt]:

@@ -93,7 +93,7 @@ def load_vlm(
     from peft import PeftModel
 
     _refuse_pickles(folder, "adapter_model.safetensors")
-    root = Path(base or read_json(folder / _ADAPTER).get("base_model_name_or_path") or "-")
+    root = Path(base or base_of(folder) or "-")
     if not root.is_dir() or (root / _ADAPTER).is_file():
         raise UserMistake(
             f"{folder} is a LoRA of {str(root)!r}, which is no folder of a whole model: give that folder as `base`"
@@ -101,6 +101,12 @@ def load_vlm(
     model = PeftModel.from_pretrained(_open_model(root, dtype), str(folder), is_trainable=False)
     processor = _open_processor(folder if (folder / "tokenizer_config.json").is_file() else root)
     return VLM(model.to(device).eval(), processor, (folder, root))
+
+
+def base_of(folder: Path) -> Path | None:
+    """Where a LoRA's folder says that its base is; None where it says nothing, and of a whole model."""
+    named = read_json(folder / _ADAPTER).get("base_model_name_or_path") if (folder / _ADAPTER).is_file() else None
+    return Path(named) if named else None
 
 
 def _open_model(folder: Path, dtype: torch.dtype) -> Any:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
-from collections.abc import Iterable, Iterator, Mapping
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from importlib import metadata
 from operator import attrgetter
 from pathlib import Path
@@ -22,6 +24,13 @@ PACKAGES = ("torch", "diffusers", "transformers", "peft", "safetensors", "numpy"
 
 ABSENT = "(absent)"
 
+Place = Path | str | Sequence[Path]
+"""A file, a folder, or several of them that count as one, such as the pictures of a list."""
+_digests: dict[tuple[str, int, int], str] = {}
+"""Of the files that were read in this process, by name, size and time of change."""
+_SETTLED = 2.0
+"""Seconds after which another change of a file surely has another time."""
+
 
 class Change(NamedTuple):
     """One difference: optimiser.learning_rate: 8e-05 -> 1e-05."""
@@ -34,8 +43,8 @@ class Change(NamedTuple):
         return f"{self.key}: {self.before} -> {self.after}"
 
 
-def environment(data_files: Mapping[str, Path | str], judges: Mapping[str, str]) -> dict[str, Any]:
-    """What besides the settings decides a result: `data_files` are files or folders, `judges` fingerprints.
+def environment(data_files: Mapping[str, Place], judges: Mapping[str, str]) -> dict[str, Any]:
+    """What besides the settings decides a result: `data_files` are files, folders or lists of them, `judges` fingerprints.
 
     "places" and "machine" are written down but not compared.
     """
@@ -45,27 +54,46 @@ def environment(data_files: Mapping[str, Path | str], judges: Mapping[str, str])
         "processes": num_processes(),
         "data_files": {name: fingerprint(path) for name, path in data_files.items()},
         "judges": dict(judges),
-        "places": {name: str(Path(path).absolute()) for name, path in data_files.items()},
+        "places": {name: str(Path(path).absolute()) for name, path in data_files.items() if isinstance(path, str | Path)},
         "machine": {"host": platform.node(), "system": platform.platform(), "processors": os.cpu_count()},
     }
 
 
-def fingerprint(path: Path | str) -> str:
-    """SHA-256 of a file's bytes, or of the names and bytes in a folder, without hidden files and pages about it (.md)."""
+def fingerprint(place: Place) -> str:
+    """SHA-256 of a file's bytes, or of the names and bytes in a folder, without hidden files and pages about it (.md).
+
+    Of several places that of their fingerprints in order, whatever they are called.
+    """
+    if not isinstance(place, str | Path):
+        return hashlib.sha256("".join(f"{fingerprint(one)}\n" for one in place).encode()).hexdigest()
     try:
-        if Path(path).is_dir():
-            return _folder_fingerprint(Path(path))
-        with open(path, "rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
+        return _folder_fingerprint(Path(place)) if Path(place).is_dir() else _file_fingerprint(Path(place))
     except OSError as error:
-        raise UserMistake(f"{path}: cannot be read ({error.strerror}), correct the path") from error
+        raise UserMistake(f"{place}: cannot be read ({error.strerror}), correct the path") from error
+
+
+def names_in(folder: Path) -> list[Path]:
+    """The files of a folder that count, relative to it: neither hidden ones nor pages about it (.md)."""
+    names = sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file() and path.suffix != ".md")
+    return [name for name in names if not any(part.startswith(".") for part in name.parts)]
 
 
 def _folder_fingerprint(folder: Path) -> str:
-    names = sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file() and path.suffix != ".md")
-    seen = [name for name in names if not any(part.startswith(".") for part in name.parts)]
-    lines = (f"{fingerprint(folder / name)}  {name.as_posix()}\n" for name in seen)
+    lines = (f"{fingerprint(folder / name)}  {name.as_posix()}\n" for name in names_in(folder))
     return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def _file_fingerprint(path: Path) -> str:
+    """Remembered, so that what several ask about is read once; but not of a file that has only just been written."""
+    status = path.stat()
+    key = (str(path.absolute()), status.st_size, status.st_mtime_ns)
+    if key in _digests:
+        return _digests[key]
+    with path.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    if time.time() - status.st_mtime > _SETTLED:
+        _digests[key] = digest
+    return digest
 
 
 def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Change]:
@@ -84,19 +112,26 @@ def allowed(key: str, names: Iterable[str]) -> bool:
 def free_settings(config: BaseModel) -> tuple[str, ...]:
     """Settings, and groups of them, that change no weight and may differ on resumption: the fields marked free_on_resume.
 
-    A mark that names another setting holds while that one is null.
+    A mark that names another setting, of the innermost group around it that has one, holds while that one is null.
     """
-    return tuple(_free(config, config, ""))
+    return tuple(_free((config,), ""))
 
 
-def _free(group: BaseModel, config: BaseModel, path: str) -> Iterator[str]:
-    for name, field in type(group).model_fields.items():
-        extra, value = field.json_schema_extra, getattr(group, name)
+def _free(groups: tuple[BaseModel, ...], path: str) -> Iterator[str]:
+    for name, field in type(groups[-1]).model_fields.items():
+        extra, value = field.json_schema_extra, getattr(groups[-1], name)
         mark = extra.get("free_on_resume") if isinstance(extra, dict) else None
-        if mark is True or (isinstance(mark, str) and attrgetter(mark)(config) is None):
+        if mark is True or (isinstance(mark, str) and _is_null(mark, groups)):
             yield path + name
         elif isinstance(value, BaseModel):
-            yield from _free(value, config, f"{path}{name}.")
+            yield from _free((*groups, value), f"{path}{name}.")
+
+
+def _is_null(setting: str, groups: tuple[BaseModel, ...]) -> bool:
+    for group in reversed(groups):
+        with suppress(AttributeError):
+            return attrgetter(setting)(group) is None
+    return False
 
 
 def refuse(folder: Path, changes: list[Change], names: Iterable[str]) -> None:

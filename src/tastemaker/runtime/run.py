@@ -63,7 +63,7 @@ class Run:
         *,
         resume: Resume = "auto",
         allow_changes: Iterable[str] = (),
-        data_files: Mapping[str, Path | str] | None = None,
+        data_files: Mapping[str, changes.Place] | None = None,
         judges: Mapping[str, str] | None = None,
         keep: int = 3,
         trackers: Iterable[Tracker] = (),

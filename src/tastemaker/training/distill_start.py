@@ -12,6 +12,7 @@ from tastemaker.errors import UserMistake
 from tastemaker.models.adapter import Adapter
 from tastemaker.rewards.composite import called
 from tastemaker.rollout import Sampler
+from tastemaker.runtime.changes import Place
 from tastemaker.training.setup import Setup
 from tastemaker.training.start import Around, check_tasks, make_state, run_loop
 from tastemaker.training.state import PolicyState
@@ -101,7 +102,7 @@ def run_distillation(
     *,
     embeddings: EmbeddingCache | None = None,
     around: Around | None = None,
-    data_files: Mapping[str, Path] | None = None,
+    data_files: Mapping[str, Place] | None = None,
 ) -> PolicyState:
     """Distils, or goes on, in `folder`; see `run_training`. The run keeps fingerprints of `data_files` and of the teachers."""
     side = config.rollout.picture_side

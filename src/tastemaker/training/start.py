@@ -24,6 +24,7 @@ from tastemaker.rewards.composite import Composite, Gate
 from tastemaker.rewards.reward import Reward, fingerprints
 from tastemaker.rollout import Sampler
 from tastemaker.runtime import device as hardware
+from tastemaker.runtime.changes import Place
 from tastemaker.runtime.distributed import ALONE, Ranks
 from tastemaker.runtime.guard import NanGuard
 from tastemaker.runtime.progress import Tracker
@@ -222,7 +223,7 @@ def run_training(
     watch: Callable[[Running], Observer] | None = None,
     stop: StopRequest | None = None,
     ranks: Ranks = ALONE,
-    data_files: Mapping[str, Path] | None = None,
+    data_files: Mapping[str, Place] | None = None,
 ) -> PolicyState:
     """Trains, or goes on training, in `folder`, which keeps the fingerprints of `data_files`; see `Around` for the others.
 
@@ -245,7 +246,7 @@ def run_loop(
     around: Around,
     *,
     judges: Mapping[str, str] | None = None,
-    data_files: Mapping[str, Path] | None = None,
+    data_files: Mapping[str, Place] | None = None,
 ) -> None:
     """The loop in its run folder, from the last checkpoint on; `state` is what it ends with.
 

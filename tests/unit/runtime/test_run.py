@@ -175,6 +175,19 @@ def test_a_data_file_that_was_not_written_down_is_taken_as_it_is(tmp_path: Path)
         Run.open(folder, config())
 
 
+def test_another_picture_behind_the_same_list_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"1")
+    files = {"prompts": tmp_path / "p.jsonl", "prompts.pictures": [tmp_path / "a.png"]}
+    files["prompts"].write_text("{}\n")
+    folder = tmp_path / "run"
+    Run.open(folder, config(), data_files=files).close()
+    Run.open(folder, config(), data_files=files).close()
+    (tmp_path / "a.png").write_bytes(b"2")
+    with pytest.raises(UserMistake, match=r"data_files\.prompts\.pictures: "):
+        Run.open(folder, config(), data_files=files)
+    Run.open(folder, config(), data_files=files, allow_changes=["data_files.prompts"]).close()
+
+
 def test_another_judge_behind_a_reward_is_refused(tmp_path: Path) -> None:
     Run.open(tmp_path, config(), judges={"taste": "a1", "v1.5": "b1"}).close()
     Run.open(tmp_path, config(), judges={"taste": "a1", "v1.5": "b1"}).close()
