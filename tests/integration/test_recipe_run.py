@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from rich.console import Console
 
 from tastemaker.commands.run import KINDS, as_table, run, shipped
 from tastemaker.config.recipe import load_recipe
-from tastemaker.data.prompts import write_prompts
+from tastemaker.data.prompts import read_prompts, write_prompts
 from tastemaker.errors import UserMistake
 from tastemaker.miniature import task
 from tastemaker.models.stated_guidance import stated_guidance
@@ -85,6 +86,27 @@ def test_every_kind_of_stage_runs_and_only_what_changed_runs_again(recipe: Path,
     (recipe.parent / "prompts.jsonl").write_text((recipe.parent / "prompts.jsonl").read_text().replace("circle", "square"))
     looks = {look.stage.name: look.why for look in outlook(found)}
     assert looks["curated"] == "changed: data.prompts has other content" and looks["t2i"] == "needs curated"
+
+
+def test_a_curated_list_of_edits_has_its_source_pictures_beside_it(tmp_path: Path) -> None:
+    """Two sources of one name in two folders, and one that two prompts share."""
+    edits = task.training_edits(4, tmp_path / "drawn")
+    prompts = []
+    for row, edit in enumerate(edits):
+        place = tmp_path / "lists" / f"set-{row}" / "source.png"
+        place.parent.mkdir(parents=True)
+        place.write_bytes(Path(edits[min(row, 2)].sources[0]).read_bytes())
+        prompts.append(replace(edit, sources=(str(place),)))
+    write_prompts(tmp_path / "lists" / "edits.jsonl", prompts)
+    text = RECIPE[: RECIPE.index("  student:")].replace("prompts.jsonl", "lists/edits.jsonl").replace("facts", "edit_facts")
+    (tmp_path / "edits.yaml").write_text(text.replace("keep: 0.5", "keep: 1"))
+    folder = tmp_path / "runs"
+    run(tmp_path / "edits.yaml", folder=folder)
+    assert (folder / "t2i" / "run" / "transformer").is_dir()  # trained on the list
+    kept = read_prompts(folder / "curated" / "curated.jsonl", decode=True)
+    given = {prompt.id: Path(prompt.sources[0]).read_bytes() for prompt in prompts}
+    assert kept and all(Path(prompt.sources[0]).read_bytes() == given[prompt.id] for prompt in kept)
+    assert {Path(prompt.sources[0]).parent for prompt in kept} == {folder / "curated" / "sources"}
 
 
 @pytest.mark.parametrize("name", sorted(shipped()))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
@@ -21,6 +22,8 @@ from tastemaker.named.files import list_files
 from tastemaker.named.inputs import MINIATURE_PROMPTS, check_categories, check_held_out, model_folder, prompts_of
 from tastemaker.named.judges import check_rewards, opened_rewards
 from tastemaker.rewards.reward import fingerprints
+from tastemaker.runtime import folder as disk
+from tastemaker.runtime.changes import fingerprint
 from tastemaker.runtime.progress import Progress
 from tastemaker.runtime.run import Run
 from tastemaker.runtime.signals import StopRequest
@@ -29,6 +32,8 @@ from tastemaker.training.policy import Setup
 from tastemaker.training.start import make_setup, prepare_hardware
 from tastemaker.types import Prompt
 
+SOURCES = "sources"
+"""The folder beside a list for pictures from elsewhere."""
 KEEP = 0.5
 """The share of prompts that is kept when nothing is said."""
 
@@ -76,10 +81,14 @@ def run_curate(
     allow: Iterable[str] = (),
     out: Path | None = None,
     embeddings: Path | None = None,
+    bring: bool = False,
 ) -> Path:
-    """As `curate`, of settings whose relative paths start at `beside`."""
+    """As `curate`, of settings whose relative paths start at `beside`.
+
+    With `bring` the list may be anywhere: the source pictures of what is kept are copied beside it where they lie elsewhere.
+    """
     prompts = prompts_of(config, beside, folder)
-    out = _list_path(config, beside, folder, out, prompts)
+    out = _list_path(config, beside, folder, out, () if bring else prompts)
     check_categories(config, prompts)
     check_held_out(config, beside, prompts)
     check_rewards(config, beside)
@@ -132,6 +141,21 @@ def _judged(
                 return judge_prompts(setup, folder, trackers=[progress], stop=stop)
 
 
+def _brought(prompt: Prompt, out: Path) -> Prompt:
+    """With a copy of each source picture that is not below the list's folder, named by its bytes, which no two share."""
+    return replace(prompt, sources=tuple(_copy(source, out.parent / SOURCES) for source in prompt.sources))
+
+
+def _copy(source: str, folder: Path) -> str:
+    if Path(source).absolute().is_relative_to(folder.parent.absolute()):
+        return source
+    path = folder / f"{fingerprint(source)}{Path(source).suffix}"
+    if not path.exists():
+        disk.make_folder(folder)
+        disk.write_bytes_atomic(path, Path(source).read_bytes())
+    return str(path)
+
+
 def _without_reference(config: TrainConfig) -> TrainConfig:
     """Nothing is trained, so the copy of the model that the velocity KL compares with would only take memory."""
     return config.model_copy(update={"algorithm": config.algorithm.model_copy(update={"velocity_kl": 0.0})})
@@ -161,6 +185,6 @@ def _write(samples: list[Samples], threshold: float, rule: str, folder: Path, ou
     kept = [one.prompt for one, outcome in zip(samples, outcomes, strict=True) if outcome.kept]
     if not kept:
         raise UserMistake(f"no prompt has a {rule}; lower the threshold, see {folder / 'table.csv'}")
-    write_prompts(out, kept)
+    write_prompts(out, [_brought(prompt, out) for prompt in kept])
     hint = f"train on them with -o data.prompts={out.absolute()}"
     console.print(f"{len(kept)} of {len(samples)} prompts: {out}; {hint}", soft_wrap=True)

@@ -122,6 +122,7 @@ def _curate(job: Job) -> None:
         above=config.above,
         keep=config.keep,
         out=job.folder / LIST,
+        bring=True,
     )
 
 
