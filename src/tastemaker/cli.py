@@ -182,20 +182,30 @@ def run_recipe(
     override: Overrides = None,
     stage: Annotated[str | None, typer.Option(show_default=False, help="Run this stage alone.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would run, why, and about what it takes.")] = False,
+    allow: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY",
+            show_default=False,
+            help="A setting or input that may have changed: its stages go on, and do not begin anew; may be repeated.",
+        ),
+    ] = None,
 ) -> None:
     """Run a recipe: judges, curation, specialists, distillation, evaluation, export, in one go or one after the other.
 
     A recipe names stages, each with the settings of its own command; `stage:NAME/FILE` takes what a stage above leaves. Each
     has a folder. What is finished is not run again; when its settings or the bytes of anything it reads have changed, it is,
-    and so is what depends on it, while what was there before is kept under another name.
+    and so is what depends on it, while what was there before is kept under another name. Where only the budget has changed, or
+    what you `--allow`, a stage goes on from where it was.
 
-    All mistakes in the settings of all stages are told at once. Ctrl-C stops at a safe point; the same command goes on.
+    All mistakes in the settings, paths and prompts of all stages are told at once, before the first one runs, also with
+    `--dry-run`. Ctrl-C stops at a safe point; the same command goes on.
 
     Example: `tastemaker run recipe.yaml --dry-run`
     """
     from tastemaker.commands.run import run as start
 
-    start(recipe, folder=folder, stage=stage, dry_run=dry_run, overrides=override or [])
+    start(recipe, folder=folder, stage=stage, dry_run=dry_run, overrides=override or [], allow=allow or [])
 
 
 @app.command()

@@ -48,6 +48,11 @@ class Source(Protocol):
         """The scale that the model says it is meant to be sampled at, 1 where guidance is inside; None if it says nothing."""
         ...
 
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Files and folders that decide what it draws."""
+        ...
+
     def open(self, device: torch.device | str, dtype: torch.dtype) -> Adapter: ...
 
 
@@ -68,6 +73,10 @@ class Pipeline:
     @property
     def guidance(self) -> float | None:
         return _json(self.folder / "transformer" / "config.json").get(stated_guidance.KEY)
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        return (self.folder,)
 
     def open(self, device: torch.device | str, dtype: torch.dtype) -> Adapter:
         return load(self.folder, device=device, dtype=dtype)
@@ -94,6 +103,10 @@ class OnPipeline:
         if self.is_lora:
             return 1.0 if _json(self.folder / RECORD).get("guidance") == 1 else None
         return _json(self.folder / "config.json").get(stated_guidance.KEY)
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        return (self.folder, self.base.folder)
 
     def open(self, device: torch.device | str, dtype: torch.dtype) -> Adapter:
         adapter = self.base.open(device, dtype)
@@ -137,6 +150,10 @@ class TrainedRun:
     @property
     def guidance(self) -> float | None:
         return 1.0 if self.config.rollout.guidance == 1 else None
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        return (self.weights, self.folder / "config.yaml", self.base.folder)
 
     def open(self, device: torch.device | str, dtype: torch.dtype) -> Adapter:
         """The base with the run's weights, a LoRA as one named policy; it says of itself whether guidance is inside."""

@@ -2,14 +2,15 @@
 
     recipe file -> stages, in the file's order -> settings checked, references filled in -> inputs by digest -> run -> outputs
 
-    FOLDER/STAGE/stage.json      what it was made of (kind, settings, digests of its inputs), outputs, seconds, state
+    FOLDER/STAGE/stage.json      what it was made of (kind, settings, digests of its inputs), results, seconds, state
                  settings.yaml   every setting, defaults written out
                  ...             whatever the stage leaves
     FOLDER/digests.json          digests of large files by size and time of change, so that they are read once
 
-A stage runs again when its settings or the bytes of anything it reads have changed; what it made before moves aside, under
-STAGE.1, STAGE.2 ... A stage that was interrupted goes on in its own folder, as its own command would. What the kinds of stages
-do is handed in (`Kind`): this file knows neither models nor training.
+A stage runs again when its settings, the bytes of anything it reads, or those of what it left have changed; what it made before
+moves aside, under STAGE.1, STAGE.2 ... A stage that was interrupted goes on in its own folder, as its own command would, and so
+does one of which nothing has changed but what may on resuming, or what was allowed by name. What the kinds of stages do is
+handed in (`Kind`): this file knows neither models nor training.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -36,8 +37,8 @@ from tastemaker.runtime.estimate import Estimate
 from tastemaker.runtime.lock import Lock
 
 STATE = "stage.json"
-IDLE = ("checkpoint", "processes", "missing_budget", "cache")
-"""Settings and groups of them that change no output."""
+IDLE = ("checkpoint", "processes", "monitor", "budget.max_minutes", "missing_budget", "cache")
+"""Settings and groups of them that change no result, among those that may differ on resuming."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,14 @@ class Job:
     console: Console
     above: tuple[str, ...] = ()
     """Names of the stages before it, each with a folder beside its own."""
+    allow: tuple[str, ...] = ()
+    """Names of what may differ from when it was begun."""
+    waits_for: tuple[Path, ...] = ()
+    """Folders of stages that are still to run."""
+
+    def awaits(self, path: Path) -> bool:
+        """Whether this is what a stage above has still to leave, so that nothing can be said of it yet."""
+        return any(path.absolute().is_relative_to(folder.absolute()) for folder in self.waits_for)
 
 
 @dataclass(frozen=True)
@@ -61,11 +70,15 @@ class Kind:
     run: Callable[[Job], None]
     outputs: Callable[[Any], Sequence[str]]
     """Files and folders in the stage's folder that it leaves, given its settings; others may refer to these."""
-    inputs: Callable[[Job], Mapping[str, Path]] = lambda job: {}
-    """Files and folders outside of the recipe that it reads, by the setting that names them."""
+    inputs: Callable[[Job], Mapping[str, Path | Sequence[Path]]] = lambda job: {}
+    """Files and folders outside of the recipe that it reads, by the name under which a change of them is told and allowed."""
     check: Callable[[Job], None] = lambda job: None
-    """Raises UserMistake for what can be told before it runs, once the stages it depends on are finished."""
+    """Raises UserMistake for all that can be told before it runs and before what the job awaits is there; writes nothing."""
     estimate: Callable[[Job], Estimate] = lambda job: Estimate()
+    results: Callable[[Job], Sequence[str]] | None = None
+    """Of a finished stage, the part of what it left without which it would have to run again; None is all of its outputs."""
+    extends: Callable[[Job], bool] = lambda job: True
+    """Whether what is in its folder, finished or not, can go on with another budget, and need not begin anew."""
 
 
 @dataclass(frozen=True)
@@ -92,10 +105,13 @@ class Recipe:
     folder: Path
     kinds: Mapping[str, Kind]
     console: Console = field(default_factory=Console)
+    allow: tuple[str, ...] = ()
+    """Names of settings and inputs of stages that may differ from when they were begun."""
 
-    def job(self, stage: Stage) -> Job:
+    def job(self, stage: Stage, unfinished: Iterable[str] = ()) -> Job:
         above = tuple(other.name for other in self.stages[: self.stages.index(stage)])
-        return Job(stage.name, stage.config, self.beside, self.folder / stage.name, self.console, above)
+        folders = tuple(self.folder / name for name in unfinished if name in above)
+        return Job(stage.name, stage.config, self.beside, self.folder / stage.name, self.console, above, self.allow, folders)
 
     def named(self, name: str) -> Stage:
         """Raises UserMistake for a name that no stage has."""
@@ -112,10 +128,17 @@ class Outlook:
     stage: Stage
     why: str
     goes_on: bool = False
-    """Whether it was begun with just these settings and inputs."""
+    """Whether it goes on in its folder, which was begun with these settings and inputs or with others that do not matter."""
 
 
-def open_recipe(text: RecipeText, kinds: Mapping[str, Kind], folder: Path, beside: Path, console: Console) -> Recipe:
+def open_recipe(
+    text: RecipeText,
+    kinds: Mapping[str, Kind],
+    folder: Path,
+    beside: Path,
+    console: Console,
+    allow: Iterable[str] = (),
+) -> Recipe:
     """Checks the settings of all stages. Raises UserMistake with a line for each mistake."""
     mistakes: list[str] = []
     stages: list[Stage] = []
@@ -131,7 +154,7 @@ def open_recipe(text: RecipeText, kinds: Mapping[str, Kind], folder: Path, besid
             stages.append(Stage(stage.name, stage.kind, config, tuple(r for _, r in references(stage.settings))))
     if mistakes:
         raise UserMistake("\n".join(mistakes))
-    return Recipe(text.name, tuple(stages), beside, folder, kinds, console)
+    return Recipe(text.name, tuple(stages), beside, folder, kinds, console, tuple(allow))
 
 
 def outlook(recipe: Recipe) -> list[Outlook]:
@@ -144,10 +167,24 @@ def outlook(recipe: Recipe) -> list[Outlook]:
         return list(found.values())
 
 
+def check(recipe: Recipe, looks: Sequence[Outlook], only: str | None = None) -> None:
+    """Raises UserMistake with the mistakes of all stages that are to run, or of one, each after the name of its stage."""
+    unfinished = [look.stage.name for look in looks if look.why]
+    mistakes: list[str] = []
+    for look in (look for look in looks if look.why and only in (None, look.stage.name)):
+        try:
+            recipe.kinds[look.stage.kind].check(recipe.job(look.stage, unfinished))
+        except UserMistake as error:
+            mistakes += [f"stages.{look.stage.name}: {line}" for line in str(error).splitlines()]
+    if mistakes:
+        raise UserMistake("\n".join(mistakes))
+
+
 def run(recipe: Recipe, only: str | None = None) -> None:
     """Runs what is not finished, in order, or one stage alone. Raises what a stage raises; the same call then goes on.
 
-    Raises UserMistake when `only` needs a stage that is not finished, and for a folder in use.
+    Raises UserMistake with the mistakes of all these stages before the first one runs, when `only` needs a stage that is not
+    finished, and for a folder in use.
     """
     chosen = recipe.stages if only is None else (recipe.named(only),)
     disk.make_folder(recipe.folder)
@@ -155,6 +192,7 @@ def run(recipe: Recipe, only: str | None = None) -> None:
     try:
         if only is not None:
             _require(recipe, chosen[0])
+        check(recipe, outlook(recipe), only)
         for stage in chosen:
             _run(recipe, stage, f"{recipe.stages.index(stage) + 1} of {len(recipe.stages)}")
     finally:
@@ -182,17 +220,18 @@ def _run(recipe: Recipe, stage: Stage, place: str) -> None:
         record["seconds"] += time.monotonic() - began
         _write(job.folder, record)
     with _Digests(recipe.folder) as digests:
-        record["outputs"] = {name: digests.of(job.folder / name) for name in _left(kind, job)}
+        record["outputs"] = {name: digests.of(job.folder / name) for name in _results(kind, job)}
     _write(job.folder, {**record, "state": "finished"})
     say(f"stage {place}, {stage.name}: finished after {record['seconds']:.0f} s", highlight=False)
 
 
-def _left(kind: Kind, job: Job) -> Sequence[str]:
-    """The outputs, all of which must be there."""
-    names = kind.outputs(job.config)
-    if absent := [name for name in names if not (job.folder / name).exists()]:
+def _results(kind: Kind, job: Job) -> list[str]:
+    """The files that were left; the outputs must all be there. What is added to a folder later is none of them."""
+    if absent := [name for name in kind.outputs(job.config) if not (job.folder / name).exists()]:
         raise Corrupt(f"stage {job.name} ended without {', '.join(absent)} in {job.folder}")
-    return names
+    places = [job.folder / name for name in (kind.results(job) if kind.results else kind.outputs(job.config))]
+    files = [file for place in places for file in (map(place.joinpath, changes.names_in(place)) if place.is_dir() else [place])]
+    return list(dict.fromkeys(file.relative_to(job.folder).as_posix() for file in files))
 
 
 def _require(recipe: Recipe, stage: Stage) -> None:
@@ -211,15 +250,32 @@ def _look(recipe: Recipe, stage: Stage, digests: _Digests) -> Outlook:
     record = _read(folder)
     if record is None:
         return Outlook(stage, "not run yet")
-    was, now = record["made_of"], _made_of(recipe, stage, digests)
-    if different := [_told(change) for change in changes.differences(was, now)]:
-        return Outlook(stage, f"changed: {'; '.join(different[:4])}" + (" ..." if len(different) > 4 else ""))
-    if record["state"] != "finished":
+    finished = record["state"] == "finished"
+    if changed := _changed(stage, record["made_of"], _made_of(recipe, stage, digests)):
+        rest = [key for key in changed if not changes.allowed(key, recipe.allow)]
+        free = all(changes.allowed(key, changes.free_settings(stage.config)) for key in rest)
+        goes_on = not rest or (free and recipe.kinds[stage.kind].extends(recipe.job(stage)))
+        return Outlook(stage, f"changed: {_listed([*changed.values()])}" + ("; goes on" if goes_on else ""), goes_on)
+    if not finished:
         return Outlook(stage, "was interrupted, goes on", goes_on=True)
     spoilt = [name for name, digest in record["outputs"].items() if digests.of(folder / name) != digest]
-    if spoilt:
-        return Outlook(stage, f"{', '.join(spoilt)} of it changed or went missing since")
-    return Outlook(stage, "")
+    return Outlook(stage, f"of it changed or went missing since: {_listed(spoilt)}" if spoilt else "")
+
+
+def _changed(stage: Stage, was: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, str]:
+    """What decides a result and has changed, by the name of the setting or input, with how it is told."""
+    idle = [key for key in changes.free_settings(stage.config) if key.endswith(IDLE)]
+    found = {}
+    for change in changes.differences(was, now):
+        group, _, name = change.key.partition(".")
+        key = name or group
+        if not changes.allowed(key, idle):
+            found[key] = f"{key} has other content" if group == "inputs" else str(change._replace(key=key))
+    return found
+
+
+def _listed(names: Sequence[str]) -> str:
+    return "; ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
 
 
 def _made_of(recipe: Recipe, stage: Stage, digests: _Digests) -> dict[str, Any]:
@@ -227,45 +283,49 @@ def _made_of(recipe: Recipe, stage: Stage, digests: _Digests) -> dict[str, Any]:
     plain = json.dumps(stage.config.model_dump(mode="json")).replace(
         json.dumps(f"{recipe.folder.absolute()}/")[1:-1], REFERENCE
     )
-    read = {reference: digests.of(recipe.folder / reference.removeprefix(REFERENCE)) for reference in stage.reads}
+    read = {reference: _left(recipe, reference, digests) for reference in stage.reads}
     outside = recipe.kinds[stage.kind].inputs(recipe.job(stage))
-    read |= {name: digests.of(path) for name, path in outside.items()}
-    decides = {group: value for group, value in json.loads(plain).items() if group not in IDLE}
-    return {"kind": stage.kind, "settings": decides, "inputs": read}
+    read |= {name: digests.of(place) for name, place in outside.items()}
+    return {"kind": stage.kind, "settings": json.loads(plain), "inputs": read}
 
 
-def _told(change: changes.Change) -> str:
-    return f"{name} has other content" if (name := change.key.removeprefix("inputs.")) != change.key else str(change)
+def _left(recipe: Recipe, reference: str, digests: _Digests) -> str:
+    """Digest of what a finished stage left under the name: of its results alone, where they are a part of it."""
+    name, _, inner = reference.removeprefix(REFERENCE).partition("/")
+    outputs = (_read(recipe.folder / name) or {"outputs": {}})["outputs"]
+    left = {file: digest for file, digest in outputs.items() if file.startswith(f"{inner}/")}
+    if not left:
+        return digests.of(recipe.folder / name / inner)
+    return hashlib.sha256("".join(f"{digest}  {file}\n" for file, digest in sorted(left.items())).encode()).hexdigest()
 
 
 class _Digests:
-    """sha256 of files, and of folders by the names and digests of what is in them; large ones are not read twice."""
+    """As `changes.fingerprint`, with a memory on the disk: files are not read twice."""
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / "digests.json"
         self._kept: dict[str, list[Any]] = json.loads(self._path.read_text()) if self._path.exists() else {}
         self._new = False
 
-    def of(self, path: Path) -> str:
+    def of(self, place: Path | Sequence[Path]) -> str:
         """An empty word where there is nothing."""
-        if path.is_file():
-            return self._of_file(path)
-        if not path.is_dir():
-            return ""
-        whole = hashlib.sha256()
-        for inner in sorted(p for p in path.rglob("*") if p.is_file()):
-            whole.update(f"{inner.relative_to(path)}:{self._of_file(inner)}\n".encode())
-        return whole.hexdigest()
+        if not isinstance(place, Path):
+            return hashlib.sha256("".join(f"{self.of(one)}\n" for one in place).encode()).hexdigest()
+        if not place.is_dir():
+            return self._of_file(place) if place.is_file() else ""
+        lines = (f"{self._of_file(place / name)}  {name.as_posix()}\n" for name in changes.names_in(place))
+        return hashlib.sha256("".join(lines).encode()).hexdigest()
 
     def _of_file(self, path: Path) -> str:
         status = path.stat()
         stamp = [status.st_size, status.st_mtime_ns]
         key = str(path.absolute())
-        if self._kept.get(key, [])[:2] != stamp:
-            with path.open("rb") as stream:
-                self._kept[key] = [*stamp, hashlib.file_digest(stream, "sha256").hexdigest()]
-            self._new = True
-        return str(self._kept[key][2])
+        if self._kept.get(key, [])[:2] == stamp:
+            return str(self._kept[key][2])
+        digest = changes.fingerprint(path)
+        if changes.is_settled(status):
+            self._kept[key], self._new = [*stamp, digest], True
+        return digest
 
     def __enter__(self) -> _Digests:
         return self
@@ -280,9 +340,10 @@ class _Digests:
 
 
 def _begun(job: Job, stage: Stage, made_of: Mapping[str, Any]) -> dict[str, Any]:
-    """The stage's record, new or that of the sitting before."""
+    """The stage's record, with the seconds of the sittings before."""
     disk.make_folder(job.folder)
-    record = _read(job.folder) or {"state": "begun", "made_of": made_of, "outputs": {}, "seconds": 0.0}
+    before = _read(job.folder) or {"seconds": 0.0}
+    record = {**before, "state": "begun", "made_of": made_of, "outputs": {}}
     disk.write_text_atomic(job.folder / "settings.yaml", settings.dump(stage.config))
     _write(job.folder, record)
     return record

@@ -19,6 +19,7 @@ from tastemaker.models.stated_guidance import stated_guidance
 from tastemaker.named.inputs import first_of_each_task
 from tastemaker.recipe import open_recipe, outlook
 from tastemaker.recipe import run as run_stages
+from tastemaker.runtime.metrics import read_lines
 from tastemaker.types import Prompt
 
 RECIPE = """\
@@ -74,6 +75,11 @@ def test_every_kind_of_stage_runs_and_only_what_changed_runs_again(recipe: Path,
     summary = json.loads((folder / "compared" / "evaluation" / "summary.json").read_text())
     assert {row["model"] for row in summary["rows"]} == {"base", "student"}
     capsys.readouterr()
+    left = json.loads((folder / "t2i" / "stage.json").read_text())["outputs"]
+    assert {name.split("/")[1] for name in left} == {"transformer", "config.yaml", "checkpoints"}
+    (folder / "t2i" / "run" / "lock").write_text("opened once more")
+    (folder / "t2i" / "run" / "notes.txt").write_text("looks fine")
+    (folder / "student" / "run" / "transformer" / ".DS_Store").write_bytes(b"1")
     run(recipe, folder=folder)
     assert capsys.readouterr().out.count("finished, unchanged") == 5
     recipe.write_text(
@@ -85,7 +91,28 @@ def test_every_kind_of_stage_runs_and_only_what_changed_runs_again(recipe: Path,
     assert as_table(found, outlook(found)).row_count == 5
     (recipe.parent / "prompts.jsonl").write_text((recipe.parent / "prompts.jsonl").read_text().replace("circle", "square"))
     looks = {look.stage.name: look.why for look in outlook(found)}
-    assert looks["curated"] == "changed: data.prompts has other content" and looks["t2i"] == "needs curated"
+    assert looks["curated"] == "changed: data_files.prompts has other content" and looks["t2i"] == "needs curated"
+
+
+def test_a_longer_budget_and_what_is_allowed_go_on_from_the_last_checkpoint(recipe: Path) -> None:
+    """As one that was to be so long from the start, bit for bit."""
+    text = RECIPE[: RECIPE.index("  student:")].replace("stage:curated/curated.jsonl", "prompts.jsonl")
+    recipe.write_text(text)
+    end = "stages.t2i.budget.max_steps="
+    longer, whole = recipe.parent / "longer", recipe.parent / "whole"
+    run(recipe, folder=longer, stage="t2i")
+    run(recipe, folder=longer, stage="t2i", overrides=[f"{end}2"])
+    run(recipe, folder=whole, stage="t2i", overrides=[f"{end}2"])
+    assert [row["step"] for row in read_lines(longer / "t2i" / "run" / "metrics.jsonl")] == [1, 2]
+    for folder in (longer, whole):
+        assert not (folder / "t2i.1").exists()
+    weights = Path("t2i", "run", "transformer", "diffusion_pytorch_model.safetensors")
+    assert (longer / weights).read_bytes() == (whole / weights).read_bytes()
+    slower = ["stages.t2i.optimiser.learning_rate=1e-6", f"{end}3"]
+    run(recipe, folder=longer, stage="t2i", overrides=slower, allow=["optimiser.learning_rate"])
+    assert len(read_lines(longer / "t2i" / "run" / "metrics.jsonl")) == 3 and not (longer / "t2i.1").exists()
+    run(recipe, folder=longer, stage="t2i", overrides=[slower[0], f"{end}1"])  # what was trained for longer is not that
+    assert len(read_lines(longer / "t2i" / "run" / "metrics.jsonl")) == 1 and (longer / "t2i.1").exists()
 
 
 def test_a_curated_list_of_edits_has_its_source_pictures_beside_it(tmp_path: Path) -> None:

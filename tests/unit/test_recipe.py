@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,16 +13,23 @@ from rich.console import Console
 from tastemaker import recipe as engine
 from tastemaker.config import Settings
 from tastemaker.config.recipe import merged, parse_recipe
+from tastemaker.config.settings import FREE
 from tastemaker.errors import Corrupt, Stopped, UserMistake
 from tastemaker.recipe import Job, Kind, Recipe, open_recipe, outlook, run
 from tastemaker.runtime.estimate import num_parameters
+
+
+class Budget(Settings):
+    max_steps: int = Field(default=1, json_schema_extra=FREE)
+    max_minutes: float | None = Field(default=None, json_schema_extra=FREE)
 
 
 class WriteConfig(Settings):
     name: str
     text: str = "a"
     source: str | None = None
-    checkpoint: dict[str, int] = Field(default={})
+    checkpoint: dict[str, int] = Field(default={}, json_schema_extra=FREE)
+    budget: Budget = Budget()
 
 
 CALLS: list[str] = []
@@ -60,8 +68,8 @@ def _fresh() -> None:
     STOP_AT.clear()
 
 
-def opened(tmp_path: Path, text: str = CHAIN) -> Recipe:
-    return open_recipe(parse_recipe(text, KINDS, "r.yaml"), KINDS, tmp_path / "runs", tmp_path, Console(quiet=True))
+def opened(tmp_path: Path, text: str = CHAIN, kinds: dict[str, Kind] = KINDS, allow: tuple[str, ...] = ()) -> Recipe:
+    return open_recipe(parse_recipe(text, kinds, "r.yaml"), kinds, tmp_path / "runs", tmp_path, Console(quiet=True), allow)
 
 
 def left(tmp_path: Path, stage: str) -> str:
@@ -102,6 +110,96 @@ def test_settings_that_change_no_output_rerun_nothing(tmp_path: Path) -> None:
     run(opened(tmp_path))
     idle = CHAIN.replace("text: one}", "text: one, checkpoint: {every: 3}}")
     assert {look.why for look in outlook(opened(tmp_path, idle))} == {""}
+
+
+def test_what_may_change_on_resuming_lets_a_stage_go_on(tmp_path: Path) -> None:
+    STOP_AT.append("first")
+    with pytest.raises(Stopped):
+        run(opened(tmp_path))
+    STOP_AT.clear()
+    longer = CHAIN.replace("text: one}", "text: one, budget: {max_steps: 9}}")
+    for text, steps in ((longer, "1 -> 9"), (longer.replace("9", "12"), "9 -> 12")):  # interrupted, then finished
+        look = outlook(opened(tmp_path, text))[0]
+        assert look.goes_on and steps in look.why and "goes on" in look.why
+        run(opened(tmp_path, text))
+        assert outlook(opened(tmp_path, text))[0].why == ""
+    assert CALLS.count("first") == 3 and not (tmp_path / "runs" / "first.1").exists()
+    assert CALLS.count("second") == 1  # it left the same bytes
+    minutes = longer.replace("{max_steps: 9}", "{max_steps: 12, max_minutes: 5}")
+    assert outlook(opened(tmp_path, minutes))[0].why == ""
+    both = longer.replace("text: one", "text: 1st")
+    assert not outlook(opened(tmp_path, both))[0].goes_on
+
+
+def test_a_budget_that_what_is_there_does_not_fit_begins_anew(tmp_path: Path) -> None:
+    asked: list[str] = []
+    kinds = {"write": replace(KINDS["write"], extends=lambda job: bool(asked.append(job.name)))}
+    run(opened(tmp_path, kinds=kinds))
+    shorter = CHAIN.replace("text: one}", "text: one, budget: {max_steps: 9}}")
+    run(opened(tmp_path, shorter, kinds))
+    assert set(asked) == {"first"} and (tmp_path / "runs" / "first.1").exists()
+
+
+def test_what_is_allowed_by_name_lets_a_stage_go_on(tmp_path: Path) -> None:
+    given = tmp_path / "given.txt"
+    given.write_text("x")
+    text = f'name: r\nstages:\n  a: {{kind: write, source: "{given}"}}\n'
+    run(opened(tmp_path, text))
+    given.write_text("y")
+    other = text.replace("source", "text: b, source")
+    assert not outlook(opened(tmp_path, other, allow=("text",)))[0].goes_on
+    allowed = opened(tmp_path, other, allow=("text", "source"))
+    assert outlook(allowed)[0].goes_on and allowed.job(allowed.stages[0]).allow == ("text", "source")
+    run(allowed)
+    assert left(tmp_path, "a") == "yb" and not (tmp_path / "runs" / "a.1").exists()
+    assert outlook(opened(tmp_path, other))[0].why == ""  # said once
+
+
+def test_what_is_added_to_a_finished_stage_reruns_nothing(tmp_path: Path) -> None:
+    def fill(job: Job) -> None:
+        CALLS.append(job.name)
+        (job.folder / "run" / "weights").mkdir(parents=True)
+        (job.folder / "run" / "weights" / "one").write_text("1")
+        (job.folder / "run" / "lock").write_text("me")
+        (job.folder / "run" / "log").write_text("a line")
+
+    kinds = {
+        **KINDS,
+        "fill": Kind(WriteConfig, fill, lambda config: ("run",), results=lambda job: ["run/weights"]),
+    }
+    text = (
+        "name: r\nstages:\n  a: {kind: fill}\n"
+        '  b: {kind: fill, source: "stage:a/run"}\n  c: {kind: fill, source: "stage:a/run/log"}\n'
+    )
+    run(opened(tmp_path, text, kinds))
+    folder = tmp_path / "runs" / "a" / "run"
+    for name in ("lock", "new", "weights/.hidden", "weights/new"):
+        (folder / name).write_text("another")
+    assert [look.why for look in outlook(opened(tmp_path, text, kinds))] == [""] * 3
+    (folder / "log").write_text("no part of the result, but what c reads")
+    assert [bool(look.why) for look in outlook(opened(tmp_path, text, kinds))] == [False, False, True]
+    (folder / "weights" / "one").write_text("2")
+    assert "run/weights/one" in outlook(opened(tmp_path, text, kinds))[0].why
+    (folder / "weights" / "one").unlink()
+    assert "run/weights/one" in outlook(opened(tmp_path, text, kinds))[0].why
+
+
+def test_the_mistakes_of_all_stages_are_told_before_the_first_one_runs(tmp_path: Path) -> None:
+    def given(job: Job) -> None:
+        if job.config.source and not job.awaits(Path(job.config.source)) and not Path(job.config.source).exists():
+            raise UserMistake(f"source: {job.config.source} is not there\nsource: neither is another")
+
+    kinds = {"write": replace(KINDS["write"], check=given)}
+    text = CHAIN.replace("kind: write, text: apart", "kind: write, source: nowhere.txt") + (
+        "  fourth: {kind: write, source: missing.txt}\n"
+    )
+    with pytest.raises(UserMistake) as caught:
+        run(opened(tmp_path, text, kinds))
+    lines = str(caught.value).splitlines()
+    assert [line.split(": ")[0] for line in lines] == ["stages.aside"] * 2 + ["stages.fourth"] * 2
+    assert CALLS == [] and not (tmp_path / "runs" / "first").exists()
+    run(opened(tmp_path, text, kinds), "first")  # alone it has none
+    assert CALLS == ["first"]
 
 
 def test_an_input_outside_of_the_recipe_counts_by_its_bytes(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ settings -> prompts, each with its teacher -> student and teachers opened -> tra
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from rich.console import Console
@@ -61,13 +61,15 @@ def _run_distill(config: DistillConfig, beside: Path, folder: Path, console: Con
     return exported
 
 
-def teacher_folders(config: DistillConfig, beside: Path) -> dict[str, Path]:
-    """By the teacher's name. Raises UserMistake for those that are not there."""
+def teacher_folders(
+    config: DistillConfig, beside: Path, awaits: Callable[[Path], bool] = lambda path: False
+) -> dict[str, Path]:
+    """By the teacher's name. Raises UserMistake for those that are not there, but for those that are still to come."""
     folders = {teacher.name: beside / teacher.weights for teacher in config.teachers}
     wrong = [
         f"teachers.{row}.weights: {folders[teacher.name]} is not a folder; name what a training or an export left"
         for row, teacher in enumerate(config.teachers)
-        if not folders[teacher.name].is_dir()
+        if not folders[teacher.name].is_dir() and not awaits(folders[teacher.name])
     ]
     if wrong:
         raise UserMistake("\n".join(wrong))

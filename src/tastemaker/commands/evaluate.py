@@ -6,7 +6,7 @@ settings -> prompts, models, judges checked -> each model draws (kept) -> verdic
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -136,22 +136,37 @@ def run_evaluation(
 
 def prepare(config: EvaluateConfig, beside: Path, folder: Path) -> Contest:
     """Raises UserMistake with every mistake that can be told without opening a model or asking a server."""
-    mistakes: list[str] = []
+    occupied = [f"{folder}: holds a run of training; choose another folder"] if is_run(folder) else []
+    if not occupied:
+        disk.make_folder(folder)
+    prompts, entrants = named_by(config, beside, folder / "sources", mistakes=occupied)
+    return Contest(config, beside, folder, tuple(prompts), tuple(entrants), tuple(_guidance_warnings(entrants)))
+
+
+def named_by(
+    config: EvaluateConfig,
+    beside: Path,
+    sources: Path | None,
+    awaits: Callable[[Path], bool] = lambda path: False,
+    mistakes: Iterable[str] = (),
+) -> tuple[list[Prompt], list[Entrant]]:
+    """The prompts and models of the settings. Raises UserMistake with `mistakes` and all in them and in the rewards.
+
+    Without `sources` it is a look alone: nothing is written and no picture opened. What is still to come is left out.
+    """
+    mistakes = list(mistakes)
     prompts: list[Prompt] = []
     entrants: list[Entrant] = []
-    if is_run(folder):
-        mistakes.append(f"{folder}: holds a run of training; choose another folder")
-    else:
-        disk.make_folder(folder)
     for key, model in ((f"models.{place}", model) for place, model in enumerate(config.models)):
         try:
-            entrants.append(_entrant(model, config, beside))
+            if not any(awaits(beside / path) for path in (model.path, model.base) if path is not None):
+                entrants.append(_entrant(model, config, beside))
         except UserMistake as error:
             mistakes += [f"{key}: {line}" for line in str(error).splitlines()]
     for check in (
-        lambda: prompts.extend(prompts_of(config, beside, folder / "sources")),
-        lambda: check_rewards(config, beside),
-        lambda: check_categories(config, prompts),
+        lambda: None if awaits(beside / config.prompts) else prompts.extend(prompts_of(config, beside, sources)),
+        lambda: check_rewards(config, beside, awaits),
+        lambda: check_categories(config, prompts) if prompts else None,
     ):
         try:
             check()
@@ -159,7 +174,7 @@ def prepare(config: EvaluateConfig, beside: Path, folder: Path) -> Contest:
             mistakes += str(error).splitlines()
     if mistakes:
         raise UserMistake("\n".join(mistakes))
-    return Contest(config, beside, folder, tuple(prompts), tuple(entrants), tuple(_guidance_warnings(entrants)))
+    return prompts, entrants
 
 
 def _entrant(model: ModelConfig, config: EvaluateConfig, beside: Path) -> Entrant:
@@ -179,15 +194,15 @@ def _guidance_warnings(entrants: Iterable[Entrant]) -> Iterator[str]:
             )
 
 
-def prompts_of(config: EvaluateConfig, beside: Path, sources: Path) -> list[Prompt]:
-    """The held-out prompts of the tasks asked for; the miniature's edits have their source pictures in `sources`."""
+def prompts_of(config: EvaluateConfig, beside: Path, sources: Path | None) -> list[Prompt]:
+    """The held-out prompts of the tasks asked for; the miniature's edits have their source pictures in `sources`, or none."""
     if config.prompts == MINIATURE:
         found = {
             "t2i": lambda: miniature.held_out_prompts(config.most),
             "edit": lambda: miniature.held_out_edits(sources, config.most),
         }
         return [prompt for task in config.tasks for prompt in found[task]()]
-    read = read_prompts(beside / config.prompts, decode=True)
+    read = read_prompts(beside / config.prompts, decode=sources is not None)
     chosen = [[prompt for prompt in read if prompt.task == task][: config.most] for task in config.tasks]
     if not any(chosen):
         raise UserMistake(f"prompts: {config.prompts} holds no prompt of {' or '.join(config.tasks)}; change tasks or the file")

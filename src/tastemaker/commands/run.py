@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,23 +15,47 @@ from rich.table import Table
 
 from tastemaker.commands.curate import run_curate
 from tastemaker.commands.distill import run_distill, teacher_folders
-from tastemaker.commands.evaluate import Around, run_evaluation
+from tastemaker.commands.evaluate import Around, named_by, run_evaluation
 from tastemaker.commands.train import run_train
 from tastemaker.commands.train_reward import collect, run_train_reward
 from tastemaker.config import LoraPolicy, TrainConfig
 from tastemaker.config.distillation import DistillConfig
 from tastemaker.config.evaluation import EvaluateConfig
-from tastemaker.config.recipe import load_recipe
+from tastemaker.config.recipe import REFERENCE, load_recipe
 from tastemaker.config.reward_training import RewardTrainConfig
 from tastemaker.config.stages import CurateStage, ExportStage
+from tastemaker.errors import Corrupt, UserMistake
 from tastemaker.export.plan import make_plan
 from tastemaker.export.write import export
-from tastemaker.miniature import task as miniature
 from tastemaker.miniature.world.splits import HELD_OUT_SIZE
-from tastemaker.named.inputs import MINIATURE, MINIATURE_PROMPTS, model_folder
+from tastemaker.named.files import (
+    Files,
+    data_files,
+    grouped,
+    judge_files,
+    judges_files,
+    list_files,
+    rubric_files,
+    said_files,
+    vlm_files,
+    world_files,
+)
+from tastemaker.named.inputs import (
+    MINIATURE,
+    MINIATURE_PROMPTS,
+    check_categories,
+    check_edit_share,
+    check_held_out,
+    held_out_of,
+    model_folder,
+    model_path,
+    prompts_of,
+)
 from tastemaker.named.judges import check_rewards
-from tastemaker.recipe import Job, Kind, Outlook, Recipe, open_recipe, outlook
+from tastemaker.opening import find_model, read_run
+from tastemaker.recipe import Job, Kind, Outlook, Recipe, check, open_recipe, outlook
 from tastemaker.recipe import run as run_stages
+from tastemaker.runtime import checkpoint
 from tastemaker.runtime.device import pick_device
 from tastemaker.runtime.estimate import (
     BACKWARD,
@@ -41,6 +67,9 @@ from tastemaker.runtime.estimate import (
     seconds_of,
 )
 from tastemaker.runtime.folder import readable_size
+from tastemaker.training.distill_start import check_routes
+from tastemaker.training.reward_start import num_steps
+from tastemaker.types import Prompt
 
 RUN = "run"
 """In a stage's folder: that of the run."""
@@ -62,9 +91,11 @@ def run(
     stage: str | None = None,
     dry_run: bool = False,
     overrides: Iterable[str] = (),
+    allow: Iterable[str] = (),
 ) -> None:
     """Runs the recipe's stages in `folder` (runs/NAME by default), or goes on; with `dry_run` says what would run.
 
+    `allow` names settings and inputs that may differ from when a stage was begun: it goes on where it would begin anew.
     `path` may also be the name of a shipped recipe, whose relative paths start where one is.
     """
     console = Console()
@@ -72,10 +103,12 @@ def run(
         text, beside = load_recipe(shipped()[str(path)], KINDS, overrides), Path()
     else:
         text, beside = load_recipe(path, KINDS, overrides), path.parent
-    recipe = open_recipe(text, KINDS, folder or Path("runs") / text.name, beside, console)
+    recipe = open_recipe(text, KINDS, folder or Path("runs") / text.name, beside, console, allow)
     if dry_run:
         chosen = recipe.stages if stage is None else (recipe.named(stage),)
-        console.print(as_table(recipe, [look for look in outlook(recipe) if look.stage in chosen]))
+        looks = outlook(recipe)
+        check(recipe, looks, stage)
+        console.print(as_table(recipe, [look for look in looks if look.stage in chosen]))
         return
     run_stages(recipe, stage)
     console.print(f"all of {recipe.name} is in {recipe.folder}" if stage is None else f"{stage} is in {recipe.folder / stage}")
@@ -105,11 +138,11 @@ def _told(estimate: Estimate) -> tuple[str, str, str]:
 
 
 def _train(job: Job) -> None:
-    run_train(job.config, job.beside, job.folder / RUN, job.console)
+    run_train(job.config, job.beside, job.folder / RUN, job.console, _allowed(job))
 
 
 def _distill(job: Job) -> None:
-    run_distill(job.config, job.beside, job.folder / RUN, job.console)
+    run_distill(job.config, job.beside, job.folder / RUN, job.console, _allowed(job))
 
 
 def _curate(job: Job) -> None:
@@ -121,13 +154,19 @@ def _curate(job: Job) -> None:
         job.console,
         above=config.above,
         keep=config.keep,
+        allow=[key.removeprefix("training.") for key in _allowed(job)],
         out=job.folder / LIST,
         bring=True,
     )
 
 
 def _train_reward(job: Job) -> None:
-    run_train_reward(job.config, job.beside, job.folder / RUN, job.console)
+    run_train_reward(job.config, job.beside, job.folder / RUN, job.console, _allowed(job))
+
+
+def _allowed(job: Job) -> list[str]:
+    """As a run's own folder knows them: what a stage above left is one of its files there."""
+    return [*job.allow, *(["data_files"] if any(key.startswith(REFERENCE) for key in job.allow) else [])]
 
 
 def evaluate_stage(job: Job, around: Around | None = None) -> None:
@@ -151,48 +190,132 @@ def _policy(config: TrainConfig | DistillConfig) -> tuple[str, ...]:
     return (f"{RUN}/lora" if isinstance(config.policy, LoraPolicy) else f"{RUN}/transformer", RUN)
 
 
-def _given(job: Job, files: Mapping[str, Path]) -> dict[str, Path]:
+def _trained(run: Path) -> list[str]:
+    """Of a run, below the stage's folder: its settings and the newest saved step, which is what others read of it."""
+    saved = checkpoint.steps(run / "checkpoints")
+    return [f"{RUN}/config.yaml", *(f"{RUN}/checkpoints/{checkpoint.step_folder(run, step).name}" for step in saved[-1:])]
+
+
+def _results_of_curation(job: Job) -> list[str]:
+    pictures = list_files(LIST, job.folder / LIST).get(f"{LIST}.pictures", [])
+    return [LIST, *(path.relative_to(job.folder).as_posix() for path in _paths(pictures))]
+
+
+def _extends(run: Path, end: int) -> bool:
+    """Not beyond the step `end`: what was trained for longer is not what is asked for."""
+    return all(step <= end for step in checkpoint.steps(run / "checkpoints"))
+
+
+def _extends_judge(job: Job) -> bool:
+    config: RewardTrainConfig = job.config
+    return _extends(job.folder / RUN, num_steps(config, len(collect(config, job.beside, decode=False).examples)))
+
+
+def _outside(job: Job, files: Files) -> dict[str, Path | list[Path]]:
     """Those that are not in the recipe's own folder: what stages leave is looked after by the references to it."""
     inside = job.folder.parent.absolute()
-    return {name: path for name, path in files.items() if inside not in path.absolute().parents}
+    found: dict[str, Path | list[Path]] = {}
+    for name, place in files.items():
+        paths = [path for path in _paths(place) if not path.absolute().is_relative_to(inside)]
+        found |= {name: paths[0] if isinstance(place, Path) else paths} if paths else {}
+    return found
 
 
-def _inputs_of_training(config: TrainConfig, job: Job) -> dict[str, Path]:
-    files = {"model": model_folder(config, job.beside)}
-    if config.data.prompts not in MINIATURE_PROMPTS:
-        files["data.prompts"] = job.beside / config.data.prompts
-    for row, reward in enumerate(config.rewards):
-        where = getattr(reward.judge, "path", None)
-        if where is not None:
-            files[f"rewards.{row}.judge.path"] = job.beside / where
-    return _given(job, files)
+def _paths(place: Path | list[Path]) -> list[Path]:
+    return [place] if isinstance(place, Path) else place
 
 
-def _inputs_of_distillation(job: Job) -> dict[str, Path]:
+def _inputs_of_training(config: TrainConfig, job: Job) -> dict[str, Path | list[Path]]:
+    return _outside(job, {**_data(config, job), **grouped("judges", judges_files(config, job.beside))})
+
+
+def _inputs_of_distillation(job: Job) -> dict[str, Path | list[Path]]:
     config: DistillConfig = job.config
-    files = {"model": model_folder(config, job.beside)}
-    if config.data.prompts not in MINIATURE_PROMPTS:
-        files["data.prompts"] = job.beside / config.data.prompts
-    files |= {f"teachers.{name}": path for name, path in teacher_folders(config, job.beside).items()}
-    return _given(job, files)
+    teachers: Files = {f"teachers.{teacher.name}": job.beside / teacher.weights for teacher in config.teachers}
+    return _outside(job, {**_data(config, job), **grouped("data_files", teachers)})
 
 
-def _inputs_of_evaluation(job: Job) -> dict[str, Path]:
+def _data(config: TrainConfig | DistillConfig, job: Job) -> Files:
+    """The program that makes the miniature's prompts is their file."""
+    made: Files = {"prompts": world_files()} if config.data.prompts in MINIATURE_PROMPTS else {}
+    return grouped("data_files", {**data_files(config, job.beside), **made})
+
+
+def _inputs_of_evaluation(job: Job) -> dict[str, Path | list[Path]]:
     config: EvaluateConfig = job.config
-    files = {f"models.{model.name}": _model(model.path, job) for model in config.models}
-    if config.prompts != MINIATURE:
-        files["prompts"] = job.beside / config.prompts
-    return _given(job, files)
+    files: Files = {}
+    for model in config.models:
+        files[f"models.{model.name}"] = _model_files(model.path, job, model.base, model.step, model.live)
+    if config.prompts == MINIATURE:
+        files |= {"prompts": [*world_files(), *judge_files(None, job.beside)]}
+    else:
+        files |= list_files("prompts", job.beside / config.prompts)
+    return _outside(job, {**grouped("data_files", files), **grouped("judges", judges_files(config, job.beside))})
 
 
-def _model(path: str, job: Job) -> Path:
-    return miniature.WEIGHTS if path == MINIATURE else job.beside / path
+def _model_files(path: str, job: Job, base: str | None = None, step: int | None = None, live: bool = False) -> list[Path]:
+    """Of a run what is read of it; of anything else, also of what is not there yet, the folders that are named."""
+    with suppress(UserMistake, Corrupt):
+        return list(find_model(path, job.beside, base=base, step=step, live=live).files)
+    return [model_path(one, job.beside) for one in (path, base) if one is not None]
 
 
-def _inputs_of_judging(job: Job) -> dict[str, Path]:
+def _inputs_of_judging(job: Job) -> dict[str, Path | list[Path]]:
     config: RewardTrainConfig = job.config
-    files = {name: job.beside / name for name in (*config.data.ratings, *config.data.votes)}
-    return _given(job, {"base": job.beside / config.base, **files})
+    files: Files = {"base": vlm_files(job.beside / config.base), "rubric": rubric_files(config.rubric, job.beside)}
+    return _outside(job, grouped("data_files", {**files, **said_files(config, job.beside)}))
+
+
+# ---- what can be told of them before they run -----------------------------------------------------
+
+
+def _check_training(config: TrainConfig, job: Job) -> None:
+    _together(
+        lambda: _check_model(config, job),
+        lambda: held_out_of(config, job.beside),
+        lambda: _of_prompts(config, job, partial(check_categories, config), partial(check_edit_share, config)),
+        lambda: check_rewards(config, job.beside, job.awaits),
+    )
+
+
+def _check_distillation(job: Job) -> None:
+    config: DistillConfig = job.config
+    _together(
+        lambda: _check_model(config, job),
+        lambda: held_out_of(config, job.beside),
+        lambda: teacher_folders(config, job.beside, job.awaits),
+        lambda: _of_prompts(config, job, partial(check_routes, config.teachers), partial(check_edit_share, config)),
+    )
+
+
+def _check_model(config: TrainConfig | DistillConfig, job: Job) -> None:
+    if not job.awaits(job.beside / config.model):
+        model_folder(config, job.beside)
+
+
+def _of_prompts(config: TrainConfig | DistillConfig, job: Job, *checks: Callable[[list[Prompt]], None]) -> None:
+    """Nothing can be said of prompts that a stage has still to leave."""
+    if not job.awaits(job.beside / config.data.prompts):
+        prompts = prompts_of(config, job.beside, None)
+        _together(*(partial(one, prompts) for one in checks), lambda: check_held_out(config, job.beside, prompts))
+
+
+def _together(*checks: Callable[[], object]) -> None:
+    """Makes all of them. Raises UserMistake with the mistakes of all."""
+    mistakes: list[str] = []
+    for one in checks:
+        try:
+            one()
+        except UserMistake as error:
+            mistakes += str(error).splitlines()
+    if mistakes:
+        raise UserMistake("\n".join(dict.fromkeys(mistakes)))
+
+
+def _check_export(job: Job) -> None:
+    run = job.beside / job.config.run
+    if not job.awaits(run):
+        read_run(run)
 
 
 # ---- what they take ------------------------------------------------------------------------------
@@ -252,7 +375,7 @@ def _estimate_curation(job: Job) -> Estimate:
 def _estimate_evaluation(job: Job) -> Estimate:
     """Where the first model is there already; the others are taken to be as large."""
     config: EvaluateConfig = job.config
-    folder = _model(config.models[0].path, job) / "transformer"
+    folder = model_path(config.models[0].path, job.beside) / "transformer"
     if not folder.is_dir():
         return Estimate()
     model = num_parameters(folder)
@@ -276,42 +399,55 @@ KINDS: dict[str, Kind] = {
         RewardTrainConfig,
         _train_reward,
         lambda config: (f"{RUN}/judge",),
-        _inputs_of_judging,
-        lambda job: _discard(collect(job.config, job.beside)),
+        inputs=_inputs_of_judging,
+        check=lambda job: _discard(collect(job.config, job.beside, decode=False, awaits=job.awaits)),
+        extends=_extends_judge,
     ),
     "curate": Kind(
         CurateStage,
         _curate,
         lambda config: (LIST,),
-        lambda job: _inputs_of_training(job.config.training, job),
-        lambda job: check_rewards(job.config.training, job.beside),
-        _estimate_curation,
+        results=_results_of_curation,
+        inputs=lambda job: _inputs_of_training(job.config.training, job),
+        check=lambda job: _check_training(job.config.training, job),
+        estimate=_estimate_curation,
     ),
     "train": Kind(
         TrainConfig,
         _train,
         _policy,
-        lambda job: _inputs_of_training(job.config, job),
-        lambda job: check_rewards(job.config, job.beside),
-        lambda job: _estimate_training(job.config, job),
+        results=lambda job: [_policy(job.config)[0], *_trained(job.folder / RUN)],
+        inputs=lambda job: _inputs_of_training(job.config, job),
+        check=lambda job: _check_training(job.config, job),
+        extends=lambda job: _extends(job.folder / RUN, job.config.budget.max_steps),
+        estimate=lambda job: _estimate_training(job.config, job),
     ),
     "distill": Kind(
         DistillConfig,
         _distill,
         _policy,
-        _inputs_of_distillation,
-        lambda job: _discard(teacher_folders(job.config, job.beside)),
-        _estimate_distillation,
+        results=lambda job: [_policy(job.config)[0], *_trained(job.folder / RUN)],
+        inputs=_inputs_of_distillation,
+        check=_check_distillation,
+        extends=lambda job: _extends(job.folder / RUN, job.config.budget.max_steps),
+        estimate=_estimate_distillation,
     ),
     "evaluate": Kind(
         EvaluateConfig,
         evaluate_stage,
         lambda config: (f"{RESULTS}/summary.json",),
-        _inputs_of_evaluation,
-        lambda job: check_rewards(job.config, job.beside),
-        _estimate_evaluation,
+        inputs=_inputs_of_evaluation,
+        check=lambda job: _discard(named_by(job.config, job.beside, None, job.awaits)),
+        estimate=_estimate_evaluation,
     ),
-    "export": Kind(ExportStage, _export, lambda config: ("model",), lambda job: {}, estimate=_estimate_export),
+    "export": Kind(
+        ExportStage,
+        _export,
+        lambda config: ("model",),
+        inputs=lambda job: _outside(job, {"data_files.run": _model_files(job.config.run, job)}),
+        check=_check_export,
+        estimate=_estimate_export,
+    ),
 }
 """By the word in a recipe."""
 

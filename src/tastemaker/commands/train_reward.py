@@ -128,13 +128,23 @@ def run_train_reward(
 # ---- before the model is loaded ------------------------------------------------------------------
 
 
-def collect(config: RewardTrainConfig, beside: Path, console: Console | None = None) -> Material:
-    """Reads everything that the settings name; relative paths start at `beside`. Raises UserMistake with all mistakes."""
+def collect(
+    config: RewardTrainConfig,
+    beside: Path,
+    console: Console | None = None,
+    *,
+    decode: bool = True,
+    awaits: Callable[[Path], bool] = lambda path: False,
+) -> Material:
+    """Reads everything that the settings name; relative paths start at `beside`. Raises UserMistake with all mistakes.
+
+    With `decode` every picture is opened, to find broken ones. A base that is still to come is not looked at.
+    """
     console = console or Console(quiet=True)
     data, mistakes = config.data, []
 
     def told(name: str) -> None:
-        console.print(f"reading {name} and opening its pictures", markup=False, highlight=False)
+        console.print(f"reading {name}" + " and opening its pictures" * decode, markup=False, highlight=False)
 
     def tried(read: Callable[[], Value]) -> Value | None:
         try:
@@ -143,7 +153,7 @@ def collect(config: RewardTrainConfig, beside: Path, console: Console | None = N
             mistakes.append(str(error))
             return None
 
-    base = tried(lambda: _base(beside / config.base))
+    base = beside / config.base if awaits(beside / config.base) else tried(lambda: _base(beside / config.base))
     rubric = tried(lambda: _rubric(config.rubric, beside))
     make = tried(lambda: make_read_out(config))
     said = tried(
@@ -154,6 +164,7 @@ def collect(config: RewardTrainConfig, beside: Path, console: Console | None = N
             dimension=data.dimension,
             task=data.task,
             skip_bad=data.skip_bad,
+            decode=decode,
             told=told,
         )
     )
@@ -166,7 +177,7 @@ def collect(config: RewardTrainConfig, beside: Path, console: Console | None = N
     parts, num_groups = deal(said, shares, splits.apart, seed=splits.seed)
     examples = examples_of(parts[0], config.objective.kind, rubric, stop=make.stop)
     files = said_files(config, beside)
-    weights = sorted(file for file in base.iterdir() if file.suffix in {".safetensors", ".json", ".jinja"})
+    weights = sorted(file for file in base.glob("*") if file.suffix in {".safetensors", ".json", ".jinja"})
     files |= {f"{BASE}{file.name}": file for file in weights}
     return Material(base, rubric, said, parts, num_groups, examples, files)
 

@@ -45,13 +45,13 @@ def held_out_prompts(count: int | None = None) -> list[Prompt]:
     return [as_prompt(item) for item in splits.held_out("t2i", count)]
 
 
-def training_edits(count: int, folder: Path, seed: int = 0) -> list[Prompt]:
-    """Edits of the RL split, of all kinds in turn, with their source pictures in `folder`."""
+def training_edits(count: int, folder: Path | None, seed: int = 0) -> list[Prompt]:
+    """Edits of the RL split, of all kinds in turn, with their source pictures in `folder`; without one they have none."""
     return [as_prompt(item, folder) for item in splits.rl_prompts(count, seed, "edit")]
 
 
-def held_out_edits(folder: Path, count: int | None = None) -> list[Prompt]:
-    """The fixed evaluation set of edits, or a part of it that is balanced over kinds, with source pictures in `folder`."""
+def held_out_edits(folder: Path | None, count: int | None = None) -> list[Prompt]:
+    """The fixed evaluation set of edits, or a part of it that is balanced over kinds; sources as in `training_edits`."""
     return [as_prompt(item, folder) for item in splits.held_out("edit", count)]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
+from functools import cache
 from pathlib import Path
 
 from tastemaker.config import Judged, TrainConfig
@@ -37,19 +38,30 @@ def model_path(model: str, beside: Path) -> Path:
     return miniature.WEIGHTS if model == MINIATURE else beside / model
 
 
-def prompts_of(config: TrainConfig | DistillConfig, beside: Path, folder: Path) -> list[Prompt]:
-    """What `data.prompts` names. The miniature's edits have their source pictures in the run's folder."""
+def prompts_of(config: TrainConfig | DistillConfig, beside: Path, folder: Path | None) -> list[Prompt]:
+    """What `data.prompts` names. The miniature's edits have their source pictures in the run's folder.
+
+    With no folder, for a look at words and categories, those have none, and pictures of a file are not opened.
+    """
     if config.data.prompts in MINIATURE_PROMPTS:
         texts, edits = (min(count, config.data.most or count) for count in MINIATURE_PROMPTS[config.data.prompts])
+        if folder is None:
+            return list(_miniature_words(texts, edits, config.seed))
         sources = folder / "sources"
         return [*miniature.training_prompts(texts, config.seed), *miniature.training_edits(edits, sources, config.seed)]
-    return prompts_of_file(config, beside, decode=True)
+    return prompts_of_file(config, beside, decode=folder is not None)
 
 
 def prompts_of_file(config: TrainConfig | DistillConfig, beside: Path, *, decode: bool = False) -> list[Prompt]:
     """What `data.prompts` names where it is a file."""
     found = read_prompts(beside / config.data.prompts, skip_bad=config.data.skip_bad, decode=decode)
     return first_of_each_task(found, config.data.most)
+
+
+@cache
+def _miniature_words(texts: int, edits: int, seed: int) -> tuple[Prompt, ...]:
+    """Once for all that look at them: thousands of edits take seconds."""
+    return (*miniature.training_prompts(texts, seed), *miniature.training_edits(edits, None, seed))
 
 
 def first_of_each_task(prompts: Sequence[Prompt], most: int | None) -> list[Prompt]:

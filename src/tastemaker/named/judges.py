@@ -32,6 +32,7 @@ from tastemaker.miniature import task as miniature
 from tastemaker.miniature.identity.network import CartoonFaces
 from tastemaker.miniature.judge.language import DIRECT, THINKING
 from tastemaker.miniature.judge.model import SHIPPED, open_judges
+from tastemaker.named.files import judge_files
 from tastemaker.rewards.cache import CachedJudge
 from tastemaker.rewards.chat import ChatJudge
 from tastemaker.rewards.endpoint import ServedJudge
@@ -58,16 +59,20 @@ EXTRAS = {
 """What the judges need that are no part of a plain installation, and what for."""
 
 
-def check_rewards(config: Judged, beside: Path) -> None:
-    """All that can be told of rewards before a model is opened or a server asked: names, files, rubrics, tokens, extras."""
+def check_rewards(config: Judged, beside: Path, awaits: Callable[[Path], bool] = lambda path: False) -> None:
+    """All that can be told of rewards before a model is opened or a server asked: names, files, rubrics, tokens, extras.
+
+    Nothing is said of a judge of which a file is still to come.
+    """
     known = sorted(miniature.rewards())
     wrong = [
         f"{key}.name: {reward.name!r} is not built in (there are {', '.join(known)}); give it a judge"
         for key, reward in zip(config.judges, config.rewards, strict=True)
         if reward.judge is None and reward.name not in known
     ]
-    wrong += _mistake_of(settings.check_judges, config.judges, beside)
-    for key, judge in config.judges.items():
+    judges = {key: judge for key, judge in config.judges.items() if not any(map(awaits, judge_files(judge, beside)))}
+    wrong += _mistake_of(settings.check_judges, judges, beside)
+    for key, judge in judges.items():
         wrong += [f"{key}.judge{line}" for line in _mistakes_of_judge(judge, beside)]
     if wrong:
         raise UserMistake("\n".join(wrong))

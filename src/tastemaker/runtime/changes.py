@@ -91,9 +91,14 @@ def _file_fingerprint(path: Path) -> str:
         return _digests[key]
     with path.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    if time.time() - status.st_mtime > _SETTLED:
+    if is_settled(status):
         _digests[key] = digest
     return digest
+
+
+def is_settled(status: os.stat_result) -> bool:
+    """Whether another change of the file would show in its time: two that follow at once may have one time."""
+    return time.time() - status.st_mtime > _SETTLED
 
 
 def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Change]:

@@ -107,9 +107,11 @@ def read_said(
     dimension: str | None = None,
     task: Task | None = None,
     skip_bad: int = 0,
+    decode: bool = True,
     told: Callable[[str], None] = lambda name: None,
 ) -> Said:
-    """What the files hold; they are called by the names in messages and ids. Every picture is opened once, to find broken ones.
+    """What the files hold; they are called by the names in messages and ids. With `decode` every picture is opened,
+    to find broken ones.
 
     Rows of one picture, prompt and dimension become one rating with the scores of all their raters. Votes on a pair one side
     of which was called invalid are left out. Raises UserMistake with the mistakes of all files.
@@ -120,7 +122,7 @@ def read_said(
         for name, path in files.items():
             told(name)
             try:
-                found = read(path, skip_bad=skip_bad, decode=True, root=pictures)
+                found = read(path, skip_bad=skip_bad, decode=decode, root=pictures)
             except UserMistake as error:
                 mistakes.append(str(error))
             else:

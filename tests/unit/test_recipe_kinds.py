@@ -1,0 +1,197 @@
+"""What the kinds of stages read, by which one is known to be out of date, and what is told before any of them runs."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from tastemaker.commands.run import KINDS, RESULTS, run
+from tastemaker.config import parse
+from tastemaker.config.recipe import parse_recipe
+from tastemaker.config.stages import CurateStage
+from tastemaker.errors import UserMistake
+from tastemaker.miniature import task
+from tastemaker.miniature.judge import model as judge_model
+from tastemaker.recipe import Job, open_recipe, outlook
+from tastemaker.recipe import run as run_stages
+from tastemaker.runtime.changes import free_settings
+
+RECIPE = """\
+name: mistaken
+stages:
+  judge:
+    kind: train-reward
+    base: nowhere
+    rubric: aesthetic.v1
+    data: {ratings: [ratings.jsonl]}
+  curated:
+    kind: curate
+    training:
+      name: t2i
+      model: miniature
+      data: {prompts: prompts.jsonl}
+      rewards: [{name: taste, low: 1, high: 5, floor: 0.1, judge: {kind: folder, path: "stage:judge/run/judge"}}]
+  t2i:
+    kind: train
+    like: curated/training
+    data: {prompts: "stage:curated/curated.jsonl", held_out: held.jsonl}
+  mixed:
+    kind: train
+    like: t2i
+    data: {prompts: prompts.jsonl, held_out: null, edit_share: 0.5}
+    categories: {portrit: {taste: 1}}
+  student:
+    kind: distill
+    model: /no/such/model
+    teachers:
+    - {name: t2i, weights: "stage:t2i/run/transformer", teaches: [t2i]}
+    - {name: other, weights: gone, teaches: [edit]}
+    data: {prompts: prompts.jsonl}
+  compared:
+    kind: evaluate
+    prompts: absent.jsonl
+    rewards: {like: t2i}
+    models: [{name: base, path: elsewhere}, {name: student, path: "stage:student/run"}]
+  model: {kind: export, run: runs/other}
+"""
+
+
+def rows(path: Path, *rows: dict[str, Any]) -> None:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+@pytest.mark.parametrize("dry_run", [True, False])
+def test_mistakes_of_all_stages_are_told_at_once_and_before_any_runs(tmp_path: Path, dry_run: bool) -> None:
+    rows(tmp_path / "prompts.jsonl", {"id": "1", "text": "a face", "category": "portrait"})
+    (tmp_path / "r.yaml").write_text(RECIPE)
+    with pytest.raises(UserMistake) as caught:
+        run(tmp_path / "r.yaml", folder=tmp_path / "runs", dry_run=dry_run)
+    told = [line.replace(str(tmp_path), "DIR") for line in str(caught.value).splitlines()]
+    expected = [
+        "stages.judge: base: DIR/nowhere is no model's folder",
+        "stages.judge: DIR/ratings.jsonl: there is no such file",
+        "stages.t2i: DIR/held.jsonl: there is no such file",
+        "stages.mixed: categories.portrit: 'portrit' is the category of no prompt",
+        "stages.mixed: data.edit_share: 0.5 of a step's prompts are to be edits",
+        "stages.student: model: /no/such/model is not a folder",
+        "stages.student: teachers.1.weights: DIR/gone is not a folder",
+        "stages.student: teachers.1.teaches: no prompt is edit",
+        "stages.compared: models.0: DIR/elsewhere: is not a folder with",
+        "stages.compared: DIR/absent.jsonl: there is no such file",
+        "stages.model: DIR/runs/other: holds no run",
+    ]
+    assert len(told) == len(expected)
+    assert all(line.startswith(start) for line, start in zip(told, expected, strict=True))
+    assert not list((tmp_path / "runs").glob("*/"))
+
+
+# ---- what they read ------------------------------------------------------------------------------
+
+
+def read_by(kind: str, text: str, beside: Path) -> dict[str, Any]:
+    config = parse(text, KINDS[kind].settings)
+    return dict(KINDS[kind].inputs(Job("a", config, beside, beside / "runs" / "a", Console(quiet=True))))
+
+
+TRAINING = """\
+name: first
+model: miniature
+data: {prompts: miniature}
+rewards:
+- {name: facts, weight: 0.5}
+- {name: taste, weight: 0.5, low: 1, high: 5, floor: 0.1, judge: {kind: miniature, dimension: alignment}}
+"""
+
+
+def test_of_a_training_the_packages_own_parts_are_inputs_too(tmp_path: Path) -> None:
+    read = read_by("train", TRAINING, tmp_path)
+    assert set(read) == {"data_files.model", "data_files.prompts", "judges.facts", "judges.taste"}
+    assert read["data_files.model"] == task.WEIGHTS and judge_model.SHIPPED in read["judges.taste"]
+    assert "prompts.py" in {path.name for path in read["data_files.prompts"]}
+
+
+def test_of_an_evaluation_judges_bases_and_pictures_are_inputs(tmp_path: Path) -> None:
+    (tmp_path / "lists").mkdir()
+    (tmp_path / "lists" / "s.png").write_bytes(b"1")
+    rows(tmp_path / "lists" / "e.jsonl", {"id": "1", "text": "x", "task": "edit", "sources": ["s.png"]})
+    (tmp_path / "lora").mkdir()
+    (tmp_path / "lora" / "one.safetensors").write_bytes(b"1")
+    text = """\
+name: compared
+prompts: lists/e.jsonl
+models: [{name: base, path: miniature}, {name: lora, path: lora, base: miniature}, {name: made, path: runs/b/run, base: other}]
+rewards: [{name: own, low: 0, high: 1, floor: 0.1, judge: {kind: python, path: mine.py, call: f}}]
+"""
+    assert read_by("evaluate", text, tmp_path) == {
+        "data_files.models.base": [task.WEIGHTS],
+        "data_files.models.lora": [tmp_path / "lora", task.WEIGHTS],
+        "data_files.models.made": [tmp_path / "other"],  # what a stage leaves is looked after by the reference to it
+        "data_files.prompts": tmp_path / "lists" / "e.jsonl",
+        "data_files.prompts.pictures": [tmp_path / "lists" / "s.png"],
+        "judges.own": [tmp_path / "mine.py"],
+    }
+
+
+def test_of_a_judges_training_base_rubric_and_rated_pictures_are_inputs(tmp_path: Path) -> None:
+    (tmp_path / "1.png").write_bytes(b"1")
+    rows(tmp_path / "r.jsonl", {"id": "1", "picture": "1.png"})
+    (tmp_path / "lora").mkdir()
+    (tmp_path / "lora" / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "/models/base"}))
+    text = "name: a\nbase: lora\nrubric: texts/mine.v1.md\ndata: {ratings: [r.jsonl]}\n"
+    assert read_by("train-reward", text, tmp_path) == {
+        "data_files.base": [tmp_path / "lora", Path("/models/base")],
+        "data_files.rubric": [tmp_path / "texts" / "mine.v1.md"],
+        "data_files.r.jsonl": tmp_path / "r.jsonl",
+        "data_files.r.jsonl.pictures": [tmp_path / "1.png"],
+    }
+
+
+def test_of_an_export_a_run_outside_of_the_recipe_is_an_input(tmp_path: Path) -> None:
+    assert read_by("export", "run: other/run\n", tmp_path) == {"data_files.run": [tmp_path / "other" / "run"]}
+    assert read_by("export", f"run: {tmp_path}/runs/b/run\n", tmp_path) == {}
+
+
+def test_a_changed_picture_or_judge_makes_a_finished_stage_run_again(tmp_path: Path) -> None:
+    """The stage itself does nothing."""
+
+    def evaluate(job: Job) -> None:
+        (job.folder / RESULTS).mkdir()
+        (job.folder / RESULTS / "summary.json").write_text("{}")
+
+    kinds = {"evaluate": replace(KINDS["evaluate"], run=evaluate)}
+    (tmp_path / "s.png").write_bytes(b"1")
+    (tmp_path / "mine.py").write_text("def f(images, prompts): ...\n")
+    rows(tmp_path / "e.jsonl", {"id": "1", "text": "x", "task": "edit", "sources": ["s.png"]})
+    text = """\
+name: r
+stages:
+  compared:
+    kind: evaluate
+    prompts: e.jsonl
+    models: [{name: base, path: miniature}]
+    rewards: [{name: own, low: 0, high: 1, floor: 0.1, judge: {kind: python, path: mine.py, call: f}}]
+"""
+    recipe = open_recipe(parse_recipe(text, kinds), kinds, tmp_path / "runs", tmp_path, Console(quiet=True))
+    run_stages(recipe)
+
+    def why() -> str:
+        return outlook(recipe)[0].why
+
+    assert why() == ""
+    (tmp_path / "s.png").write_bytes(b"2")
+    assert why() == "changed: data_files.prompts.pictures has other content"
+    (tmp_path / "s.png").write_bytes(b"1")
+    (tmp_path / "mine.py").write_text("def f(images, prompts): return images\n")
+    assert why() == "changed: judges.own has other content"
+
+
+def test_the_length_of_a_training_inside_of_a_stage_is_free_as_its_own_settings_say() -> None:
+    text = "training:\n  " + TRAINING.replace("\n", "\n  ").rstrip() + "\n"
+    ends = "training.budget.max_steps"
+    assert ends in free_settings(parse(text, CurateStage))
+    assert ends not in free_settings(parse(text, CurateStage, ["training.optimiser.decay_from=0.5"]))
