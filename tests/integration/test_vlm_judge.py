@@ -12,6 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import GenerationConfig
 
 from tastemaker.errors import Corrupt, ServiceFailed, UserMistake
@@ -20,6 +21,7 @@ from tastemaker.rewards.readout import ReadOut
 from tastemaker.rewards.reward import Missing, score_all
 from tastemaker.rewards.vlm import VLMJudge, judge_file
 from tastemaker.rewards.vlm_folder import VLM, load_vlm
+from tastemaker.training.reward_model import reward_parameters, save_judge
 from tastemaker.types import Prompt
 from tiny import picture
 from tiny_judge import EDIT_RUBRIC, FAMILIES, RUBRIC, question, save, tiny_vlm
@@ -253,9 +255,9 @@ def damaged(folder: Path, target: Path, how: str) -> Path:
         settings = json.loads(config.read_text())
         settings["text_config"]["intermediate_size"] *= 2
         config.write_text(json.dumps(settings))
-    elif how == "more layers":
+    elif how in ("more layers", "fewer layers"):
         settings = json.loads(config.read_text())
-        settings["text_config"]["num_hidden_layers"] += 1
+        settings["text_config"]["num_hidden_layers"] += 1 if how == "more layers" else -1
         settings["text_config"].pop("layer_types", None)
         config.write_text(json.dumps(settings))
     elif how == "no processor":
@@ -271,8 +273,9 @@ def damaged(folder: Path, target: Path, how: str) -> Path:
         ("cut", Corrupt, "not whole safetensors"),
         ("no config", UserMistake, "no config.json"),
         ("own code", UserMistake, "cannot be opened"),
-        ("another size", UserMistake, "cannot be opened"),
-        ("more layers", UserMistake, r"lacks weights of Qwen3VL.*\n  .*layers\.3"),
+        ("another size", UserMistake, r"does not fit Qwen3VL.*(\n  .*mlp.*: shape \(.*, expected \(.*){5}\n  and \d+ more$"),
+        ("more layers", UserMistake, r"does not fit Qwen3VL.*(\n  .*layers\.3.*: missing){5}\n"),
+        ("fewer layers", UserMistake, r"does not fit Qwen3VL.*(\n  .*layers\.2.*: unexpected){5}\n"),
         ("no processor", UserMistake, "processor"),
     ],
 )
@@ -296,6 +299,49 @@ def test_a_lora_with_pickled_weights_or_without_its_base_is_refused(tmp_path):
     (tmp_path / "adapter_model.safetensors").write_bytes(b"")
     with pytest.raises(UserMistake, match=r"LoRA of 'Qwen/Qwen3-VL-8B-Instruct'.*`base`"):
         load_vlm(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def lora(folders, tmp_path_factory):
+    vlm = load_vlm(folders["qwen3_vl"])
+    reward_parameters(vlm, "lora", rank=4)
+    return save_judge(tmp_path_factory.mktemp("lora") / "judge", vlm, RUBRIC, DIRECT)
+
+
+@pytest.mark.parametrize(
+    "change, error, says",
+    [
+        (
+            lambda w: {name.replace("layers", "parts"): v for name, v in w.items()},
+            UserMistake,
+            r"(\n  .*layers.*: missing){5}\n",
+        ),
+        (lambda w: dict([*w.items()][3:]), UserMistake, r"(\n  .*: missing){3}$"),
+        (lambda w: {**w, "more.lora_A.weight": torch.ones(1)}, UserMistake, r"\n  .*more\.lora_A.*: unexpected$"),
+        (
+            lambda w: {name: v[:, :2].clone() for name, v in w.items()},
+            UserMistake,
+            r"(\n  size mismatch .*){5}\n  and \d+ more$",
+        ),
+        (None, Corrupt, "not whole safetensors"),
+    ],
+    ids=["another name", "missing", "unexpected", "another shape", "cut"],
+)
+def test_a_lora_that_does_not_fit_its_base_is_refused_with_the_first_differences(lora, tmp_path, change, error, says):
+    folder = shutil.copytree(lora, tmp_path / "judge")
+    weights = folder / "adapter_model.safetensors"
+    if change is None:
+        weights.write_bytes(weights.read_bytes()[:3000])
+    else:
+        save_file(change(load_file(weights)), weights)
+    with pytest.raises(error, match=says):
+        load_vlm(folder)
+
+
+def test_a_lora_of_another_model_is_refused(lora, folders):
+    for family in ("qwen2_5_vl", "qwen3_5"):
+        with pytest.raises(UserMistake, match="is no LoRA of this base"):
+            load_vlm(lora, base=folders[family])
 
 
 # ---- as a reward ---------------------------------------------------------------------------------

@@ -7,11 +7,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
 from tastemaker.errors import Corrupt, UserMistake
@@ -85,20 +89,18 @@ def load_vlm(
     """Open a transformers folder, or a peft folder together with its base (the one it names, or `base`).
 
     Raises UserMistake for a folder that is no such model, holds pickles in place of safetensors, wants to run its own code or
-    lacks weights; Corrupt for weights that cannot be read.
+    whose weights do not fit (the first five differences are listed); Corrupt for weights that cannot be read.
     """
     folder = Path(folder).absolute()
     if not (folder / _ADAPTER).is_file():
         return VLM(_open_model(folder, dtype).to(device).eval(), _open_processor(folder), (folder,))
-    from peft import PeftModel
-
     _refuse_pickles(folder, "adapter_model.safetensors")
     root = Path(base or base_of(folder) or "-")
     if not root.is_dir() or (root / _ADAPTER).is_file():
         raise UserMistake(
             f"{folder} is a LoRA of {str(root)!r}, which is no folder of a whole model: give that folder as `base`"
         )
-    model = PeftModel.from_pretrained(_open_model(root, dtype), str(folder), is_trainable=False)
+    model = _with_lora(_open_model(root, dtype), folder)
     processor = _open_processor(folder if (folder / "tokenizer_config.json").is_file() else root)
     return VLM(model.to(device).eval(), processor, (folder, root))
 
@@ -116,28 +118,66 @@ def _open_model(folder: Path, dtype: torch.dtype) -> Any:
     if not (folder / "config.json").is_file():
         raise UserMistake(f"{folder} is not a transformers model: it has no config.json")
     try:
-        model, report = AutoModelForImageTextToText.from_pretrained(
-            str(folder),
-            dtype=dtype,
-            local_files_only=True,
-            trust_remote_code=False,
-            use_safetensors=True,
-            output_loading_info=True,
-        )
+        with _whole_files(folder):
+            model, report = AutoModelForImageTextToText.from_pretrained(
+                str(folder),
+                dtype=dtype,
+                local_files_only=True,
+                trust_remote_code=False,
+                use_safetensors=True,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,
+            )
     except (ValueError, KeyError, RuntimeError, OSError) as error:
         raise UserMistake(
             f"{folder} cannot be opened as an image-text-to-text model of transformers: {one_line(error)}"
         ) from error
-    except Exception as error:
-        if type(error).__name__ != "SafetensorError":
-            raise
-        raise Corrupt(f"{folder}: not whole safetensors files ({error})") from error
-    # transformers fills what is missing with random numbers and goes on.
-    if missing := sorted(report["missing_keys"]):
-        listed = "\n  ".join(missing[:5])
-        more = f"\n  and {len(missing) - 5} more" if len(missing) > 5 else ""
-        raise UserMistake(f"{folder} lacks weights of {type(model).__name__}, use a complete folder:\n  {listed}{more}")
+    # transformers fills what is missing or of another shape with random numbers, leaves out what has no place, and goes on.
+    differences = [f"{name}: shape {tuple(n)}, expected {tuple(own)}" for name, n, own in sorted(report["mismatched_keys"])]
+    differences += [f"{name}: missing" for name in sorted(report["missing_keys"])]
+    differences += [f"{name}: unexpected" for name in sorted(report["unexpected_keys"])]
+    if differences:
+        what = f"{folder} does not fit {type(model).__name__} of its config.json, use a complete folder"
+        raise UserMistake(f"{what}:{_first_five(differences)}")
     return model
+
+
+def _with_lora(model: Any, folder: Path) -> Any:
+    """The model with a peft folder's additions, all of which have their place in it, and it in them."""
+    from peft import PeftModel
+
+    does_not_fit = f"{folder} is no LoRA of this base ({type(model).__name__}), give the base that it was trained on"
+    try:
+        with _whole_files(folder), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # peft warns of what is refused below
+            added = PeftModel.from_pretrained(model, str(folder), is_trainable=False)
+            # Once more, since only this call returns what did not fit.
+            report = added.load_adapter(str(folder), "default", is_trainable=False)
+    except RuntimeError as error:  # of shapes: torch tells them all, a line each
+        differences = [line.strip() for line in str(error).splitlines()[1:]] or [one_line(error)]
+        raise UserMistake(f"{does_not_fit}:{_first_five(differences)}") from error
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        raise UserMistake(f"{does_not_fit}: {one_line(error)}") from error
+    differences = [f"{name}: missing" for name in report.missing_keys]
+    differences += [f"{name}: unexpected" for name in report.unexpected_keys]
+    if differences:
+        raise UserMistake(f"{does_not_fit}:{_first_five(differences)}")
+    return added
+
+
+@contextmanager
+def _whole_files(folder: Path) -> Iterator[None]:
+    """A safetensors file that is cut or garbled is Corrupt."""
+    try:
+        yield
+    except SafetensorError as error:
+        raise Corrupt(f"{folder}: not whole safetensors files ({error})") from error
+
+
+def _first_five(differences: Sequence[str]) -> str:
+    """A line each, the rest counted."""
+    more = [f"and {len(differences) - 5} more"] if len(differences) > 5 else []
+    return "".join(f"\n  {line}" for line in (*differences[:5], *more))
 
 
 def _open_processor(folder: Path) -> Any:
