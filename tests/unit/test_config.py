@@ -22,6 +22,7 @@ from tastemaker.config import (
     GRPOConfig,
     LoraPolicy,
     NFTConfig,
+    ReadOutChanges,
     ReadOutConfig,
     RewardConfig,
     RolloutConfig,
@@ -433,6 +434,7 @@ def test_every_setting_says_what_it_is() -> None:
     check(DlibIdentityConfig)
     check(ArcFaceIdentityConfig)
     check(TextRenderingConfig)
+    check(ReadOutChanges)
     check(ReadOutConfig)
 
 

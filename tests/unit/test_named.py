@@ -20,6 +20,7 @@ from tastemaker.commands.train import monitor_plan, tell_shapes, train
 from tastemaker.config import (
     ArcFaceIdentityConfig,
     FaceIdentityConfig,
+    ReadOutChanges,
     ReadOutConfig,
     ServerJudgeConfig,
     TextRenderingConfig,
@@ -341,6 +342,10 @@ def test_another_rubric_or_read_out_shows_in_the_fingerprint(tmp_path, monkeypat
 def test_settings_of_the_read_out_have_its_defaults():
     """And the settings, which do not import what they are for, know the same rubrics."""
     assert ReadOut(**ReadOutConfig().model_dump()) == ReadOut()
+    assert (
+        not ReadOutChanges().model_dump(exclude_none=True)
+        and ReadOutChanges.model_fields.keys() == ReadOutConfig.model_fields.keys()
+    )
     assert set(ReadOutConfig.model_fields) <= {field.name for field in fields(ReadOut)}
     assert shipped_rubrics() == shipped()
 

@@ -31,28 +31,50 @@ Range = tuple[float, float]
 """Lowest and highest score."""
 
 
-class ReadOutConfig(Settings):
+Rationales = Annotated[int, Field(ge=1, le=100)]
+Temperature = Annotated[float, Field(ge=0, le=10)]
+Mass = Annotated[float, Field(gt=0, le=1)]
+
+
+class ReadOutChanges(Settings):
+    """What is read otherwise than a judge was trained to be read. null is as it was trained, or as for a chat server."""
+
+    chain_of_thought: bool | None = None
+    """Whether it writes a rationale before its score; a judge that was trained without one cannot."""
+    num_rationales: Rationales | None = None
+    """Rationales that a score is averaged over; more than 1 need a temperature."""
+    temperature: Temperature | None = None
+    """Of the rationales; at 0 a rationale is the most likely one."""
+    max_rationale_tokens: Many | None = None
+    """A rationale that has not come to its end by then has no score."""
+    min_mass: Mass | None = None
+    """Least probability of the five scores together; with less, the model was about to say something else: no score."""
+
+    def broken_rules(self) -> Iterator[Broken]:
+        if (self.num_rationales or 1) == 1:
+            return
+        if self.chain_of_thought is False:
+            yield Broken(
+                ("num_rationales", "chain_of_thought"), "there is nothing to average without rationales", "set it to 1"
+            )
+        elif not self.temperature:
+            rule = "at temperature 0 all rationales are the same"
+            yield Broken(("num_rationales", "temperature"), rule, "raise the temperature or set it to 1")
+
+
+class ReadOutConfig(ReadOutChanges):
     """How a score is read from a vision-language model."""
 
     chain_of_thought: bool = True
     """Whether it writes a rationale before its score."""
-    num_rationales: Annotated[int, Field(ge=1, le=100)] = 1
+    num_rationales: Rationales = 1
     """Rationales that a score is averaged over; more than 1 need a temperature."""
-    temperature: Annotated[float, Field(ge=0, le=10)] = 0.0
+    temperature: Temperature = 0.0
     """Of the rationales; at 0 a rationale is the most likely one."""
     max_rationale_tokens: Many = 512
     """A rationale that has not come to its end by then has no score."""
-    min_mass: Annotated[float, Field(gt=0, le=1)] = 0.9
+    min_mass: Mass = 0.9
     """Least probability of the five scores together; with less, the model was about to say something else: no score."""
-
-    def broken_rules(self) -> Iterator[Broken]:
-        if self.num_rationales > 1 and not self.chain_of_thought:
-            yield Broken(
-                ("num_rationales", "chain_of_thought"), "there is nothing to average without rationales", "set it to 1"
-            )
-        elif self.num_rationales > 1 and self.temperature == 0:
-            rule = "at temperature 0 all rationales are the same"
-            yield Broken(("num_rationales", "temperature"), rule, "raise the temperature or set it to 1")
 
 
 class FolderJudgeConfig(Settings):
@@ -67,8 +89,8 @@ class FolderJudgeConfig(Settings):
     rubric: FilePath | None = None
     """What it is asked: a shipped rubric such as alignment.v1, or a text file NAME.v1.md; null is the one that the folder was
     trained with."""
-    read_out: ReadOutConfig | None = None
-    """How its score is read; null is as it was trained, or the defaults."""
+    read_out: ReadOutChanges | None = None
+    """How its score is read, where that is not as it was trained."""
     device: Annotated[str, Field(pattern=r"^(cpu|mps|cuda(:\d+)?)$")] | None = None
     """Such as cpu or cuda:1; null is that of the trained model."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"

@@ -47,7 +47,8 @@ from tastemaker.rewards.reward import Reward
 from tastemaker.rewards.rubrics import load_rubric, shipped
 from tastemaker.rewards.service import Address, Limits
 from tastemaker.rewards.text_rendering import RapidOcrReader, TextRenderingReward
-from tastemaker.rewards.vlm import VLMJudge
+from tastemaker.rewards.vlm import VLMJudge, read_judge_file
+from tastemaker.rewards.vlm_folder import JUDGE_FILE
 from tastemaker.runtime.device import pick_precision
 from tastemaker.training.start import make_composite
 
@@ -85,6 +86,8 @@ def _mistakes_of_judge(judge: AnyJudgeConfig | None, beside: Path) -> Iterator[s
     if isinstance(judge, FolderJudgeConfig | ChatJudgeConfig) and judge.rubric:
         path = _rubric(judge.rubric, beside)
         yield from (f".rubric: {line}" for line in (_mistake_of(load_rubric, path) if path.is_file() else ()))
+    if isinstance(judge, FolderJudgeConfig):
+        yield from (f".read_out: {line}" for line in _mistake_of(_read_out, judge, beside))
     for kind, (extra, purpose) in EXTRAS.items():
         if isinstance(judge, kind):
             yield from (f": {line}" for line in _mistake_of(partial(check_extra, extra, purpose=purpose)))
@@ -165,13 +168,23 @@ def folder_judge(judge: FolderJudgeConfig, name: str, beside: Path, device: torc
     return VLMJudge.load(
         beside / judge.path,
         rubric=load_rubric(_rubric(judge.rubric, beside)) if judge.rubric else None,
-        read_out=ReadOut(**judge.read_out.model_dump()) if judge.read_out else None,
+        read_out=_read_out(judge, beside),
         device=where,
         dtype=pick_precision(judge.precision, where),
         base=beside / judge.base if judge.base else None,
         label=name,
         max_pictures=judge.max_pictures,
     )
+
+
+def _read_out(judge: FolderJudgeConfig, beside: Path) -> ReadOut:
+    """As the folder was trained to be read, but for what the settings say. Raises UserMistake for what it never learnt."""
+    file = beside / judge.path / JUDGE_FILE
+    trained = read_judge_file(file)[1] if file.is_file() else None
+    changes = judge.read_out.model_dump(exclude_none=True) if judge.read_out else {}
+    if trained and changes.get("chain_of_thought") and not trained.chain_of_thought:
+        raise UserMistake(f"chain_of_thought: true, but {file.parent} was trained without (see its {JUDGE_FILE}); leave it out")
+    return replace(trained or ReadOut(), **changes)
 
 
 def face_embedder(judge: FaceIdentityConfig, beside: Path) -> FaceEmbedder:

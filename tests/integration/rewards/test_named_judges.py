@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,11 +12,13 @@ from faulty_server import completion, free_port, running, scored
 from tastemaker.commands.train import train
 from tastemaker.config import CacheConfig, FolderJudgeConfig, ServerJudgeConfig, TrainConfig, load, parse
 from tastemaker.errors import ServiceFailed, UserMistake
-from tastemaker.named.judges import check_rewards, opened_rewards
+from tastemaker.named.judges import check_rewards, folder_judge, opened_rewards
 from tastemaker.rewards import service
+from tastemaker.rewards.readout import ReadOut
+from tastemaker.rewards.vlm import judge_file
 from tastemaker.runtime.metrics import read_lines
 from tastemaker.types import Prompt
-from tiny_judge import save, tiny_vlm
+from tiny_judge import RUBRIC, save, tiny_vlm
 
 TOKEN = "a-token-of-the-tests"
 CONFIG = """\
@@ -138,3 +141,27 @@ def test_a_folder_is_checked_before_it_is_opened(folder):
         "rewards.1.judge.rubric",
         "rewards.1.judge.path",
     ]
+
+
+@pytest.mark.parametrize(
+    "trained, changes, read",
+    [
+        (ReadOut(chain_of_thought=False, lead="Rate: "), {}, {}),
+        (ReadOut(chain_of_thought=False, lead="Rate: "), {"min_mass": 0.8}, {"min_mass": 0.8}),
+        (ReadOut(start="<r>", stop="</r>"), {"max_rationale_tokens": 9}, {"max_rationale_tokens": 9}),
+        (ReadOut(stop="</r>", min_mass=0.5), {"chain_of_thought": False}, {"chain_of_thought": False}),
+    ],
+)
+def test_a_judge_is_read_as_it_was_trained_but_for_what_the_config_sets(folder, trained, changes, read):
+    (folder / "judge" / "judge.json").write_text(judge_file(RUBRIC, trained))
+    config = FolderJudgeConfig.model_validate({"path": "judge", "read_out": changes})
+    judge = folder_judge(config, "taste", folder, torch.device("cpu"))
+    assert judge.read_out == replace(trained, **read) and judge.rubric == RUBRIC
+
+
+def test_a_rationale_that_was_never_trained_is_refused_before_the_judge_is_opened(folder):
+    (folder / "judge" / "judge.json").write_text(judge_file(RUBRIC, ReadOut(chain_of_thought=False)))
+    (folder / "run.yaml").write_text(CONFIG.format(url="http://127.0.0.1:9"))
+    changes = ["rewards.1.judge.read_out={chain_of_thought: true}"]
+    with pytest.raises(UserMistake, match=r"^rewards\.1\.judge\.read_out: chain_of_thought: true, but .*judge was trained"):
+        check_rewards(load(folder / "run.yaml", TrainConfig, changes), folder)
