@@ -380,6 +380,19 @@ def test_what_the_data_cannot_give_is_told(small, override, says):
     assert any(says in line for line in told(small, override))
 
 
+def test_a_picture_that_the_processor_refuses_is_told_with_its_row_before_anything_is_trained(tmp_path):
+    path = world(tmp_path)
+    Image.new("RGB", (8, 2000)).save(tmp_path / "1-1.png")
+    Image.new("RGB", (2000, 8)).save(tmp_path / "2-0.png")
+    lines = told(path)
+    assert [line.partition(", ")[0] for line in lines[:2]] == [
+        "ratings.jsonl:1-1-1.png: 1-1.png",
+        "ratings.jsonl:2-2-0.png: 2-0.png",
+    ]
+    assert "8x2000: the judge's processor refuses its picture: absolute aspect ratio must be smaller than 200" in lines[0]
+    assert len(lines) > 2 and all(line.startswith("votes.jsonl:") for line in lines[2:])
+
+
 def test_a_rationale_is_wanted_where_one_is_learnt(tmp_path):
     path = world(tmp_path)
     ratings = read_ratings(tmp_path / "ratings.jsonl")

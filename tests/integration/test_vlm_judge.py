@@ -207,6 +207,17 @@ def test_a_question_that_the_rubric_cannot_judge_is_missing_and_the_others_are_n
     assert [answer.id for answer in answers] == ["q0", "q1"]
 
 
+@pytest.mark.parametrize("read_out", [DIRECT, replace(DRAWN, max_rationale_tokens=2)])
+def test_a_picture_that_the_processor_refuses_is_missing_and_the_others_are_not(vlms, read_out):
+    """Qwen's refuses what is more than 200 times as long as wide."""
+    judge, strip = VLMJudge(vlms["qwen3_vl"], RUBRIC, read_out), replace(question(1), picture=picture(1, 2000, 8))
+    answers = judge.answer([question(0), strip, question(2)])
+    assert [answer.id for answer in answers] == ["q0", "q1", "q2"] and isinstance(answers[1].score, Missing)
+    assert "processor refuses its picture: absolute aspect ratio must be smaller than 200" in answers[1].score.reason
+    assert [answers[0], answers[2]] == judge.answer([question(0), question(2)])
+    assert judge.answer([strip]) == [answers[1]]
+
+
 # ---- folders -------------------------------------------------------------------------------------
 
 

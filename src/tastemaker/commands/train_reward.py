@@ -21,14 +21,25 @@ from tastemaker.errors import UserMistake
 from tastemaker.evaluation import judge_card
 from tastemaker.named.files import Files, said_files
 from tastemaker.rewards.cache import CachedJudge
+from tastemaker.rewards.readout import QuestionEncoder
 from tastemaker.rewards.rubrics import Rubric, load_rubric, shipped
 from tastemaker.rewards.vlm import VLMJudge
-from tastemaker.rewards.vlm_folder import load_vlm
+from tastemaker.rewards.vlm_folder import load_processor, load_vlm
 from tastemaker.runtime import device as hardware
 from tastemaker.runtime import folder as disk
 from tastemaker.runtime.progress import Progress
 from tastemaker.runtime.run import Run
-from tastemaker.training.reward_data import PARTS, Part, Said, deal, examples_of, lacks_sources, listed, read_said
+from tastemaker.training.reward_data import (
+    PARTS,
+    Part,
+    Said,
+    deal,
+    examples_of,
+    lacks_sources,
+    listed,
+    read_said,
+    unreadable,
+)
 from tastemaker.training.reward_model import Example, RewardSetup
 from tastemaker.training.reward_start import (
     make_read_out,
@@ -168,10 +179,12 @@ def collect(
             told=told,
         )
     )
-    if base is None or rubric is None or said is None or make is None:
+    processor = tried(lambda: load_processor(base)) if base else None
+    if base is None or rubric is None or said is None or make is None or processor is None:
         raise UserMistake("\n".join(mistakes))
-    if lacking := lacks_sources(said.rows, rubric):
-        raise UserMistake(listed(lacking))
+    # The encoder is made here too, so that a tokenizer without a token for each score is told before there is a run.
+    if wrong := lacks_sources(said.rows, rubric) or unreadable(said.rows, QuestionEncoder(processor, rubric, make)):
+        raise UserMistake(listed(wrong))
     splits = config.splits
     shares = (splits.train, splits.calibration, splits.test)
     parts, num_groups = deal(said, shares, splits.apart, seed=splits.seed)
@@ -220,9 +233,7 @@ def _load(
 ) -> RewardSetup:
     console.print(f"loading {material.base}", markup=False, highlight=False, soft_wrap=True)
     vlm = load_vlm(material.base, device=place, dtype=torch.float32 if config.policy.kind == "full" else precision)
-    setup = make_reward_setup(config, vlm, material.rubric, material.examples, precision)
-    _ = setup.encoder  # a tokenizer without a token for each score is told before there is a run
-    return setup
+    return make_reward_setup(config, vlm, material.rubric, material.examples, precision)
 
 
 def _train(config: RewardTrainConfig, setup: RewardSetup, run: Run, console: Console) -> None:

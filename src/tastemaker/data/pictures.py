@@ -11,7 +11,7 @@ import io
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from tastemaker.errors import UserMistake
 
@@ -39,10 +39,18 @@ def open_picture(path: Path | str, *, max_pixels: int = MAX_PIXELS) -> Image.Ima
     return decode_picture(content, name=str(path), max_pixels=max_pixels)
 
 
-def elongation(path: Path | str) -> float:
-    """The longer side over the shorter one, by the header alone; of a picture that `open_picture` opens."""
+def picture_size(path: Path | str) -> tuple[int, int]:
+    """Width and height of what `open_picture` gives, by the header alone; of a picture that it opens."""
     with Image.open(path, formats=FORMATS) as picture:
-        return max(picture.size) / min(picture.size)
+        width, height = picture.size
+        on_its_side = picture.getexif().get(ExifTags.Base.Orientation, 1) >= 5
+    return (height, width) if on_its_side else (width, height)
+
+
+def elongation(path: Path | str) -> float:
+    """The longer side over the shorter one, as `picture_size` reads them."""
+    size = picture_size(path)
+    return max(size) / min(size)
 
 
 def decode_picture(content: bytes, *, name: str, max_pixels: int = MAX_PIXELS) -> Image.Image:

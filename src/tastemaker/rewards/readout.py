@@ -209,6 +209,13 @@ class QuestionEncoder:
         )
         return self._opened(dict(row))
 
+    def encoded(self, question: Question) -> Row | Missing:
+        """As `row`; missing where the processor refuses a picture, as Qwen's does one 200 times as long as wide."""
+        try:
+            return self.row(question)
+        except ValueError as error:
+            return Missing(f"the judge's processor refuses its picture: {error}")
+
     def reason(self, rationale: str) -> list[int]:
         """The ids of a rationale and its end. Its words never become control tokens, whatever they are."""
         words = self.processor.tokenizer(rationale, add_special_tokens=False, split_special_tokens=True).input_ids

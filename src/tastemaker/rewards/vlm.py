@@ -33,8 +33,8 @@ from tastemaker.rewards.vlm_folder import JUDGE_FILE, VLM, load_vlm, read_json
 class VLMJudge:
     """A `Judge`. Equal questions have equal scores, alone or in a batch, up to rounding (in bf16 that may turn a rationale).
 
-    A question has no score when the rubric cannot judge it, when its rationale does not end in time, or when too little
-    probability is on the scores; the reason is in the answer.
+    A question has no score when the rubric cannot judge it, when the processor refuses its picture, when its rationale does not
+    end in time, or when too little probability is on the scores; the reason is in the answer.
     """
 
     vlm: VLM
@@ -119,8 +119,14 @@ class VLMJudge:
             yield batch
 
     def _answer(self, questions: Sequence[Question]) -> Iterator[Answer]:
+        encoded = [(question, self._encoder.encoded(question)) for question in questions]
+        yield from (Answer(question.id, row) for question, row in encoded if isinstance(row, Missing))
+        if readable := [(question, row) for question, row in encoded if not isinstance(row, Missing)]:
+            yield from self._judged(*zip(*readable, strict=True))
+
+    def _judged(self, questions: Sequence[Question], encoded: Sequence[Row]) -> Iterator[Answer]:
         count, thinks = self.read_out.num_rationales, self.read_out.chain_of_thought
-        rows = [row for row in map(self._encoder.row, questions) for _ in range(count)]
+        rows = [row for row in encoded for _ in range(count)]
         seeds = [_seed(question, self.read_out.seed, nth) for question in questions for nth in range(count)]
         rationales = self._rationales(rows, seeds) if thinks else [""] * len(rows)
         told = [(row, text if thinks else None) for row, text in zip(rows, rationales, strict=True) if isinstance(text, str)]

@@ -95,14 +95,26 @@ def load_vlm(
     if not (folder / _ADAPTER).is_file():
         return VLM(_open_model(folder, dtype).to(device).eval(), _open_processor(folder), (folder,))
     _refuse_pickles(folder, "adapter_model.safetensors")
+    root = _root(folder, base)
+    model = _with_lora(_open_model(root, dtype), folder)
+    return VLM(model.to(device).eval(), load_processor(folder, base=base), (folder, root))
+
+
+def load_processor(folder: str | Path, *, base: str | Path | None = None) -> Any:
+    """That of `load_vlm`, without the weights: a LoRA's own, or its base's. Raises UserMistake where there is none."""
+    folder = Path(folder).absolute()
+    alone = not (folder / _ADAPTER).is_file() or (folder / "tokenizer_config.json").is_file()
+    return _open_processor(folder if alone else _root(folder, base))
+
+
+def _root(folder: Path, base: str | Path | None) -> Path:
+    """Of a LoRA's folder: that of its base."""
     root = Path(base or base_of(folder) or "-")
     if not root.is_dir() or (root / _ADAPTER).is_file():
         raise UserMistake(
             f"{folder} is a LoRA of {str(root)!r}, which is no folder of a whole model: give that folder as `base`"
         )
-    model = _with_lora(_open_model(root, dtype), folder)
-    processor = _open_processor(folder if (folder / "tokenizer_config.json").is_file() else root)
-    return VLM(model.to(device).eval(), processor, (folder, root))
+    return root
 
 
 def base_of(folder: Path) -> Path | None:

@@ -18,12 +18,14 @@ from typing import Literal, TypeVar, overload
 from PIL import Image
 
 from tastemaker.data.jsonl import shorten
-from tastemaker.data.pictures import open_picture
+from tastemaker.data.pictures import open_picture, picture_size
 from tastemaker.data.ratings import Rating, read_ratings
 from tastemaker.data.splits import Apart, content_key, split
 from tastemaker.data.votes import Vote, read_votes
 from tastemaker.errors import UserMistake
 from tastemaker.rewards.judge import Question
+from tastemaker.rewards.readout import QuestionEncoder
+from tastemaker.rewards.reward import Missing
 from tastemaker.rewards.rubrics import Rubric
 from tastemaker.training.reward_model import MAX_MISTAKES, Compared, Example, Rated
 from tastemaker.types import Task
@@ -260,6 +262,25 @@ def lacks_sources(rows: Iterable[Rating | Vote], rubric: Rubric) -> list[str]:
         "another rubric"
         for row in rows
         if rubric.looks_at_sources and not row.sources
+    ]
+
+
+def unreadable(rows: Iterable[Rating | Vote], encoder: QuestionEncoder) -> list[str]:
+    """A line for each picture that the judge's processor refuses, which is a matter of sizes: each is tried once, on black."""
+
+    @cache
+    def refusal(sizes: tuple[tuple[int, int], ...]) -> str | None:
+        picture, *sources = (Image.new("RGB", size) for size in sizes)
+        encoded = encoder.encoded(Question("size", "a picture", picture, tuple(sources)))
+        return encoded.reason if isinstance(encoded, Missing) else None
+
+    size = cache(picture_size)
+    return [
+        f"{row.id}: {Path(picture).name}, {' and '.join(f'{w}x{h}' for w, h in sizes)}: {reason}; crop it or leave the row out"
+        for row in rows
+        for picture in row.pictures
+        for sizes in [tuple(map(size, (picture, *row.sources)))]
+        if (reason := refusal(sizes))
     ]
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tastemaker.data.pictures import MAX_BYTES, decode_picture, open_picture
+from tastemaker.data.pictures import MAX_BYTES, decode_picture, open_picture, picture_size
 from tastemaker.errors import UserMistake
 
 NOISE = np.random.default_rng(0).integers(0, 256, (32, 48, 3), dtype=np.uint8)
@@ -45,7 +45,7 @@ def test_a_plain_picture_is_itself(tmp_path):
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
-def test_the_exif_orientation_is_applied(orientation, kind):
+def test_the_exif_orientation_is_applied(tmp_path, orientation, kind):
     """The upright picture has its bright corner top left; the file holds it turned as a camera would have stored it."""
     upright = np.zeros((32, 48, 3), np.uint8)
     upright[:16, :24] = 255
@@ -61,7 +61,9 @@ def test_the_exif_orientation_is_applied(orientation, kind):
     }[orientation]
     exif = Image.Exif()
     exif[0x0112] = orientation
-    shown = decoded(encoded(np.ascontiguousarray(stored), kind, exif=exif))
+    (tmp_path / "p").write_bytes(encoded(np.ascontiguousarray(stored), kind, exif=exif))
+    shown = np.asarray(open_picture(tmp_path / "p"))
+    assert picture_size(tmp_path / "p") == open_picture(tmp_path / "p").size
     assert shown.shape == upright.shape and np.abs(shown.astype(int) - upright).mean() < 2
 
 
