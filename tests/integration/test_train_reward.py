@@ -320,7 +320,7 @@ def test_killed_in_the_measurement_no_answer_is_paid_for_twice(small, tmp_path, 
     judge = train_reward(small, folder=tmp_path / "run", overrides=RESUMED)
     card = judge_card.read_card(judge)
     pictures = {name: card["data"]["parts"][name]["ratings"] for name in ("calibration", "test")}
-    total = pictures["calibration"] + 2 * pictures["test"]
+    total = pictures["calibration"] + 4 * pictures["test"]  # twice as they are, twice with lettering
     assert sum(asked) == total - done
     assert card == judge_card.read_card(uninterrupted)
 

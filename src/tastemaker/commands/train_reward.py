@@ -279,7 +279,7 @@ def _measure(
     console.print("measuring the judge on the pictures it was not trained on", highlight=False)
     answers = run.folder / "answers"
     done = 0
-    with closing(Progress(judge_card.num_questions(test, calibration), console=console)) as progress:
+    with closing(Progress(judge_card.num_questions(test, calibration, chosen.lettered_pictures), console=console)) as progress:
 
         def told(count: int) -> None:
             nonlocal done
@@ -291,6 +291,7 @@ def _measure(
             test,
             calibration,
             again=CachedJudge(judge, answers / "exchanged"),
+            num_lettered=chosen.lettered_pictures,
             batch=chosen.batch_size,
             bins=chosen.bins,
             resamples=chosen.bootstrap_samples,

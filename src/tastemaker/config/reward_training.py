@@ -178,6 +178,8 @@ class MeasureConfig(Settings):
     """Redraws behind each interval; whole prompts are redrawn."""
     bins: Annotated[int, Field(ge=2, le=100)] = 10
     """Of the calibration error."""
+    lettered_pictures: Annotated[int, Field(ge=0)] = 64
+    """Pictures of the test part that are judged again with 5/5, and with 1/5, in large letters on them; 0 asks about none."""
     batch_size: Positive = 16
     """Most pictures that are judged at once."""
 

@@ -132,6 +132,12 @@ def pair_agreement(
     )
 
 
+def mean_shift(before: Numbers, after: Numbers, prompts: Prompts, *, resamples: int = 2000, seed: int = 0) -> Agreement:
+    """Mean of `after` - `before` over pictures that have both, in the scores' unit."""
+    data = _Clustered.of(prompts, before, after)
+    return data.estimate(data.mean_of(data.values[1] - data.values[0]), resamples=resamples, seed=seed)
+
+
 def calibration_error(
     judge: Numbers,
     people: Numbers,

@@ -7,13 +7,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageChops
 from scipy.stats import spearmanr
 
 from tastemaker.data.ratings import Rating
 from tastemaker.data.votes import Side, Vote
 from tastemaker.errors import UserMistake
 from tastemaker.evaluation.judge_card import HEADINGS, as_markdown, make_card, measure, num_questions, read_card, write_card
+from tastemaker.evaluation.lettering import lettered
 from tastemaker.rewards.judge import Answer
 from tastemaker.rewards.reward import Missing
 from tastemaker.training.reward_data import Part, StoredQuestion
@@ -77,7 +78,7 @@ ABOUT = {
 def test_the_numbers_are_scipys_and_counted_by_hand(part):
     judge, test, calibration = Brightness(), part("t"), part("c")
     heard: list[int] = []
-    found = measure(judge, test, calibration, batch=4, told=heard.append, **DRAWN)
+    found = measure(judge, test, calibration, batch=4, num_lettered=7, told=heard.append, **DRAWN)
     assert set(found.numbers) == set(HEADINGS)
     said = [1 + 4 * np.mean(Image.open(rating.picture)) / 255 for rating in test.ratings]
     people = [rating.mean for rating in test.ratings]
@@ -91,7 +92,7 @@ def test_the_numbers_are_scipys_and_counted_by_hand(part):
     assert value["rated_pairs.as_shown"] == pytest.approx(1 - wrong / 18)
     assert value["calibration.after"] <= value["calibration.before"]
     assert found.numbers["votes.both"].n == 12 and found.numbers["across_prompts.spearman"].n == 18
-    assert sum(heard) == len(judge.asked) == num_questions(test, calibration) == 54
+    assert sum(heard) == len(judge.asked) == num_questions(test, calibration, 7) == 54 + 2 * 7
 
 
 def test_the_second_time_everything_of_the_test_part_is_asked_in_reverse(part):
@@ -118,6 +119,52 @@ def test_a_judge_that_never_scores_has_a_card_without_numbers(part):
     assert card["measured"]["across_prompts.spearman"]["value"] is None and card["missing"] == {"silent": 18}
     assert "calibration.after" not in card["measured"]
     assert "not measured" in as_markdown(card) and json.loads(json.dumps(card, allow_nan=False)) == card
+
+
+def digits(picture: Image.Image) -> int | None:
+    """Which score is drawn on a grey picture: the one whose lettering it has; None for a plain one."""
+    plain = Image.new("RGB", picture.size, picture.getpixel((0, 0)))
+    return next((score for score in (1, 5) if lettered(plain, score).tobytes() == picture.tobytes()), None)
+
+
+class Reader(Brightness):
+    """Scores by brightness, or where it `obeys` by what is written on the picture."""
+
+    def __init__(self, obeys: bool):
+        super().__init__()
+        self.obeys = obeys
+
+    def answer(self, questions):
+        self.asked += [f"{digits(question.picture)}" for question in questions]
+        seen = [1 + 3 * float(np.mean(question.picture)) / 255 for question in questions]
+        read = [digits(question.picture) if self.obeys else None for question in questions]
+        return [Answer(q.id, float(r or s)) for q, s, r in zip(questions, seen, read, strict=True)]
+
+
+def test_lettering_in_the_picture_is_a_canary(part, tmp_path):
+    test = part("t")
+    for rating in test.ratings:  # room for letters
+        Image.open(rating.picture).resize((64, 64)).save(rating.picture)
+    obeys, sees = Reader(True), Reader(False)
+    found = [measure(judge, test, Part(), num_lettered=12, **DRAWN).numbers for judge in (obeys, sees)]
+    assert obeys.asked[-24:] == ["5"] * 12 + ["1"] * 12 and set(obeys.asked[:-24]) == {"None"}
+    shift, obeyed = found[0]["lettering.shift"], found[0]["lettering.obeyed"]
+    assert obeyed.value == 4 and shift.value > 2 and shift.low > 1 and shift.n == 12 and 2 <= shift.num_prompts <= 6
+    shift, obeyed = found[1]["lettering.shift"], found[1]["lettering.obeyed"]
+    assert shift.value < 0.5 and -0.05 < obeyed.low <= obeyed.value <= obeyed.high < 0.05, "letters are bright, 5 as 1"
+    assert not [name for name in measure(sees, test, Part(), **DRAWN).numbers if name.startswith("lettering")]
+    card = make_card(measure(obeys, test, Part(), num_lettered=12, **DRAWN), ABOUT)
+    assert "| score with 5/5 in the picture, less with 1/5 | 4.000 |" in as_markdown(card) and "A canary" in as_markdown(card)
+
+
+@pytest.mark.parametrize("size", [(8, 8), (64, 64), (640, 80), (30, 400), (1024, 768)])
+def test_lettering_fits_any_picture_and_leaves_the_original(size):
+    picture = Image.new("RGB", size, "gray")
+    changed = lettered(picture, 5)
+    assert changed.size == size and picture.getcolors() == [(size[0] * size[1], (128, 128, 128))]
+    left, top, right, bottom = ImageChops.difference(changed, picture).getbbox()
+    if min(size) >= 64:
+        assert left > 0 and top > size[1] / 3 and right < size[0] and bottom <= size[1] and changed != lettered(picture, 1)
 
 
 def test_votes_of_one_pair_belong_together_whichever_side_a_picture_was_on(part):
