@@ -187,8 +187,8 @@ def test_every_example_that_cannot_be_used_is_named():
         setup([])
 
 
-@pytest.mark.parametrize("scores", [[], [0, 5], [4, 6], [4.5]])
-def test_raters_give_whole_scores_from_1_to_5(scores):
+@pytest.mark.parametrize("scores", [[], [0, 5], [4, 6], [4.25], [5.5]])
+def test_raters_give_whole_or_half_scores_from_1_to_5(scores):
     with pytest.raises(ValueError, match="from 1 to 5"):
         Rated.of(question(0), scores)
 

@@ -20,6 +20,8 @@ import tastemaker.training.reward_model as reward_model
 from processes import Started, command
 from tastemaker import cli
 from tastemaker.commands.train_reward import JUDGE, collect, train_reward
+from tastemaker.config import load
+from tastemaker.config.reward_training import RewardTrainConfig
 from tastemaker.data.ratings import Rating, read_ratings, write_ratings
 from tastemaker.data.votes import Side, Vote, write_votes
 from tastemaker.errors import Stopped, UserMistake
@@ -117,9 +119,6 @@ def test_brightness_is_learnt_and_the_card_says_so(trained):
 
 def test_the_numbers_are_those_of_scipy_on_the_judge_that_is_served(config, trained):
     """Asked here anew, from the folder alone, and counted by hand."""
-    from tastemaker.config import load
-    from tastemaker.config.reward_training import RewardTrainConfig
-
     material = collect(load(config, RewardTrainConfig), config.parent)
     judge, test = VLMJudge.load(trained), material.parts[2]
     asked = [Question(r.id, r.prompt, Image.open(r.picture).convert("RGB")) for r in test.ratings]
@@ -141,9 +140,6 @@ def test_the_numbers_are_those_of_scipy_on_the_judge_that_is_served(config, trai
 
 
 def test_the_parts_share_nothing_and_the_test_part_is_never_trained_on(config):
-    from tastemaker.config import load
-    from tastemaker.config.reward_training import RewardTrainConfig
-
     material = collect(load(config, RewardTrainConfig), config.parent)
     prompts = [{row.prompt for row in part.rows} for part in material.parts]
     assert not (prompts[0] & prompts[1] or prompts[0] & prompts[2] or prompts[1] & prompts[2])
@@ -339,6 +335,50 @@ def test_a_resumption_with_other_data_is_refused(small, tmp_path):
     write_ratings(tmp_path / "ratings.jsonl", read_ratings(tmp_path / "ratings.jsonl")[:-1])
     with pytest.raises(UserMistake, match=r"data_files\.ratings\.jsonl"):
         train_reward(path, folder=tmp_path / "run", overrides=RESUMED)
+
+
+# ---- two dimensions ------------------------------------------------------------------------------
+
+BOTH = "data.dimension=[quality, fidelity]"
+
+
+def on_two_dimensions(path: Path) -> Path:
+    """The world with two files: quality and fidelity, which differ on the first and the last picture."""
+    folder = path.parent
+    rows = read_ratings(folder / "ratings.jsonl")
+    write_ratings(folder / "ratings.jsonl", [replace(row, dimension="quality") for row in rows])
+    others = [replace(row, dimension="fidelity", scores={**row.scores}, rationale="firm") for row in rows]
+    others[0] = replace(others[0], scores={"bo": 1, "cy": 2, "dot": 5})
+    write_ratings(folder / "fidelity.jsonl", others[:-1])
+    path.write_text(path.read_text().replace("[ratings.jsonl]", "[ratings.jsonl, fidelity.jsonl]"))
+    return path
+
+
+def test_two_dimensions_are_one_score_of_each_rater_who_gave_both(tmp_path):
+    path = on_two_dimensions(world(tmp_path))
+    quality = [replace(row, scores={"ann": 4, "bo": 5, "cy": 3}) for row in read_ratings(tmp_path / "ratings.jsonl")]
+    write_ratings(tmp_path / "ratings.jsonl", quality)
+    said = collect(load(path, RewardTrainConfig, [BOTH]), tmp_path).said
+    assert len(said.ratings) == FEW_PROMPTS * PICTURES - 1
+    assert {row.dimension for row in said.ratings} == {"quality and fidelity"}
+    assert said.ratings[0].scores == {"bo": 2.0, "cy": 2.5}, "5 with 1 is capped, 3 with 2 a half, ann and dot gave one alone"
+    assert said.ratings[0].rationale.endswith("firm") and said.ratings[0].id == f"ratings.jsonl:{quality[0].id}"
+    alone = "as far as a rater gave the picture quality or fidelity alone"
+    assert said.left_out == {alone: 3}, "two rows on one picture, one on another"
+
+
+def test_a_judge_of_two_dimensions_is_trained_and_its_card_says_so(tmp_path):
+    path = on_two_dimensions(world(tmp_path))
+    judge = train_reward(path, folder=tmp_path / "run", overrides=[*SHORT, LORA, BOTH, "objective={kind: soft_label}"])
+    card = judge_card.read_card(judge)
+    assert card["data"]["dimension"] == "quality and fidelity" and card["measured"]["across_prompts.spearman"]["n"] > 0
+
+
+def test_which_dimension_is_meant_has_to_be_said(tmp_path):
+    path = on_two_dimensions(world(tmp_path))
+    assert "quality (32), fidelity (31); say which one the judge is to learn, or two that make its score" in told(path)[0]
+    assert "'beauty' is the dimension of no rating" in told(path, "data.dimension=[quality, beauty]")[0]
+    assert any("names one dimension twice" in line for line in told(path, "data.dimension=[quality, quality]"))
 
 
 # ---- mistakes ------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from tastemaker.config.base import Broken, Name, Positive, Settings
 from tastemaker.config.settings import FREE, LENGTH, CheckpointConfig, FullPolicy, OptimiserConfig
 
 FileName = Annotated[str, Field(min_length=1)]
+Dimension = Annotated[str, Field(min_length=1)]
 LossWeight = Annotated[float, Field(ge=0, le=1000)]
 PartShare = Annotated[float, Field(ge=0, le=1)]
 
@@ -28,8 +29,9 @@ class JudgedData(Settings):
     """JSONL files of pair votes: which of two pictures a person preferred."""
     pictures: FileName | None = None
     """The folder that the rows' picture names start at; null is the folder of each file."""
-    dimension: Annotated[str, Field(min_length=1)] | None = None
-    """The ratings that count are those on this dimension; null where the files hold one only. Votes have none."""
+    dimension: Dimension | tuple[Dimension, Dimension] | None = None
+    """The ratings that count are those on this dimension; null where the files hold one only. Of two, as [quality, fidelity], a
+    rater's score is the mean, but at most one above the lower, and counts where the rater gave both. Votes have none."""
     task: Literal["t2i", "edit"] | None = None
     """The rows that count are those of this task; null takes both."""
     skip_bad: Annotated[int, Field(ge=0)] = 0
@@ -39,6 +41,8 @@ class JudgedData(Settings):
         for name, count in Counter((*self.ratings, *self.votes)).items():
             if count > 1:
                 yield Broken(("ratings", "votes"), f"{name!r} is named {count} times", "a file counts once, remove the others")
+        if isinstance(self.dimension, tuple) and len({*self.dimension}) == 1:
+            yield Broken(("dimension",), "names one dimension twice", "name it alone, or two")
 
 
 class _Objective(Settings):

@@ -36,8 +36,8 @@ class Rating:
     picture: str
     prompt: str
     dimension: str
-    scores: Mapping[str, int]
-    """Rater to raw score."""
+    scores: Mapping[str, float]
+    """Rater to raw score, a whole one in a file; of two dimensions that were made one (`training/reward_data`) also a half."""
     task: Task = "t2i"
     sources: tuple[str, ...] = ()
     generator: str = ""

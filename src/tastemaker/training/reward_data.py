@@ -106,7 +106,7 @@ def read_said(
     votes: Mapping[str, Path],
     *,
     pictures: Path | None = None,
-    dimension: str | None = None,
+    dimension: str | tuple[str, str] | None = None,
     task: Task | None = None,
     skip_bad: int = 0,
     decode: bool = True,
@@ -115,8 +115,9 @@ def read_said(
     """What the files hold; they are called by the names in messages and ids. With `decode` every picture is opened,
     to find broken ones.
 
-    Rows of one picture, prompt and dimension become one rating with the scores of all their raters. Votes on a pair one side
-    of which was called invalid are left out. Raises UserMistake with the mistakes of all files.
+    Rows of one picture, prompt and dimension become one rating with the scores of all their raters; two dimensions become one,
+    see `_of_both`. Votes on a pair one side of which was called invalid are left out. Raises UserMistake with the mistakes of
+    all files.
     """
     mistakes: list[str] = []
 
@@ -136,11 +137,12 @@ def read_said(
     left_out: Counter[str] = Counter()
     rated, voted = _of_task(rated, task, left_out), _of_task(voted, task, left_out)
     rated = _of_dimension(rated, dimension, left_out)
+    rated = _of_both(rated, dimension, left_out) if isinstance(dimension, tuple) else _joined(rated)
     valid = [vote for vote in voted if vote.left.valid is not False and vote.right.valid is not False]
     left_out["a side of the pair was called invalid"] += len(voted) - len(valid)
     if not (rated or valid):
         raise UserMistake(f"data: no row is left of {sum(left_out.values())}; left out: {_counted(left_out)}")
-    return Said(tuple(_joined(rated)), tuple(valid), left_out={why: count for why, count in left_out.items() if count})
+    return Said(tuple(rated), tuple(valid), left_out={why: count for why, count in left_out.items() if count})
 
 
 def group_of(row: Rating | Vote) -> Hashable:
@@ -154,15 +156,40 @@ def _of_task(rows: Sequence[Row], task: Task | None, left_out: Counter[str]) -> 
     return kept
 
 
-def _of_dimension(rated: Sequence[Rating], dimension: str | None, left_out: Counter[str]) -> list[Rating]:
+def _of_dimension(rated: Sequence[Rating], dimension: str | tuple[str, str] | None, left_out: Counter[str]) -> list[Rating]:
     found = Counter(rating.dimension for rating in rated)
+    wanted = (dimension,) if isinstance(dimension, str) else dimension or tuple(found)
     if rated and dimension is None and len(found) > 1:
-        raise UserMistake(f"data.dimension: the ratings are on {_counted(found)}; say which one the judge is to learn")
-    if rated and dimension is not None and dimension not in found:
-        raise UserMistake(f"data.dimension: {dimension!r} is the dimension of no rating; there are {_counted(found)}")
-    kept = [rating for rating in rated if dimension in (None, rating.dimension)]
+        both = f", or two that make its score: [{', '.join([*found][:2])}]"
+        raise UserMistake(f"data.dimension: the ratings are on {_counted(found)}; say which one the judge is to learn{both}")
+    if rated and (unknown := [one for one in wanted if one not in found]):
+        raise UserMistake(f"data.dimension: {unknown[0]!r} is the dimension of no rating; there are {_counted(found)}")
+    kept = [rating for rating in rated if rating.dimension in wanted]
     left_out["of another dimension"] += len(rated) - len(kept)
     return kept
+
+
+def _of_both(rated: Sequence[Rating], dimensions: tuple[str, str], left_out: Counter[str]) -> list[Rating]:
+    """One rating a picture and prompt, of the raters who scored it on both dimensions. A score on one alone counts nowhere.
+
+    As the rubric aesthetic.v1 asks, a rater's score is the mean of the two, but never more than one above the lower.
+    """
+    first, second = (
+        {(group_of(rating), rating.picture): rating for rating in _joined([r for r in rated if r.dimension == one])}
+        for one in dimensions
+    )
+    both: list[Rating] = []
+    for key, one in first.items():
+        other = second.get(key)
+        pairs = {rater: (one.scores[rater], other.scores[rater]) for rater in one.scores if other and rater in other.scores}
+        if other and pairs:
+            scores = {rater: min(sum(pair) / 2, min(pair) + 1) for rater, pair in pairs.items()}
+            rationale = "\n\n".join(text for text in (one.rationale.strip(), other.rationale.strip()) if text)
+            both.append(replace(one, dimension=" and ".join(dimensions), scores=scores, rationale=rationale))
+    counted = {(group_of(rating), rating.picture): rating.scores.keys() for rating in both}
+    alone = [r for r in rated if r.scores.keys() - counted.get((group_of(r), r.picture), set())]
+    left_out[f"as far as a rater gave the picture {dimensions[0]} or {dimensions[1]} alone"] += len(alone)
+    return both
 
 
 def _joined(rated: Sequence[Rating]) -> list[Rating]:

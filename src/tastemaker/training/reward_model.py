@@ -47,17 +47,17 @@ class Rated:
     rationale: str = ""
 
     @classmethod
-    def of(cls, question: Question, scores: Sequence[int], rationale: str = "") -> Rated:
-        """From every rater's own score. Raises ValueError for a score that is none of 1 to 5, and for none at all.
+    def of(cls, question: Question, scores: Sequence[float], rationale: str = "") -> Rated:
+        """From every rater's own score; a half counts half for each neighbour. Raises ValueError for any other, and for none.
 
-        >>> Rated.of(question, [4, 5, 5, 5]).shares
-        (0.0, 0.0, 0.0, 0.25, 0.75)
+        >>> Rated.of(question, [4, 5, 5, 4.5]).shares
+        (0.0, 0.0, 0.0, 0.375, 0.625)
         """
-        if not scores or {*scores} - {*SCORES}:
+        if not scores or any(2 * score % 1 or not SCORES[0] <= score <= SCORES[-1] for score in scores):
             raise ValueError(
-                f"question {question.id}: scores {list(scores)}, give one or more from {SCORES[0]} to {SCORES[-1]}"
+                f"question {question.id}: scores {list(scores)}, give one or more from {SCORES[0]} to {SCORES[-1]}, or halves"
             )
-        shares = tuple(list(scores).count(score) / len(scores) for score in SCORES)
+        shares = tuple(sum(max(0.0, 1 - abs(given - score)) for given in scores) / len(scores) for score in SCORES)
         return cls(question, sum(scores) / len(scores), shares, rationale)
 
 
