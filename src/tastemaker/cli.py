@@ -370,9 +370,11 @@ def evaluate(
 
 @app.command()
 def calibrate(
-    votes: Annotated[Path, typer.Argument(metavar="VOTES.jsonl", show_default=False, help="Pair votes with scores.")],
+    votes: Annotated[
+        Path, typer.Argument(metavar="VOTES.jsonl", show_default=False, help="Pair votes, on pictures or with their scores.")
+    ],
     config: Annotated[
-        Path | None, typer.Option(show_default=False, help="Settings with the rewards' ranges; without it all are 0 to 1.")
+        Path | None, typer.Option(show_default=False, help="A config with rewards: the judges, and the ranges of their scores.")
     ] = None,
     strength: Annotated[
         float, typer.Option(min=0, help="Votes of the pooled fit that are added to each category's own.")
@@ -383,21 +385,20 @@ def calibrate(
 ) -> None:
     """Fit how much each reward has to count, from people's votes between two pictures.
 
-    A line of the file is a vote: `{"prompt": "p1", "category": "portrait", "choice": "left", "left": {"alignment": 4.1},
-    "right": {"alignment": 3.0}}`, with the scores of both pictures by reward (null where one is missing) and left, right or tie
-    as the choice. All mistakes of the file are listed at once.
+    A line of the file is a vote, as `train-reward` takes it: `{"id": "v1", "prompt": "a cat", "rater": "ann", "choice": "left",
+    "left": {"picture": "1.png"}, "right": {"picture": "2.png"}}`. The judges of the config score both pictures; their scores
+    are kept beside the votes. Or it holds scores, and needs no judge: `{"prompt": "a cat", "category": "portrait", "choice":
+    "left", "left": {"alignment": 4.1}, "right": {"alignment": 3.0}}`, by reward, null where one is missing. The choice is left,
+    right or tie. All mistakes of the file are listed at once.
 
     Prints the weights of all votes and of each category with 95% intervals, says which categories have too few votes to be told
-    from the rest, and writes YAML to paste into a config. Takes seconds, for tens of thousands of votes minutes.
+    from the rest, and writes YAML to paste into a config. The fit takes seconds, for tens of thousands of votes minutes.
 
     Example: `tastemaker calibrate votes.jsonl --config run.yaml`
     """
-    from tastemaker.config import TrainConfig, load
-    from tastemaker.evaluation.calibrate_votes import run
+    from tastemaker.commands.calibrate import calibrate as start
 
-    rewards = load(config, TrainConfig).rewards if config else None
-    ranges = {reward.name: (reward.low, reward.high) for reward in rewards} if rewards else None
-    run(votes, ranges=ranges, strength=strength, resamples=resamples, seed=seed, out=out)
+    start(votes, config=config, strength=strength, resamples=resamples, seed=seed, out=out)
 
 
 @app.command("train-reward")

@@ -64,7 +64,7 @@ def calls(monkeypatch):
         "commands.evaluate": ("evaluate",),
         "commands.demo": ("run",),
         "miniature.builder.build": ("build",),
-        "evaluation.calibrate_votes": ("run",),
+        "commands.calibrate": ("calibrate",),
     }
     for module, functions in called.items():
         stand_in = ModuleType(f"tastemaker.{module}")
@@ -143,13 +143,13 @@ def test_a_server_is_told_how_its_judge_is_read(calls):
     assert second["chain_of_thought"] is False and second["num_rationales"] is None and second["precision"] == "auto"
 
 
-def test_calibrate_takes_the_ranges_of_the_config(calls, good):
+def test_calibrate_takes_a_config_or_none(calls, good):
     assert tastemaker("calibrate", "votes.jsonl", "--config", str(good), "--strength", "5").exit_code == 0
     assert tastemaker("calibrate", "votes.jsonl", "--out", "w.yaml").exit_code == 0
     fixed = {"resamples": 1000, "seed": 0}
     assert calls == [
-        ((Path("votes.jsonl"),), {"ranges": {"facts": (0.0, 1.0)}, "strength": 5.0, "out": None, **fixed}),
-        ((Path("votes.jsonl"),), {"ranges": None, "strength": 20.0, "out": Path("w.yaml"), **fixed}),
+        ((Path("votes.jsonl"),), {"config": good, "strength": 5.0, "out": None, **fixed}),
+        ((Path("votes.jsonl"),), {"config": None, "strength": 20.0, "out": Path("w.yaml"), **fixed}),
     ]
 
 

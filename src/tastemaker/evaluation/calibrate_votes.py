@@ -1,4 +1,4 @@
-"""`tastemaker calibrate`: votes with both pictures' scores from a file; out come a table for a person and YAML for a config.
+"""Votes with the scores of both pictures, from a file; out come a table for a person and YAML for a config.
 
 A line is a vote, and a side is its scores by reward; a score that did not arrive is null:
 
@@ -46,6 +46,7 @@ class ScoredVote:
 
 
 def run(
+    votes: Sequence[ScoredVote],
     path: Path,
     *,
     ranges: Ranges | None,
@@ -55,11 +56,10 @@ def run(
     out: Path | None = None,
     console: Console | None = None,
 ) -> Path:
-    """Fits, prints the table, writes the fragment (beside the votes if `out` is None) and returns its path.
+    """Fits, prints the table, writes the fragment (beside `path`, the votes, if `out` is None) and returns its path.
 
-    Without `ranges` every reward is taken to range from 0 to 1. Raises UserMistake that lists all mistakes of the file.
+    Both sides of a vote, and all votes of a category, name the same rewards; without `ranges` they all range from 0 to 1.
     """
-    votes = read_scored_votes(path, ranges)
     names = sorted({name for vote in votes for name in vote.left}, key=list(ranges).index if ranges else None)
     bounds = {name: ranges[name] if ranges else (0.0, 1.0) for name in names}
     found = calibrate(

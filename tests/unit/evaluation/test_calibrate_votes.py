@@ -102,7 +102,8 @@ def test_prints_a_table_and_writes_yaml_that_a_config_takes(tmp_path):
     path = written(tmp_path, *simulated())
     shown = io.StringIO()
     console = Console(file=shown, width=200)
-    out = run(path, ranges=RANGES, strength=20, resamples=100, seed=0, console=console)
+    how = {"ranges": RANGES, "strength": 20, "resamples": 100, "seed": 0, "console": console}
+    out = run(read_scored_votes(path, RANGES), path, **how)
     assert out == tmp_path / "votes.weights.yaml"
     text = shown.getvalue()
     for words in (
@@ -120,7 +121,16 @@ def test_prints_a_table_and_writes_yaml_that_a_config_takes(tmp_path):
     assert {reward.name: (reward.low, reward.high) for reward in config.rewards} == RANGES
     assert set(config.categories) >= {"portrait", "landscape"}
     assert config.categories["portrait"]["portrait"] > 0.6 and "portrait" not in config.categories["landscape"]
-    again = run(path, ranges=RANGES, strength=20, resamples=100, seed=0, out=tmp_path / "again.yaml", console=console)
+    again = run(
+        read_scored_votes(path, RANGES),
+        path,
+        ranges=RANGES,
+        strength=20,
+        resamples=100,
+        seed=0,
+        out=tmp_path / "again.yaml",
+        console=console,
+    )
     assert again.read_text() == out.read_text(), "the same votes and seed give the same file"
 
 
