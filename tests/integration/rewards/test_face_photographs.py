@@ -4,13 +4,13 @@ pip install -e '.[identity,identity-onnx]' onnx scikit-image && pip install --no
 """
 
 import importlib.util
-import io
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageFilter
+from benchmarks import faces
+from PIL import Image
 
 from tastemaker.errors import UserMistake
 from tastemaker.rewards.identity import Face, FaceIdentityReward
@@ -27,20 +27,6 @@ def photograph(package, name):
     if path is None or not path.is_file():
         pytest.skip(f"the photograph {name} ships in the package {package}, which is not installed")
     return path
-
-
-def jpeg(picture, quality):
-    file = io.BytesIO()
-    picture.save(file, "JPEG", quality=quality)
-    return Image.open(file).convert("RGB")
-
-
-EDITS = {
-    "blur": lambda picture: picture.filter(ImageFilter.GaussianBlur(2)),
-    "jpeg": lambda picture: jpeg(picture, 10),
-    "crop": lambda picture: picture.crop((picture.width // 10, 0, picture.width * 9 // 10, picture.height * 9 // 10)),
-    "rotation": lambda picture: picture.rotate(10, Image.Resampling.BICUBIC),
-}
 
 
 @pytest.fixture(scope="module")
@@ -63,10 +49,16 @@ def test_one_person_edited_is_nearer_than_every_other_person(embedder, astronaut
     original = embedder.embed(person)
     others = embedder.embed(Image.open(photograph("insightface", "data/images/t1.jpg")).convert("RGB"))
     assert len(original) == 1 and len(others) == 6
-    same = [embedder.similarity(original, embedder.embed(edit(person))) for edit in EDITS.values()]
+    same = [embedder.similarity(original, embedder.embed(edit(person))) for edit in faces.EDITS.values()]
     different = np.append(embedder.similarity(original, others), embedder.similarity(others, others)[np.triu_indices(6, 1)])
     # The detector sees a second face in the turned picture; as in the reward, what only the output has does not count.
     assert all(found.size for found in same) and min(map(np.max, same)) > different.max()
+
+
+def test_the_measurement_of_the_documentation_says_what_it_lacks(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        faces.main([str(tmp_path)])
+    assert "holds no biden.jpg" in capsys.readouterr().err
 
 
 def test_as_a_reward(embedder, astronaut):
