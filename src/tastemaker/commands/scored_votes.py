@@ -5,6 +5,7 @@ votes -> every picture once -> composite.score, kept -> gates -> votes with the 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import version
 from itertools import groupby
@@ -89,7 +90,7 @@ def score_items(
     missing: dict[tuple[int, str], str] = {}
     for row, key in enumerate(keys):
         if key in known:
-            values_BR[row] = torch.tensor([known[key].get(name, torch.nan) for name in names], dtype=torch.float64)
+            values_BR[row] = torch.tensor([_number(known[key].get(name)) for name in names], dtype=torch.float64)
     done = sum(key in known for key in keys)
     for rows in _of_one_size([row for row, key in enumerate(keys) if key not in known], items):
         images = torch.from_numpy(np.stack([np.array(open_picture(items[row][1])) for row in rows])).permute(0, 3, 1, 2) / 255
@@ -98,14 +99,23 @@ def score_items(
         missing |= {(rows[at], name): reason for (at, name), reason in scores.missing.items()}
         for row in rows:
             if not any((row, name) in missing for name in names):
-                said = {name: float(v) for name, v, asked in zip(names, values_BR[row], asked_BR[row], strict=True) if asked}
+                said = dict(zip(names, map(_or_none, values_BR[row].tolist()), strict=True))
                 append_line(path, {"item": keys[row], "scores": said})
         told(done := done + len(rows))
     gated = composite.gated(Scores(names, values_BR, missing), prompts).values_BR.tolist()
     return {
-        item: {n: None if v != v else v for n, v, counts in zip(names, row, weights, strict=True) if counts > 0}
+        item: {name: _or_none(value) for name, value, counts in zip(names, row, weights, strict=True) if counts > 0}
         for item, row, weights in zip(items, gated, composite.weights_BR(prompts).tolist(), strict=True)
     }
+
+
+def _or_none(score: float) -> float | None:
+    """NaN, as a reward has it that was not asked or does not apply, as None, which JSON can hold."""
+    return None if math.isnan(score) else score
+
+
+def _number(score: float | None) -> float:
+    return math.nan if score is None else score
 
 
 def _of_one_size(rows: Sequence[int], items: Sequence[Item]) -> Iterator[list[int]]:

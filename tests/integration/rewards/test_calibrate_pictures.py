@@ -7,9 +7,13 @@ import pytest
 from PIL import Image
 
 from tastemaker.commands.calibrate import calibrate
+from tastemaker.commands.scored_votes import score_items
 from tastemaker.config import TrainConfig, parse
 from tastemaker.data.votes import Side, Vote, write_votes
 from tastemaker.errors import UserMistake
+from tastemaker.rewards.composite import Composite
+from tastemaker.rewards.reward import NotAsked
+from tastemaker.types import Prompt
 
 SETTINGS = """\
 name: looks
@@ -92,6 +96,25 @@ def test_an_edit_has_a_category_of_its_own_and_its_sources_are_part_of_its_promp
     (world / "votes.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     text = fitted(world).read_text()
     assert '"edit/portrait" takes the weights above; 2 votes on 2 prompts' in text
+
+
+class OfPeople:
+    """Has nothing to say of a prompt without people."""
+
+    name, low, high, floor, times = "people", 0.0, 1.0, 0.0, 0
+
+    def score(self, images, prompts):
+        self.times += 1
+        return [0.5 if "people" in prompt.text else NotAsked("nobody is there") for prompt in prompts]
+
+
+def test_what_a_judge_does_not_judge_is_none_and_not_asked_again(tmp_path):
+    Image.new("RGB", (16, 16)).save(tmp_path / "a.png")
+    items = [(Prompt(text, text), f"{tmp_path}/a.png") for text in ("people", "hills")]
+    reward = OfPeople()
+    for _ in range(2):
+        found = score_items(items, Composite((reward,), (1.0,)), tmp_path / "scores.jsonl")
+        assert [found[item] for item in items] == [{"people": 0.5}, {"people": None}] and reward.times == 1
 
 
 @pytest.mark.parametrize(
