@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -276,6 +277,22 @@ def test_the_known_optimum_of_a_gaussian_flow_is_reached(tmp_path):
 
 def test_weights_of_states_are_step_lengths():
     sigmas = torch.tensor([1.0, 0.9, 0.5, 0.0])
-    trajectory = SimpleNamespace(sigmas=sigmas, steps=(0, 2))
-    assert Distill(weighting="delta_t").weights_S(trajectory).tolist() == pytest.approx([1 / 6, 5 / 6])
-    assert Distill().weights_S(trajectory).tolist() == [0.5, 0.5]
+    every = SimpleNamespace(sigmas=sigmas, steps=(0, 1, 2))
+    assert Distill(weighting="delta_t").weights_S(every).tolist() == pytest.approx([0.1, 0.4, 0.5])
+    assert Distill().weights_S(SimpleNamespace(sigmas=sigmas, steps=(0, 2))).tolist() == [0.5, 0.5]
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+@pytest.mark.parametrize("weighting", ["uniform", "delta_t"])
+def test_random_states_expect_the_loss_of_all_of_them(weighting, count):
+    """Over every subset of so many states, each as likely, the mean loss is the weighted loss over the whole trajectory."""
+    sigmas, distances = [1.0, 0.9, 0.5, 0.0], [3.0, 5.0, 11.0]
+    subsets = list(combinations(range(3), count))
+    losses = []
+    for steps in subsets:
+        teacher = torch.zeros(1, count, 1)
+        student = torch.tensor([distances[n] for n in steps]).sqrt().view(1, count, 1)
+        trajectory = SimpleNamespace(sigmas=torch.tensor(sigmas), steps=steps, velocities_BSX=teacher)
+        losses.append(float(Distill(weighting=weighting).loss(trajectory, torch.zeros(1), None, student)[0]))
+    whole = sum(distances) / 3 if weighting == "uniform" else 0.1 * 3 + 0.4 * 5 + 0.5 * 11
+    assert sum(losses) / len(subsets) == pytest.approx(whole, rel=1e-5)

@@ -27,11 +27,15 @@ class Distill:
     weighting: Literal["uniform", "delta_t"] = "uniform"
 
     def weights_S(self, trajectory: Trajectory) -> Tensor:
-        """Of the S stored states; they add up to 1."""
-        start = torch.tensor(trajectory.steps, dtype=torch.long, device=trajectory.sigmas.device)
-        lengths_S = trajectory.sigmas[start] - trajectory.sigmas[start + 1]
-        weights_S = torch.ones_like(lengths_S) if self.weighting == "uniform" else lengths_S
-        return weights_S / weights_S.sum()
+        """Of the S stored states: 1/S times the weight over the mean weight of all N.
+
+        So the loss expected over random subsets is that of all states. Weights that add up to 1 in every subset would favour
+        short steps; here they do so only where all states are stored.
+        """
+        lengths_N = trajectory.sigmas[:-1] - trajectory.sigmas[1:]
+        weights_N = torch.ones_like(lengths_N) if self.weighting == "uniform" else lengths_N
+        stored = torch.tensor(trajectory.steps, dtype=torch.long, device=weights_N.device)
+        return weights_N[stored] / (weights_N.mean() * len(stored))
 
     def loss(
         self,

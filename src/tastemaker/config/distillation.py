@@ -85,7 +85,8 @@ class DistillConfig(LoopConfig):
     """Every prompt needs one."""
     rollout: StudentRollout = StudentRollout()
     weighting: Literal["uniform", "delta_t"] = "uniform"
-    """Weights of a trajectory's states: all the same, or the length of the step that starts there."""
+    """Weights of a trajectory's states: all the same, or the length of the step that starts there. With `states` the
+    expected loss is that of all states either way."""
     updates_per_rollout: Positive = 1
     """Optimiser steps on one rollout: its prompts are dealt out into so many mini-batches, each used once."""
     optimiser: OptimiserConfig = OptimiserConfig()
