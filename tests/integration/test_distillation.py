@@ -223,6 +223,7 @@ class GaussianAdapter:
     transformer: Means
     pipeline = SimpleNamespace()
     tasks = ("t2i",)
+    rescales_guidance = False
 
     def encode(self, texts, sources=None, *, height, width):
         return Condition({"which": torch.tensor([[list(MEANS).index(text)] for text in texts])})

@@ -8,12 +8,14 @@ import torch
 
 from families import HEIGHT, LONG, SHORT, WIDTH, small_sources, token_types
 from tastemaker.config import TrainConfig
+from tastemaker.config.distillation import DistillConfig
 from tastemaker.data.embeddings import EmbeddingCache, encoder_key
 from tastemaker.errors import UserMistake
 from tastemaker.evaluation.benchmark import Drawing, draw
 from tastemaker.models import qwen_image, qwen_image21, qwen_image_edit
 from tastemaker.models.adapter import load
 from tastemaker.runtime import seeds
+from tastemaker.training.distill_start import make_distillation
 from tastemaker.training.start import Task, make_setup, run_training
 from tastemaker.types import Prompt
 from tiny import picture, tiny_qwen_image, tiny_qwen_image21, tiny_qwen_image_edit_plus
@@ -82,6 +84,23 @@ def test_guidance_is_rescaled_where_the_models_pipeline_does_so_unless_said_othe
             config = settings(FULL, guidance_rescale=said)
             setup = make_setup(config, adapter, TEXT, {"brightness": Brightness()}, cache, height=SIDE, width=SIDE)
             assert setup.sampler.rescale is expected
+
+
+def test_a_teacher_is_rescaled_as_it_was_in_its_own_training_unless_said_otherwise(tmp_path):
+    for adapter, pipelines in ((qwen_image.adapt(tiny_qwen_image()), True), (qwen_image21.adapt(tiny_qwen_image21()), False)):
+        folder = tmp_path / adapter.family
+        adapter.transformer.save_pretrained(folder)
+        cache = EmbeddingCache(adapter, height=SIDE, width=SIDE)
+        for said, expected in ((None, pipelines), (True, True), (False, False)):
+            config = DistillConfig(
+                name="student",
+                model="tiny",
+                teachers=({"name": "t2i", "weights": str(folder), "teaches": ("t2i",), "guidance_rescale": said},),
+                data={"prompts": "tiny"},
+                rollout={"picture_side": SIDE, "steps": 3},
+            )
+            setup = make_distillation(config, adapter, TEXT, cache, {"t2i": folder})
+            assert setup.teachers.by_name["t2i"].rescale is expected
 
 
 @pytest.mark.parametrize("task", ["t2i", "edit"])

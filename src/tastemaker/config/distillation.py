@@ -32,8 +32,9 @@ class TeacherConfig(Settings):
     fit a prompt both come first, then the task."""
     guidance: Guidance = 3.0
     """Scale of its classifier-free guidance, which goes into the student; 1 is none."""
-    guidance_rescale: bool = False
-    """Rescale its guided velocity to the norm of the conditional one, as some pipelines do."""
+    guidance_rescale: bool | None = None
+    """Rescale its guided velocity to the norm of the conditional one; null does so where the model's own pipeline does, as the
+    training of a specialist does."""
     negative_prompt: str = ""
     """The words of its unconditional branch."""
     on_disk: bool = False

@@ -59,12 +59,13 @@ def make_distillation(
     check_tasks(adapter, prompts)
     teachers = Teachers(adapter, route_of(config.teachers))
     for row, teacher in enumerate(config.teachers):
+        rescale = adapter.rescales_guidance if teacher.guidance_rescale is None else teacher.guidance_rescale
         try:
             teachers.add(
                 teacher.name,
                 weights[teacher.name],
                 guidance=teacher.guidance,
-                rescale=teacher.guidance_rescale,
+                rescale=rescale,
                 negative_prompt=teacher.negative_prompt,
                 on_disk=teacher.on_disk,
             )
