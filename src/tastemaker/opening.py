@@ -27,7 +27,12 @@ from tastemaker.training.start import trained_parameters
 from tastemaker.training.state import put_trained
 
 RECORD = "tastemaker.json"
-"""In every exported folder: where it comes from, and how it is meant to be sampled."""
+"""In every exported folder, and that of a run's LoRA: where it comes from, and how it is meant to be sampled."""
+
+
+def said(config: TrainConfig | DistillConfig, form: str) -> dict[str, Any]:
+    """What RECORD says of any weights that were trained so; an export adds which these are, and what they were made from."""
+    return {"format": 1, "form": form, "run": config.name, "guidance": config.rollout.guidance}
 
 
 class Source(Protocol):

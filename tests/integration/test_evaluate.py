@@ -7,11 +7,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from tastemaker import cli
 from tastemaker.commands import evaluate as evaluating
 from tastemaker.commands.evaluate import evaluate, prepare
+from tastemaker.commands.train import export as export_policy
 from tastemaker.config import parse
 from tastemaker.config.evaluation import EvaluateConfig
 from tastemaker.errors import UserMistake
@@ -20,7 +22,10 @@ from tastemaker.evaluation.summary_file import read_summary
 from tastemaker.export.plan import make_plan
 from tastemaker.export.write import export
 from tastemaker.miniature import task
-from tiny_run import tiny_base, tiny_run
+from tastemaker.models.adapter import load
+from tastemaker.models.lora import policy_parameters
+from tastemaker.opening import RECORD
+from tiny_run import tiny_base, tiny_config, tiny_run
 
 COMPARE = """
 name: tiny
@@ -142,6 +147,25 @@ def test_a_model_that_is_added_draws_only_its_own(config, whole, made, monkeypat
     kept = [row for row in before.rows if row.model != "student"]
     assert repr([row for row in after.rows if row.model != "forced"]) == repr(kept)
     assert [r.forwards_per_image for r in overall(after.rows) if r.model == "forced"] == [4, 4]
+
+
+def test_the_lora_that_a_run_leaves_says_that_guidance_is_inside(made, tmp_path):
+    """As its export does: neither is guided unless asked for, and guidance on top is warned of."""
+    config = tiny_config(made / "base", policy={"kind": "lora", "rank": 2}, rollout={"guidance": 1.0})
+    adapter = load(made / "base", device="cpu", dtype=torch.float32)
+    policy_parameters(adapter, "lora", rank=2)
+    lora = export_policy(config, adapter, tmp_path / "run")
+    assert {path.name for path in lora.iterdir()} == {"pytorch_lora_weights.safetensors", RECORD}
+    models = [
+        {"name": "base", "path": str(made / "base")},
+        {"name": "lora", "path": str(lora), "base": str(made / "base")},
+        {"name": "forced", "path": str(lora), "base": str(made / "base"), "guidance": [2.0]},
+    ]
+    values = {"name": "x", "prompts": "miniature", "most": 4, "guidance": [2.0, 1.0], "models": models}
+    contest = prepare(parse(json.dumps(values), EvaluateConfig), tmp_path, tmp_path / "out")
+    assert [one.guidance for one in contest.entrants] == [(2.0, 1.0), (1.0,), (2.0,)]
+    (warning,) = contest.warnings
+    assert "forced has guidance inside" in warning
 
 
 def test_missing_scores_are_counted_and_said(config, tmp_path, monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,8 @@ from tastemaker.named.inputs import (
     prompts_of,
 )
 from tastemaker.named.judges import check_rewards, opened_rewards
+from tastemaker.opening import RECORD, said
+from tastemaker.runtime import folder as disk
 from tastemaker.runtime.distributed import connected, num_processes
 from tastemaker.runtime.metrics import read_lines
 from tastemaker.runtime.progress import Progress
@@ -135,9 +138,10 @@ def monitor_plan(config: TrainConfig, beside: Path, prompts: Sequence[Prompt], c
 
 
 def export(config: TrainConfig | DistillConfig, adapter: Adapter, folder: Path) -> Path:
-    """Plain diffusers files: a LoRA for `load_lora_weights`, or the transformer's folder."""
+    """Plain diffusers files: a LoRA for `load_lora_weights`, or the transformer's folder. Both say where guidance is inside."""
     if isinstance(config.policy, LoraPolicy):
         save_lora(adapter, folder / "lora")
+        disk.write_text_atomic(folder / "lora" / RECORD, json.dumps(said(config, "lora"), indent=1) + "\n")
         return folder / "lora"
     if config.rollout.guidance == 1:
         state_guidance(adapter.transformer, 1.0)

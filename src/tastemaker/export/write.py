@@ -18,7 +18,7 @@ from tastemaker.export.card import render_card
 from tastemaker.export.plan import STORED, Plan, stored, transformer_files
 from tastemaker.models.adapter import Adapter
 from tastemaker.models.lora import merge_lora, save_lora
-from tastemaker.opening import RECORD
+from tastemaker.opening import RECORD, said
 from tastemaker.runtime import folder as disk
 
 
@@ -62,13 +62,10 @@ def record(plan: Plan) -> dict[str, Any]:
     """Where the folder comes from, for programs; the card says the same to people."""
     run = plan.run
     return {
-        "format": 1,
+        **said(run.config, plan.form),
         "tastemaker": version("tastemaker"),
-        "form": plan.form,
-        "run": run.config.name,
         "step": run.step,
         "weights": "average" if run.group == "ema" else "last",
-        "guidance": run.config.rollout.guidance,
         "base": {"name": run.base.folder.name, "sha256": run.base.key},
         "data_files": run.environment.get("data_files", {}),
         "judges": run.environment.get("judges", {}),
