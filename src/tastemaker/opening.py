@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -77,7 +77,7 @@ class Pipeline:
 
     @property
     def guidance(self) -> float | None:
-        return _json(self.folder / "transformer" / "config.json").get(stated_guidance.KEY)
+        return stated(self.folder)
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -105,9 +105,7 @@ class OnPipeline:
 
     @property
     def guidance(self) -> float | None:
-        if self.is_lora:
-            return 1.0 if _json(self.folder / RECORD).get("guidance") == 1 else None
-        return _json(self.folder / "config.json").get(stated_guidance.KEY)
+        return stated(self.folder)
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -195,6 +193,25 @@ def find_model(
     if is_pipeline:
         return Pipeline(folder)
     return OnPipeline(folder, _pipeline(_folder(str(base), beside)), is_lora=not (folder / "config.json").is_file())
+
+
+def stated(folder: Path) -> float | None:
+    """What a pipeline, a transformer or a LoRA says of the scale it is meant to be sampled at; see `Source.guidance`."""
+    for path in (folder / "transformer" / "config.json", folder / "config.json"):
+        if path.is_file():
+            return _json(path).get(stated_guidance.KEY)
+    return 1.0 if _json(folder / RECORD).get("guidance") == 1 else None
+
+
+def guided_on_top(name: str, own: float | None, scales: Iterable[float]) -> Iterator[str]:
+    """A warning where a model whose own scale is 1, so that guidance is inside, is to be guided."""
+    on_top = [scale for scale in scales if scale != 1]
+    if own == 1 and on_top:
+        told = " and ".join(f"{scale:g}" for scale in on_top)
+        yield (
+            f"{name} has guidance inside its weights and says that it is sampled without; guidance {told} on top "
+            "costs twice the forwards and is not what it was made for"
+        )
 
 
 def is_run(folder: Path) -> bool:

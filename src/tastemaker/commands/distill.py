@@ -5,13 +5,13 @@ settings -> prompts, each with its teacher -> student and teachers opened -> tra
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from rich.console import Console
 
 from tastemaker import config as settings
-from tastemaker.commands.train import export, in_processes, tell_bursts, tell_shapes
+from tastemaker.commands.train import export, in_processes, tell_bursts, tell_shapes, warn
 from tastemaker.config.distillation import DistillConfig
 from tastemaker.data.embeddings import EmbeddingCache, encoder_key
 from tastemaker.errors import UserMistake
@@ -19,10 +19,12 @@ from tastemaker.models.adapter import load
 from tastemaker.models.stated_guidance import state_guidance
 from tastemaker.named.files import data_files
 from tastemaker.named.inputs import check_edit_share, check_held_out, model_folder, prompts_of
+from tastemaker.opening import guided_on_top, stated
 from tastemaker.runtime.distributed import connected
 from tastemaker.runtime.progress import Progress
 from tastemaker.training.distill_start import check_routes, run_distillation
 from tastemaker.training.start import Around, prepare_hardware
+from tastemaker.training.teachers import DELTA
 
 
 def distill(path: Path, *, overrides: Iterable[str] = (), folder: Path | None = None, allow: Iterable[str] = ()) -> Path:
@@ -44,6 +46,8 @@ def _run_distill(config: DistillConfig, beside: Path, folder: Path, console: Con
     check_held_out(config, beside, prompts)
     tell_shapes(prompts, config, console)
     model = model_folder(config, beside)
+    for line in guided_teachers(config, model, weights):
+        warn(line, console)
     device, dtype = prepare_hardware(config)
     side, files = config.rollout.picture_side, data_files(config, beside)
     with connected(device) as ranks:
@@ -59,6 +63,15 @@ def _run_distill(config: DistillConfig, beside: Path, folder: Path, console: Con
         exported = export(config, adapter, folder)
     console.print(f"distilled {state.step} steps; the student is in {exported}: sample it without guidance (scale 1)")
     return exported
+
+
+def guided_teachers(config: DistillConfig, model: Path, weights: Mapping[str, Path]) -> Iterator[str]:
+    """A line for each teacher that is guided and says that it is sampled without; for a difference its base speaks."""
+    for row, teacher in enumerate(config.teachers):
+        folder = weights[teacher.name]
+        on_base = (folder / DELTA).is_file()
+        for line in guided_on_top(f"teachers.{row}: {teacher.name}", stated(model if on_base else folder), [teacher.guidance]):
+            yield f"{line}; set its guidance to 1"
 
 
 def teacher_folders(

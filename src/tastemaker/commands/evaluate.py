@@ -32,14 +32,14 @@ from tastemaker.evaluation.comparison import Side, compare, pairs_of
 from tastemaker.evaluation.drawn import Drawn, Opened, draw_kept, kept, missing_bytes
 from tastemaker.evaluation.judged import judge_kept, judged
 from tastemaker.evaluation.report import write_report
-from tastemaker.evaluation.summary import NO_GUIDANCE, Summary, guidance_words
+from tastemaker.evaluation.summary import Summary, guidance_words
 from tastemaker.evaluation.summary_file import write_summary
 from tastemaker.evaluation.terminal import print_table
 from tastemaker.evaluation.wall import Wall, paired_wall, save_wall
 from tastemaker.miniature import task as miniature
 from tastemaker.named.inputs import MINIATURE, check_categories
 from tastemaker.named.judges import check_rewards, opened_rewards
-from tastemaker.opening import Source, find_model, is_run
+from tastemaker.opening import Source, find_model, guided_on_top, is_run
 from tastemaker.rewards.composite import Composite
 from tastemaker.runtime import device as hardware
 from tastemaker.runtime import folder as disk
@@ -140,7 +140,8 @@ def prepare(config: EvaluateConfig, beside: Path, folder: Path) -> Contest:
     if not occupied:
         disk.make_folder(folder)
     prompts, entrants = named_by(config, beside, folder / "sources", mistakes=occupied)
-    return Contest(config, beside, folder, tuple(prompts), tuple(entrants), tuple(_guidance_warnings(entrants)))
+    warnings = (line for one in entrants for line in guided_on_top(one.name, one.source.guidance, one.guidance))
+    return Contest(config, beside, folder, tuple(prompts), tuple(entrants), tuple(warnings))
 
 
 def named_by(
@@ -181,17 +182,6 @@ def _entrant(model: ModelConfig, config: EvaluateConfig, beside: Path) -> Entran
     source = find_model(model.path, beside, base=model.base, step=model.step, live=model.live)
     stated = source.guidance
     return Entrant(model.name, source, model.guidance or (config.guidance if stated is None else (stated,)))
-
-
-def _guidance_warnings(entrants: Iterable[Entrant]) -> Iterator[str]:
-    for one in entrants:
-        on_top = [scale for scale in one.guidance if scale != NO_GUIDANCE]
-        if one.source.guidance == NO_GUIDANCE and on_top:
-            scales = " and ".join(f"{scale:g}" for scale in on_top)
-            yield (
-                f"{one.name} has guidance inside its weights and says that it is sampled without; guidance {scales} on top "
-                "costs twice the forwards and is not what it was made for"
-            )
 
 
 def prompts_of(config: EvaluateConfig, beside: Path, sources: Path | None) -> list[Prompt]:

@@ -31,7 +31,7 @@ from tastemaker.named.inputs import (
     prompts_of,
 )
 from tastemaker.named.judges import check_rewards, opened_rewards
-from tastemaker.opening import RECORD, said
+from tastemaker.opening import RECORD, guided_on_top, said, stated
 from tastemaker.runtime import folder as disk
 from tastemaker.runtime.distributed import connected, num_processes
 from tastemaker.runtime.metrics import read_lines
@@ -78,6 +78,7 @@ def _run_train(config: TrainConfig, beside: Path, folder: Path, console: Console
     check_rewards(config, beside)
     plan = monitor_plan(config, beside, prompts, console)
     model = model_folder(config, beside)
+    warn_of_guidance(config, model, console)
     device, dtype = prepare_hardware(config)
     with connected(device, config.deadlines.step) as ranks, opened_rewards(config, beside, device) as rewards:
         adapter = load(model, device=device, dtype=dtype)
@@ -110,7 +111,17 @@ def _run_train(config: TrainConfig, beside: Path, folder: Path, console: Console
 
 def tell_shapes(prompts: Sequence[Prompt], config: TrainConfig | DistillConfig, console: Console) -> None:
     if line := not_square(prompts, config.rollout.picture_side):
-        console.print(f"warning: {line}", style="yellow", markup=False, highlight=False, soft_wrap=True)
+        warn(line, console)
+
+
+def warn_of_guidance(config: TrainConfig, model: Path, console: Console) -> None:
+    """One line where the base says that it is sampled without guidance, and the rollouts guide it."""
+    for line in guided_on_top(f"model: {config.model}", stated(model), [config.rollout.guidance]):
+        warn(f"{line}; set rollout.guidance to 1", console)
+
+
+def warn(line: str, console: Console) -> None:
+    console.print(f"warning: {line}", style="yellow", markup=False, highlight=False, soft_wrap=True)
 
 
 def tell_bursts(folder: Path, config: TrainConfig | DistillConfig, console: Console) -> None:

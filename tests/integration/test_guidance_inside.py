@@ -1,0 +1,74 @@
+"""Who has guidance inside is not guided without a word: bases of a training and a curation, teachers of a distillation."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from tastemaker.commands import curate, train
+from tastemaker.commands.distill import guided_teachers
+from tastemaker.config.distillation import DistillConfig
+from tastemaker.models.stated_guidance import state_guidance
+from tastemaker.opening import RECORD
+from tiny import tiny_qwen_image21
+from tiny_run import tiny_base, tiny_config
+
+
+class Begins(Exception):
+    """Where the model would be opened."""
+
+
+@pytest.fixture(scope="module")
+def student(tmp_path_factory) -> Path:
+    """A pipeline that says it is sampled without guidance."""
+    pipeline = tiny_qwen_image21()
+    state_guidance(pipeline.transformer, 1.0)
+    folder = tmp_path_factory.mktemp("student") / "pipeline"
+    pipeline.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("guidance", [1.0, 2.0])
+@pytest.mark.parametrize(("command", "run"), [(train, train.run_train), (curate, curate.run_curate)])
+def test_a_base_that_is_guided_on_top_is_warned_of_before_it_is_opened(
+    command, run, guidance, student, tmp_path, monkeypatch, capsys
+):
+    def begins(*given):
+        raise Begins
+
+    monkeypatch.setattr(command, "prepare_hardware", begins)
+    config = tiny_config(student, data={"prompts": "miniature", "most": 4}, rollout={"guidance": guidance})
+    with pytest.raises(Begins):
+        run(config, tmp_path, tmp_path / "run", Console())
+    told = [line for line in capsys.readouterr().out.splitlines() if line.startswith("warning:")]
+    assert len(told) == (guidance != 1)
+    assert all("has guidance inside" in line and line.endswith("set rollout.guidance to 1") for line in told)
+
+
+def test_teachers_of_every_form_that_are_guided_on_top_are_warned_of(student, tmp_path):
+    plain = tiny_base(tmp_path / "plain")
+    folders = {"pipeline": student, "transformer": student / "transformer", "plain": plain, "unguided": student}
+    for name, record in (("lora", {"guidance": 1.0}), ("guided_lora", {"guidance": 2.0})):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / RECORD).write_text(json.dumps(record))
+        folders[name] = tmp_path / name
+    (tmp_path / "delta").mkdir()
+    (tmp_path / "delta" / "delta.safetensors").touch()  # says nothing itself, its base does
+    folders["delta"] = tmp_path / "delta"
+    teachers = [
+        {"name": name, "weights": str(folder), "teaches": [name], "guidance": 1.0 if name == "unguided" else 3.0}
+        for name, folder in folders.items()
+    ]
+    values = {"name": "x", "model": str(student), "teachers": teachers, "data": {"prompts": "miniature"}}
+    config = DistillConfig.model_validate_json(json.dumps(values))
+
+    def warned(model: Path) -> set[str]:
+        lines = list(guided_teachers(config, model, folders))
+        assert all("guidance 3 on top" in line and line.endswith("set its guidance to 1") for line in lines)
+        return {line.split()[1] for line in lines}
+
+    assert warned(student) == {"pipeline", "transformer", "lora", "delta"}
+    assert warned(plain) == {"pipeline", "transformer", "lora"}
