@@ -199,8 +199,8 @@ def stated(folder: Path) -> float | None:
     """What a pipeline, a transformer or a LoRA says of the scale it is meant to be sampled at; see `Source.guidance`."""
     for path in (folder / "transformer" / "config.json", folder / "config.json"):
         if path.is_file():
-            return _json(path).get(stated_guidance.KEY)
-    return 1.0 if _json(folder / RECORD).get("guidance") == 1 else None
+            return read_json(path).get(stated_guidance.KEY)
+    return 1.0 if read_json(folder / RECORD).get("guidance") == 1 else None
 
 
 def guided_on_top(name: str, own: float | None, scales: Iterable[float]) -> Iterator[str]:
@@ -224,8 +224,8 @@ def read_run(folder: Path, *, step: int | None = None, live: bool = False, base:
         raise UserMistake(
             f"{folder}: holds no run of `tastemaker train` or `distill` (config.yaml and checkpoints/), check the path"
         )
-    config = _settings(folder / "config.yaml")
-    environment = _json(folder / "environment.json")
+    config = read_settings(folder / "config.yaml")
+    environment = read_json(folder / "environment.json")
     saved, mistakes = checkpoint.steps(folder / "checkpoints"), []
     if not saved:
         mistakes.append(f"{folder}: has no saved step yet; train it first")
@@ -240,8 +240,8 @@ def read_run(folder: Path, *, step: int | None = None, live: bool = False, base:
     return TrainedRun(folder, config, environment, pipeline, saved[-1] if step is None else step, live)
 
 
-def _settings(path: Path) -> TrainConfig | DistillConfig:
-    """Only a distillation has teachers."""
+def read_settings(path: Path) -> TrainConfig | DistillConfig:
+    """Of a run's config.yaml; only a distillation has teachers."""
     written = strict_yaml.read(path.read_text(encoding="utf-8")).data
     is_distillation = isinstance(written, dict) and "teachers" in written
     return settings.load(path, DistillConfig) if is_distillation else settings.load(path, TrainConfig)
@@ -277,7 +277,7 @@ def _digest(*parts: str) -> str:
     return hashlib.sha256(" ".join(parts).encode()).hexdigest()
 
 
-def _json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
     """The object in a file; an empty one where there is no file."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))

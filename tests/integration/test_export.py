@@ -10,9 +10,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from safetensors import safe_open
 from typer.testing import CliRunner
 
+from families import small_sources
 from tastemaker import cli
 from tastemaker.errors import DiskFull, UserMistake
 from tastemaker.evaluation.summary import Summary, differences_by_category, rows_by_category
@@ -24,7 +26,8 @@ from tastemaker.opening import find_model, read_run
 from tastemaker.rollout import Sampler, denoise
 from tastemaker.runtime import checkpoint
 from tastemaker.runtime import folder as disk
-from tiny_run import tiny_base, tiny_run
+from tiny import picture, tiny_qwen_image, tiny_qwen_image21, tiny_qwen_image_edit_plus
+from tiny_run import tiny_base, tiny_run, tiny_student
 
 SIDE, STEPS = 32, 3
 TEXT = "three squares left of one triangle"
@@ -133,8 +136,8 @@ def test_plain_diffusers_draws_the_same_pictures(tmp_path, base, full, lora):
         "merged": ours(read_run(lora)),
     }
     pictures = {name: drawn[str(folder)] for name, folder in made.items()}
-    for name, picture in expected.items():
-        torch.testing.assert_close(pictures[name], picture, atol=2e-5, rtol=0)
+    for name, wanted in expected.items():
+        torch.testing.assert_close(pictures[name], wanted, atol=2e-5, rtol=0)
     apart = [ours(find_model(base)), *(expected[name] for name in ("whole", "last", "first", "lora"))]
     assert min((a - b).abs().max() for i, a in enumerate(apart) for b in apart[:i]) > 1e-2
     # What a transformer says of its sampling outlives plain diffusers loading and saving it; others say nothing.
@@ -213,6 +216,101 @@ def test_the_card_holds_recipe_hashes_and_numbers(tmp_path, base, full):
     environment = json.loads((full / "environment.json").read_text())
     assert record["base"]["sha256"] == environment["data_files"]["model"] and record["base"]["sha256"] in card
     assert record["guidance"] == 2.0 and record["weights"] == "average"
+
+
+def test_the_card_of_a_student_names_what_its_specialists_were_trained_with(tmp_path, base):
+    teacher = tiny_run(tmp_path / "t2i" / "run", base, judges={"facts": "f-of-t2i"})
+    read_run(teacher).open("cpu", torch.float32).transformer.save_pretrained(teacher / "transformer")
+    lora = tiny_run(tmp_path / "edit", base, policy=LORA, judges={"facts": "f-of-edit"})
+    exported = export(make_plan(lora, tmp_path / "edit-lora"))
+    student = tiny_student(tmp_path / "student", base, {"t2i": teacher / "transformer", "edit": exported})
+    out = export(make_plan(student, tmp_path / "out"))
+    card, record = (out / "README.md").read_text(), json.loads((out / "tastemaker.json").read_text())
+    taught = json.loads((student / "environment.json").read_text())["data_files"]
+    for name in ("t2i", "edit"):
+        assert card.count(taught[f"teachers.{name}"]) == 1 and record["teachers"][name]["sha256"] == taught[f"teachers.{name}"]
+        assert record["teachers"][name]["judges"] == {"facts": f"f-of-{name}"}
+        assert f"| {name}: judge: facts |  | f-of-{name} |" in card
+    assert "training of the teacher t2i" in card and "window_size: 2" in card  # an export has no settings beside it
+    assert "training of the teacher edit" not in card
+    save_pretrained = read_run(teacher, live=True).open("cpu", torch.float32).transformer.save_pretrained
+    save_pretrained(teacher / "transformer")  # other weights than those that taught
+    card = (export(make_plan(student, tmp_path / "again")) / "README.md").read_text()
+    assert taught["teachers.t2i"] in card and "f-of-t2i" not in card and "window_size" not in card
+
+
+def executed(out, base, monkeypatch, tmp_path, **given):
+    """What the example of the card draws when it is run as it stands, with `given` to the pipeline's calls; and the calls."""
+    picture(3, 40, 30).save(tmp_path / "source.png")
+    program = (out / "README.md").read_text().split("```python\n")[1].split("```")[0]
+    program = program.replace('"this folder"', repr(str(out))).replace('"the base\'s folder"', repr(str(base)))
+    program = program.replace('"..."', repr(TEXT))
+    plain = type(read_run(out.parent / "run", base=base).open("cpu", torch.float32).pipeline)
+    calls = []
+
+    def called(pipeline, *args, **kwargs):
+        calls.append(kwargs)
+        return original(pipeline, *args, **kwargs, **given)
+
+    original = plain.__call__
+    monkeypatch.setattr(plain, "__call__", called)
+    monkeypatch.chdir(tmp_path)
+    drawn: dict = {}
+    exec(program, drawn)
+    monkeypatch.undo()
+    return drawn, calls
+
+
+@torch.no_grad()
+def trained_on(source, config, noise, sources=None):
+    """The picture that the rollout of training would draw, all of it deterministic."""
+    adapter, rollout = source.open("cpu", torch.float32), config.rollout
+    pictures = None if sources is None else [sources]
+    words = ((TEXT, pictures), (rollout.negative_prompt, pictures))
+    condition, negative = (adapter.encode([text], some, height=SIDE, width=SIDE) for text, some in words)
+    sampler = Sampler(adapter.sigmas(rollout.steps, SIDE, SIDE), guidance=rollout.guidance, rescale=adapter.rescales_guidance)
+    drawn = denoise(adapter, condition, negative, group_size=1, sampler=sampler, noise=lambda step: noise)
+    return adapter.decode(drawn.final_BX, SIDE, SIDE)[0]
+
+
+@pytest.mark.parametrize("fixed", [None, [1.0, 0.9, 0.6, 0.3], [1.0, 0.5]])
+@pytest.mark.parametrize("form", ["pipeline", "transformer", "lora"])
+def test_the_cards_example_draws_what_training_drew(tmp_path, monkeypatch, form, fixed):
+    """For text and for edits, sources at the size of training, and at its noise levels where the checkpoint fixes others."""
+
+    def build():
+        pipeline = tiny_qwen_image21()
+        pipeline.register_to_config(sample_sigmas=fixed)
+        return pipeline
+
+    base = tiny_base(tmp_path / "base", build)
+    run = tiny_run(tmp_path / "run", base, policy=LORA, rollout={"negative_prompt": "blue"})
+    out = export(make_plan(run, tmp_path / "out", form=form, dtype="fp32"))
+    drawn, calls = executed(out, base, monkeypatch, tmp_path, latents=given_noise(), output_type="pt")
+    source = read_run(run)
+    picture_of = trained_on(source, source.config, given_noise())
+    edit_of = trained_on(source, source.config, given_noise(), [Image.open(tmp_path / "source.png")])
+    torch.testing.assert_close(drawn["drawn"][:3], picture_of, atol=2e-5, rtol=0)
+    torch.testing.assert_close(drawn["edited"][:3], edit_of, atol=2e-5, rtol=0)
+    assert (picture_of - edit_of).abs().max() > 1e-2 and [call.get("output_resolution") for call in calls] == [None, SIDE]
+    card = (out / "README.md").read_text()
+    assert "pipeline_tag: text-to-image\n" in card and "image-to-image]" in card
+    assert "the default is 1024 x 1024 pixels" in card
+    assert ("Without `sigmas`" in card) == (fixed is not None)
+
+
+@pytest.mark.parametrize("task", ["t2i", "edit"])
+def test_the_cards_example_is_that_of_the_family(tmp_path, monkeypatch, task):
+    base = tiny_base(tmp_path / "base", tiny_qwen_image if task == "t2i" else tiny_qwen_image_edit_plus)
+    run = tiny_run(tmp_path / "run", base)
+    out = export(make_plan(run, tmp_path / "out"))
+    with small_sources():
+        drawn, (call,) = executed(out, base, monkeypatch, tmp_path)
+    assert drawn["drawn" if task == "t2i" else "edited"].size == (SIDE, SIDE)
+    assert call["prompt"] == TEXT and call["true_cfg_scale"] == 2 and call["negative_prompt"] == ""
+    assert ("image" in call) == (task == "edit") and "output_resolution" not in call
+    tag = "text-to-image" if task == "t2i" else "image-to-image"
+    assert f"pipeline_tag: {tag}\ntags: [tastemaker]\n" in (out / "README.md").read_text()
 
 
 def test_all_mistakes_are_listed_at_once(tmp_path, full):

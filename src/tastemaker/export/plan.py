@@ -15,6 +15,7 @@ from tastemaker.config import LoraPolicy
 from tastemaker.errors import Corrupt, UserMistake
 from tastemaker.evaluation.summary import Summary
 from tastemaker.evaluation.summary_file import read_summary
+from tastemaker.export.teachers import Specialist, specialists
 from tastemaker.opening import RECORD, TrainedRun, read_run
 
 Form = Literal["pipeline", "transformer", "lora"]
@@ -39,6 +40,8 @@ class Plan:
     """That have to fit on the disk."""
     replace: bool
     evaluation: Summary | None
+    teachers: tuple[Specialist, ...] = ()
+    """Of a distilled student."""
 
 
 def make_plan(
@@ -72,7 +75,7 @@ def make_plan(
     chosen: Form = form or ("lora" if is_lora else "pipeline")
     target = _dtype(run, chosen, dtype, is_lora)
     copied = tuple(_copied(run.base.folder)) if chosen == "pipeline" else ()
-    return Plan(run, out, chosen, target, copied, _num_bytes(run, chosen, target, copied), force, summary)
+    return Plan(run, out, chosen, target, copied, _num_bytes(run, chosen, target, copied), force, summary, specialists(run))
 
 
 def stored(path: Path) -> tuple[int, str]:

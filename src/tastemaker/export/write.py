@@ -36,7 +36,7 @@ def export(plan: Plan) -> Path:
         else:
             adapter.transformer.save_pretrained(folder / "transformer" if plan.form == "pipeline" else folder)
         (folder / RECORD).write_text(json.dumps(record(plan), indent=1) + "\n", encoding="utf-8")
-        (folder / "README.md").write_text(render_card(plan, adapter.pipeline), encoding="utf-8")
+        (folder / "README.md").write_text(render_card(plan, adapter), encoding="utf-8")
     return plan.out
 
 
@@ -69,4 +69,8 @@ def record(plan: Plan) -> dict[str, Any]:
         "base": {"name": run.base.folder.name, "sha256": run.base.key},
         "data_files": run.environment.get("data_files", {}),
         "judges": run.environment.get("judges", {}),
+        "teachers": {
+            one.name: {"sha256": one.key, **{what: one.environment.get(what, {}) for what in ("data_files", "judges")}}
+            for one in plan.teachers
+        },
     }

@@ -13,6 +13,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL.Image import Image
@@ -121,6 +122,12 @@ def collate(conditions: Sequence[Condition]) -> Condition:
 def _stack(parts: Sequence[Tensor]) -> Tensor:
     length = max(part.shape[1] for part in parts)
     return torch.cat([F.pad(part, [0, 0] * (part.ndim - 2) + [0, length - part.shape[1]]) for part in parts])
+
+
+def base_sigmas(pipeline: Any, num_steps: int) -> list[float]:
+    """The base grid: what a model's author fixed (`sample_sigmas`) where it has `num_steps` steps, else an even one."""
+    fixed = pipeline.config.get("sample_sigmas")
+    return list(fixed) if fixed and len(fixed) == num_steps else np.linspace(1.0, 1 / num_steps, num_steps).tolist()
 
 
 def scheduler_sigmas(scheduler: Any, grid: Sequence[float], num_tokens: int) -> Tensor:

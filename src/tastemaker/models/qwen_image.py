@@ -18,14 +18,13 @@ from math import prod
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
-import numpy as np
 import torch
 from diffusers import QwenImagePipeline
 from PIL.Image import Image
 from torch import Tensor, nn
 
 from tastemaker.errors import UserMistake
-from tastemaker.models.adapter import encode_each, freeze_all_but_transformer, scheduler_sigmas
+from tastemaker.models.adapter import base_sigmas, encode_each, freeze_all_but_transformer, scheduler_sigmas
 from tastemaker.types import Condition, Task
 
 MAX_TOKENS = 512
@@ -70,8 +69,8 @@ class TwoStreamAdapter(ABC):
 
     def sigmas(self, num_steps: int, height: int, width: int) -> Tensor:
         """The target alone decides the shift, whatever source pictures there are."""
-        grid = np.linspace(1.0, 1 / num_steps, num_steps)
-        return scheduler_sigmas(self.pipeline.scheduler, list(grid), self.latent_shape(height, width)[0])
+        grid = base_sigmas(self.pipeline, num_steps)
+        return scheduler_sigmas(self.pipeline.scheduler, grid, self.latent_shape(height, width)[0])
 
     def prefix(self, condition: Condition) -> Condition:
         """The condition, without a mask where no prompt is padded: attention is faster then."""

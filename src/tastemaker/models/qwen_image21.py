@@ -18,7 +18,6 @@ from math import prod
 from pathlib import Path
 from typing import ClassVar, cast
 
-import numpy as np
 import torch
 from diffusers import QwenImage21Pipeline
 from diffusers.models.transformers.transformer_qwenimage21 import QwenImage21KVCache
@@ -27,7 +26,7 @@ from PIL.Image import Image
 from torch import Tensor, nn
 
 from tastemaker.errors import UserMistake
-from tastemaker.models.adapter import encode_each, freeze_all_but_transformer, scheduler_sigmas
+from tastemaker.models.adapter import base_sigmas, encode_each, freeze_all_but_transformer, scheduler_sigmas
 from tastemaker.models.processor_shim import allow_processors_without_torchvision
 from tastemaker.types import Condition, Task
 
@@ -136,10 +135,8 @@ class QwenImage21Adapter:
         return prod(_grid(height, width)), self._config.in_channels
 
     def sigmas(self, num_steps: int, height: int, width: int) -> Tensor:
-        """The grid a model's author fixed (`sample_sigmas`) is used when it has `num_steps` steps, else an even one."""
-        fixed = self.pipeline.config.get("sample_sigmas")
-        grid = fixed if fixed and len(fixed) == num_steps else np.linspace(1.0, 1 / num_steps, num_steps)
-        return scheduler_sigmas(self.pipeline.scheduler, list(grid), self.latent_shape(height, width)[0])
+        grid = base_sigmas(self.pipeline, num_steps)
+        return scheduler_sigmas(self.pipeline.scheduler, grid, self.latent_shape(height, width)[0])
 
     def prefix(self, condition: Condition) -> QwenImage21Prefix:
         lengths = condition.tensors["mask"].sum(1).tolist()
