@@ -54,7 +54,7 @@ stages:
     most: 4
     steps: 2
     models: [{name: base, path: miniature}, {name: student, path: "stage:student/run"}]
-  model: {kind: export, run: "stage:student/run"}
+  model: {kind: export, run: "stage:student/run", evaluation: "stage:compared/evaluation/summary.json"}
 """
 
 
@@ -72,6 +72,9 @@ def test_every_kind_of_stage_runs_and_only_what_changed_runs_again(recipe: Path,
     run(recipe, folder=folder)
     pipeline = DiffusionPipeline.from_pretrained(folder / "model" / "model")
     assert stated_guidance(pipeline.transformer) == 1
+    card = (folder / "model" / "model" / "README.md").read_text()
+    assert "| student | t2i | off | 2 | 4 |" in card and "No evaluation came" not in card
+    assert "training of the teacher t2i" in card and "t2i: data: prompts" in card
     summary = json.loads((folder / "compared" / "evaluation" / "summary.json").read_text())
     assert {row["model"] for row in summary["rows"]} == {"base", "student"}
     capsys.readouterr()

@@ -179,8 +179,10 @@ def evaluate_stage(job: Job, around: Around | None = None) -> None:
 
 def _export(job: Job) -> None:
     out = job.folder / "model"
+    config: ExportStage = job.config
     if not out.exists():  # it is there whole or not at all
-        export(make_plan(job.beside / job.config.run, out, form=job.config.form, dtype=job.config.dtype))
+        numbers = None if config.evaluation is None else job.beside / config.evaluation
+        export(make_plan(job.beside / config.run, out, form=config.form, dtype=config.dtype, evaluation=numbers))
 
 
 # ---- what they read and leave --------------------------------------------------------------------
@@ -258,6 +260,12 @@ def _model_files(path: str, job: Job, base: str | None = None, step: int | None 
     with suppress(UserMistake, Corrupt):
         return list(find_model(path, job.beside, base=base, step=step, live=live).files)
     return [model_path(one, job.beside) for one in (path, base) if one is not None]
+
+
+def _inputs_of_export(job: Job) -> dict[str, Path | list[Path]]:
+    config: ExportStage = job.config
+    numbers: Files = {} if config.evaluation is None else {"data_files.evaluation": job.beside / config.evaluation}
+    return _outside(job, {"data_files.run": _model_files(config.run, job), **numbers})
 
 
 def _inputs_of_judging(job: Job) -> dict[str, Path | list[Path]]:
@@ -444,7 +452,7 @@ KINDS: dict[str, Kind] = {
         ExportStage,
         _export,
         lambda config: ("model",),
-        inputs=lambda job: _outside(job, {"data_files.run": _model_files(job.config.run, job)}),
+        inputs=_inputs_of_export,
         check=_check_export,
         estimate=_estimate_export,
     ),

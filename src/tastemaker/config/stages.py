@@ -35,3 +35,5 @@ class ExportStage(Settings):
     """What to write; null is lora for a LoRA policy, else pipeline."""
     dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Of the trained weights."""
+    evaluation: Annotated[str, Field(min_length=1)] | None = Field(None, examples=["stage:compared/evaluation/summary.json"])
+    """The evaluation whose numbers the model card has: its summary.json; null takes the run's own, if it has one."""
