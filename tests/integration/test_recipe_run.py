@@ -17,7 +17,7 @@ from tastemaker.errors import UserMistake
 from tastemaker.miniature import task
 from tastemaker.models.stated_guidance import stated_guidance
 from tastemaker.named.inputs import first_of_each_task
-from tastemaker.recipe import open_recipe, outlook
+from tastemaker.recipe import Stage, open_recipe, outlook
 from tastemaker.recipe import run as run_stages
 from tastemaker.runtime.metrics import read_lines
 from tastemaker.types import Prompt
@@ -144,6 +144,43 @@ def test_shipped_recipes_hold_no_mistake(name: str, tmp_path: Path) -> None:
     text = load_recipe(shipped()[name], KINDS)
     recipe = open_recipe(text, KINDS, tmp_path, tmp_path, Console(quiet=True))
     assert text.name == name and len(recipe.stages) >= 2
+
+
+def stages_of(name: str, folder: Path) -> dict[str, Stage]:
+    recipe = open_recipe(load_recipe(shipped()[name], KINDS), KINDS, folder, folder, Console(quiet=True))
+    return {stage.name: stage for stage in recipe.stages}
+
+
+@pytest.mark.parametrize("name", sorted(shipped()))
+def test_the_cards_of_a_shipped_recipe_have_the_numbers_of_an_evaluation(name: str, tmp_path: Path) -> None:
+    stages = stages_of(name, tmp_path)
+    evaluated = {stage.name for stage in stages.values() if stage.kind == "evaluate"}
+    assert all(evaluated & set(stage.needs) for stage in stages.values() if stage.kind == "export")
+
+
+def test_a_full_size_recipe_for_one_model_has_the_shape_of_the_miniatures(tmp_path: Path) -> None:
+    """Its judges are trained besides. Both tasks have one student there; two models have one each."""
+    large, small = (stages_of(name, tmp_path) for name in ("qwen-image-2.1", "miniature"))
+    kinds = [[(stage.name, stage.kind) for stage in stages.values()] for stages in (large, small)]
+    assert [one for one in kinds[0] if one[1] != "train-reward"] == kinds[1]
+    parts = {"curate", "train", "distill", "evaluate", "export"}
+    assert parts <= {stage.kind for stage in stages_of("qwen-image-and-edit-2511", tmp_path).values()}
+
+
+@pytest.mark.parametrize("name", ["qwen-image-2.1", "qwen-image-and-edit-2511"])
+def test_edited_portraits_of_full_size_models_are_rewarded_for_likeness(name: str, tmp_path: Path) -> None:
+    edit = stages_of(name, tmp_path)["edit"].config
+    assert edit.data.held_out == "held-out.jsonl"  # as of the comparison, so that what is compared on is not trained on
+    (identity,) = (reward.judge for reward in edit.rewards if reward.name == "identity")
+    assert identity.kind == "face_identity" and identity.lost == 0
+    assert edit.categories == {"edit/portrait": {"instruction": 0.5, "aesthetic": 0.2, "identity": 0.3}}
+
+
+def test_what_is_sampled_without_guidance_is_not_guided_in_its_recipe(tmp_path: Path) -> None:
+    stages = stages_of("qwen-image-2.1", tmp_path)
+    trained = [stages[name].config.rollout.guidance for name in ("t2i", "edit", "mixed", "student")]
+    taught = [teacher.guidance for teacher in stages["student"].config.teachers]
+    assert {*trained, *taught, *stages["compared"].config.guidance} == {1.0}
 
 
 def test_a_stage_whose_files_are_not_there_says_so_before_anything_runs(tmp_path: Path) -> None:
