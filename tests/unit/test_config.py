@@ -68,6 +68,7 @@ def test_defaults_are_the_measured_ones() -> None:
 def test_variants_are_chosen_by_a_word() -> None:
     config = parse(GOOD + "policy: {kind: lora, rank: 8}\nalgorithm: {name: grpo, updates_per_rollout: 4}\n", TrainConfig)
     assert isinstance(config.policy, LoraPolicy) and config.policy.rank == 8
+    assert config.policy.targets is None  # the model family's own
     assert config.algorithm.updates_per_rollout == 4
     assert mistakes(GOOD + "policy: {kind: full, rank: 8}") == ["run.yaml:7 policy.rank: 8, unknown key, known here: kind"]
     assert "missing, choose one of 'full', 'lora'" in mistakes(GOOD + "policy: {rank: 8}")[0]

@@ -165,8 +165,9 @@ class LoraPolicy(Settings):
     """Rank of each addition."""
     alpha: Annotated[float, Field(gt=0)] = 64
     """The addition is scaled by alpha / rank."""
-    targets: Annotated[tuple[str, ...], Field(min_length=1)] = ("to_q", "to_k", "to_v", "to_out.0")
-    """Names of the linear layers, as their ends."""
+    targets: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
+    """Names of the linear layers, as their ends; null takes the model family's own: attention and MLP, of both streams where it
+    has two."""
 
 
 PolicyConfig = Annotated[FullPolicy | LoraPolicy, Field(discriminator="kind")]

@@ -10,12 +10,14 @@ import torch
 from diffusers import DiffusionPipeline
 
 from families import CASES, HEIGHT, SHORT, STEPS, TEXTS, WIDTH, latents, small_sources, sources
+from tastemaker.config import LoraPolicy
 from tastemaker.data.embeddings import EmbeddingCache
 from tastemaker.errors import UserMistake
 from tastemaker.flow.transition import log_ratio
 from tastemaker.models.adapter import FAMILIES, load
-from tastemaker.models.lora import policy_parameters, save_lora
+from tastemaker.models.lora import load_lora, save_lora
 from tastemaker.rollout import Sampler, denoise, policy, replay, stored_velocities
+from tastemaker.training.start import trained_parameters
 from tastemaker.types import Prompt, group_index
 
 SIGMA = torch.tensor([0.9, 0.5, 0.2])
@@ -253,19 +255,24 @@ def test_bfloat16_runs_and_returns_float32(case):
 # Folders
 
 
-def test_a_lora_saved_here_draws_the_same_pictures_in_plain_diffusers(case, encoded, tmp_path):
+def test_a_lora_of_the_default_settings_trains_reloads_and_draws_the_same_in_plain_diffusers(case, encoded, tmp_path):
     adapter = case.fresh()
     base = rollout(adapter, encoded, guidance=3.0).final_BX
-    parameters = policy_parameters(adapter, "lora", rank=4, alpha=16)
-    names = [name for name, _ in adapter.transformer.named_modules()]
-    assert all(any(name.endswith(f".{target}.lora_A") for name in names) for target in adapter.lora_targets)
-    with torch.no_grad():
-        for parameter in parameters:
-            parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(3)), alpha=0.05)
+    parameters = trained_parameters(LoraPolicy(rank=4, alpha=16), adapter)
+    optimiser = torch.optim.AdamW(parameters, lr=0.05, weight_decay=0.0)
+    for _ in range(3):
+        optimiser.zero_grad()
+        adapter.velocity(latents(adapter, 3), SIGMA, adapter.prefix(encoded[0])).square().mean().backward()
+        optimiser.step()
+    moved = [name for name, value in adapter.transformer.named_parameters() if ".lora_B." in name and value.any()]
+    assert all(any(f".{target}.lora_B." in name for name in moved) for target in adapter.lora_targets), moved
     final = rollout(adapter, encoded, guidance=3.0).final_BX
     assert (final - base).abs().mean() > 0.01
     save_lora(adapter, tmp_path)
 
+    again = case.fresh()
+    load_lora(again, tmp_path)
+    assert_close(velocity(again, encoded[0]), velocity(adapter, encoded[0]))
     plain = case.build()
     plain.load_lora_weights(str(tmp_path))
     start = noise(adapter, 3)("init")[1:2]
