@@ -12,7 +12,9 @@ import torch
 
 import tastemaker.training.update as updating
 from tastemaker.config import TrainConfig
+from tastemaker.data.embeddings import EmbeddingCache
 from tastemaker.errors import Diverged, ServiceFailed, Stopped, UserMistake
+from tastemaker.models.lora import policy_parameters
 from tastemaker.models.qwen_image21 import adapt
 from tastemaker.rewards.reward import Missing
 from tastemaker.rollout import take
@@ -27,6 +29,7 @@ from tastemaker.types import Prompt, group_index
 from tiny import tiny_qwen_image21
 
 SIDE = 32
+LORA = {"kind": "lora", "rank": 2, "alpha": 4}
 PROMPTS = [
     Prompt(str(n), text) for n, text in enumerate(["a red circle", "three squares", "make it green", "one triangle left"])
 ]
@@ -246,7 +249,7 @@ def test_another_judge_behind_the_same_settings_is_refused_on_resumption(tmp_pat
 
 def test_lora_policy_resumes_and_leaves_the_base_alone(tmp_path):
     values = settings().model_dump()
-    values["policy"] = {"kind": "lora", "rank": 2, "alpha": 4}
+    values["policy"] = LORA
     config = TrainConfig(**values)
     adapter = fresh()
     before = {n: p.detach().clone() for n, p in adapter.transformer.named_parameters()}
@@ -261,8 +264,6 @@ def test_lora_policy_resumes_and_leaves_the_base_alone(tmp_path):
 def made(config=None, reward=None, prompts=PROMPTS):
     config = config or settings()
     adapter = fresh()
-    from tastemaker.data.embeddings import EmbeddingCache
-
     embeddings = EmbeddingCache(adapter, height=SIDE, width=SIDE)
     judges = {"brightness": reward or Brightness(), "darkness": Darkness()}
     setup = make_setup(config, adapter, prompts, judges, embeddings, height=SIDE, width=SIDE)
@@ -304,6 +305,47 @@ def test_a_sample_does_not_depend_on_the_rest_of_its_batch():
     split = rollout(replace(setup, max_batch=4), part, 1)
     assert torch.allclose(whole.final_BX, split.final_BX, atol=1e-5)
     assert torch.allclose(take(whole, torch.tensor([5])).final_BX[0], whole.final_BX[5])
+
+
+@pytest.mark.parametrize("algorithm", [{"velocity_kl": 0.1}, {"velocity_kl": 0.1, "guidance_mode": "both"}])
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_a_loras_reference_is_its_base_without_a_second_transformer(algorithm, checkpointing):
+    """Bit for bit what a frozen copy of the base gives, over several passes, also where a backward repeats the forward."""
+    config = TrainConfig(**{**settings(algorithm=algorithm, optimiser={"micro_batch": 4}).model_dump(), "policy": LORA})
+    base = fresh().transformer
+    found = []
+    for copied in (False, True):
+        setup, state = made(config)
+        assert setup.reference is setup.adapter.transformer  # and no other is held
+        if copied:
+            setup = replace(setup, reference=base)
+        if checkpointing:
+            setup.adapter.transformer.enable_gradient_checkpointing()
+        torch.manual_seed(1)
+        with torch.no_grad():
+            for _, value in state.named():
+                value.add_(torch.randn_like(value), alpha=0.1)
+        batch = prepare(setup, 1)
+        trajectory, _, scores = drawn(setup, batch)
+        signal = setup.algorithm.signal(scores, group_index(4, 4))
+        guided = updating.guided_distance(setup, setup.reference, batch, trajectory, signal, torch.arange(4))
+        metrics = {**accumulate(setup, batch, trajectory, signal, torch.arange(4)), "kl_guided": torch.tensor(guided)}
+        found.append(({name: value.detach() for name, value in metrics.items()}, gradients(state)))
+    assert min(float(found[0][0][name]) for name in ("kl_reference", "kl_guided")) > 1e-3
+    assert len(found[0][1]) == len(list(state.named()))
+    for one, other in zip(*found, strict=True):
+        assert_same(one, other)
+
+
+def test_the_reference_of_a_policy_on_an_earlier_lora_is_the_model_with_it():
+    """Switched off with the policy's layers it would be another model than the one that training began with."""
+    adapter = fresh()
+    values = {**settings(algorithm={"velocity_kl": 0.1}).model_dump(), "policy": LORA}
+    policy_parameters(adapter, "lora", rank=2)
+    cache = EmbeddingCache(adapter, height=SIDE, width=SIDE)
+    setup = make_setup(TrainConfig(**values), adapter, PROMPTS, {"brightness": Brightness()}, cache, height=SIDE, width=SIDE)
+    assert setup.reference is not adapter.transformer
+    assert_same(dict(adapter.transformer.named_parameters()), dict(setup.reference.named_parameters()))
 
 
 def test_equal_scores_make_no_update(tmp_path):

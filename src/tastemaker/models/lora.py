@@ -98,23 +98,28 @@ def merge_lora(adapter: Adapter, *, name: str = "policy") -> None:
 
 
 @contextmanager
-def reference(adapter: AdapterT, frozen: nn.Module | None = None) -> Iterator[AdapterT]:
+def reference(adapter: AdapterT, weights: nn.Module) -> Iterator[AdapterT]:
     """Inside the block, the adapter of the untouched model, without gradient.
 
-    With LoRA its layers are switched off for the block, and what is yielded shares the transformer. A full-parameter policy has
-    no untouched weights left: give the `frozen` copy of the transformer you kept.
+    A LoRA's base is untouched: given the adapter's own transformer, LoRA layers are switched off for the block, and what is
+    yielded shares it. A full-parameter policy has no untouched weights left: give the frozen copy of the transformer you kept.
     """
+    transformer = adapter.transformer
     with torch.no_grad():
-        if frozen is not None:
-            yield with_transformer(adapter, frozen)
+        if weights is not transformer:
+            yield with_transformer(adapter, weights)
             return
-        if not getattr(adapter.transformer, "peft_config", None):
+        if not has_lora(transformer):
             raise ValueError("a policy without LoRA has no reference of its own; pass the frozen copy of its transformer")
-        adapter.transformer.disable_adapters()
+        transformer.disable_adapters()
         try:
             yield adapter
         finally:
-            adapter.transformer.enable_adapters()
+            transformer.enable_adapters()
+
+
+def has_lora(transformer: nn.Module) -> bool:
+    return bool(getattr(transformer, "peft_config", None))
 
 
 def with_transformer(adapter: AdapterT, transformer: nn.Module) -> AdapterT:

@@ -47,7 +47,8 @@ class Setup:
     """Of a trajectory's states, how many distillation learns from in a step, drawn anew each step; None takes all."""
     negative_prompt: str = ""
     reference: nn.Module | None = None
-    """The frozen transformer for the velocity KL; None switches that term off."""
+    """The frozen transformer for the velocity KL, for a LoRA the adapter's own, whose LoRA layers are then switched off
+    (`models.lora.reference`); None switches that term off."""
     missing_budget: float = 0.05
     """Share of the scores asked for that may be missing in a step before the run stops."""
     unguided_every: int | None = None

@@ -19,7 +19,7 @@ from tastemaker.data.embeddings import EmbeddingCache
 from tastemaker.errors import UserMistake
 from tastemaker.flow.schedule import high_noise_window
 from tastemaker.models.adapter import Adapter
-from tastemaker.models.lora import policy_parameters
+from tastemaker.models.lora import has_lora, policy_parameters
 from tastemaker.rewards.composite import Composite, Gate
 from tastemaker.rewards.reward import Reward, fingerprints
 from tastemaker.rollout import Sampler
@@ -52,7 +52,6 @@ def make_setup(
     rollout, algorithm, optimiser = config.rollout, config.algorithm, config.optimiser
     check_tasks(adapter, prompts)
     sampler = make_sampler(config, adapter, adapter.sigmas(rollout.steps, height, width))
-    needs_reference = algorithm.velocity_kl > 0
     return Setup(
         adapter=adapter,
         sampler=sampler,
@@ -70,13 +69,23 @@ def make_setup(
         micro_batch=optimiser.micro_batch,
         max_grad_norm=optimiser.max_grad_norm,
         negative_prompt=rollout.negative_prompt,
-        reference=frozen_copy(adapter.transformer) if needs_reference else None,
+        reference=_reference(config.policy, adapter.transformer) if algorithm.velocity_kl > 0 else None,
         unguided_every=rollout.unguided_every,
         chunks=rollout.chunks,
         edit_share=config.data.edit_share,
         scoring_deadline=config.deadlines.step,
         missing_budget=config.missing_budget,
     )
+
+
+def _reference(policy: PolicyConfig, transformer: nn.Module) -> nn.Module:
+    """The model as it is now: a LoRA leaves it as it is, so that no second one is held for it.
+
+    Layers of an earlier LoRA belong to the model that is now, and would be switched off with the policy's.
+    """
+    if isinstance(policy, LoraPolicy) and not has_lora(transformer):
+        return transformer
+    return frozen_copy(transformer)
 
 
 def check_tasks(adapter: Adapter, prompts: Sequence[Prompt]) -> None:

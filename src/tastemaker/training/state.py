@@ -279,5 +279,5 @@ def minutes_over(limit: float | None) -> Callable[[], bool]:
 
 
 def frozen_copy(transformer: nn.Module) -> nn.Module:
-    """The reference of a full-parameter policy."""
+    """The reference of a policy that changes the transformer's own weights."""
     return deepcopy(transformer).requires_grad_(False).eval()

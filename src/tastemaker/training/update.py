@@ -22,7 +22,7 @@ from tastemaker.errors import UserMistake
 from tastemaker.flow.guidance import guided, offset
 from tastemaker.flow.loss import velocity_kl
 from tastemaker.models.adapter import Adapter
-from tastemaker.models.lora import with_transformer
+from tastemaker.models.lora import reference as untouched
 from tastemaker.rollout import negative_rows, stored_velocities, take
 from tastemaker.runtime import seeds
 from tastemaker.runtime.guard import NanGuard
@@ -147,16 +147,17 @@ def guided_distance(
     total = torch.zeros((), device=trajectory.final_BX.device)
     for some in passes_of(setup, batch, replace(signal, kept_B=first_PG.flatten()), groups):
         here = take(trajectory, some.rows)
-        own, theirs = (
-            guided_velocities(setup, adapter, some, here, stored_velocities(adapter, some.prefix(adapter), here))
-            for adapter in (setup.adapter, with_transformer(setup.adapter, reference))
-        )
+        own = guided_velocities(setup, setup.adapter, some, here)
+        with untouched(setup.adapter, reference) as base:
+            theirs = guided_velocities(setup, base, some, here)
         total += velocity_kl(own.flatten(0, 1), theirs.flatten(0, 1)).mean() * len(some.rows) / len(groups)
     return float(over_ranks(setup.ranks, {"kl_guided": total})["kl_guided"])
 
 
-def guided_velocities(setup: Setup, adapter: Adapter, some: Pass, here: Trajectory, v_cond: Tensor) -> Tensor:
-    """(B, S, *X) velocities that a model is sampled with at the stored states, from those of its conditional branch."""
+def guided_velocities(setup: Setup, adapter: Adapter, some: Pass, here: Trajectory, v_cond: Tensor | None = None) -> Tensor:
+    """(B, S, *X) velocities that a model is sampled with at the stored states; `v_cond` if known is its conditional branch."""
+    if v_cond is None:
+        v_cond = stored_velocities(adapter, some.prefix(adapter), here)
     v_uncond = stored_velocities(adapter, some.negative_prefix(adapter), here)
     return guided(v_cond, v_uncond, setup.sampler.guidance, setup.sampler.rescale)
 
@@ -233,9 +234,9 @@ def loss_of(setup: Setup, some: Pass, trajectory: Trajectory, signal: Signal) ->
     here = take(trajectory, some.rows)
     reference = None
     if setup.reference is not None:
-        with torch.no_grad():
-            frozen = with_transformer(setup.adapter, setup.reference)
-            reference = stored_velocities(frozen, some.prefix(frozen), here)
+        # Before the policy's forward: with gradient checkpointing its backward repeats it with whatever layers are on by then.
+        with untouched(setup.adapter, setup.reference) as base:
+            reference = stored_velocities(base, some.prefix(base), here)
     velocities = stored_velocities(setup.adapter, some.prefix(setup.adapter), here)
     unconditional = None
     if setup.sampler.policy_mode == "both":

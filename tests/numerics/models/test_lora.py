@@ -47,7 +47,7 @@ def test_the_reference_of_a_lora_is_the_base_bit_for_bit(adapter):
     parameters = policy_parameters(adapter, "lora", rank=4)
     disturb(parameters)
     moved = velocity(adapter).detach()
-    with reference(adapter) as untouched:
+    with reference(adapter, adapter.transformer) as untouched:
         inside = velocity(untouched)
     assert torch.equal(inside, base) and not inside.requires_grad
     assert torch.equal(velocity(adapter), moved) and not torch.allclose(moved, base, atol=1e-3)
@@ -62,7 +62,7 @@ def test_the_reference_of_a_full_policy_is_the_frozen_copy(adapter):
     disturb(parameters)
     with reference(adapter, frozen) as untouched:
         assert torch.equal(velocity(untouched), base)
-    with pytest.raises(ValueError, match="frozen copy"), reference(adapter):
+    with pytest.raises(ValueError, match="frozen copy"), reference(adapter, adapter.transformer):
         pass
 
 
