@@ -16,15 +16,19 @@ from test_training import SIDE, assert_same, fresh, weights
 from test_training_killed import Killed
 from torch import Tensor, nn
 
+import tastemaker.training.distill_start as distill_start
 import tastemaker.training.policy as policy
 from tastemaker.algorithms.distill import Distill
 from tastemaker.config.distillation import DistillConfig
 from tastemaker.data.embeddings import EmbeddingCache
 from tastemaker.errors import Stopped, UserMistake
+from tastemaker.models.lora import policy_parameters, save_lora
+from tastemaker.runtime.checkpoint import load_safetensors
 from tastemaker.runtime.metrics import read_lines
 from tastemaker.training.batch import prepare
-from tastemaker.training.distill_start import check_routes, make_distillation, run_distillation
+from tastemaker.training.distill_start import all_loras, check_routes, make_distillation, run_distillation
 from tastemaker.training.policy import at_step, collect, pipeline
+from tastemaker.training.seats import CopySeat, LoraSeat
 from tastemaker.training.start import make_state
 from tastemaker.training.update import accumulate, taught
 from tastemaker.types import Condition, Prompt
@@ -153,6 +157,49 @@ def test_the_student_comes_nearer_to_both_teachers(tmp_path, folders, policy_kin
     assert {"distance_first", "distance_last", "grad_norm", "grad_clipped", "images"} <= lines[0].keys()
     files = json.loads((tmp_path / "run" / "environment.json").read_text())["data_files"]
     assert {"teachers.drawing", "teachers.editing"} <= files.keys()
+
+
+def save_loras(where: Path) -> dict[str, Path]:
+    for number, name in enumerate(("drawing", "editing")):
+        adapter = fresh()
+        generator = torch.Generator().manual_seed(number)
+        with torch.no_grad():
+            for value in policy_parameters(adapter, "lora", rank=2 + number):
+                value.copy_(0.1 * torch.randn(value.shape, generator=generator))
+        save_lora(adapter, where / name)
+    return {name: where / name for name in ("drawing", "editing")}
+
+
+def test_a_lora_learns_from_loras_in_one_transformer_what_it_learns_beside_a_second(tmp_path, monkeypatch):
+    """And a run that was cut goes on at the same weights; what it leaves is the student alone."""
+    some, loras = mixed_prompts(tmp_path / "p"), save_loras(tmp_path / "teachers")
+    lora = {"kind": "lora", "rank": 4, "alpha": 8}
+    chosen = config(policy=lora, rollout={"prompts": 4, "steps": 3}, budget={"max_steps": 2}, checkpoint={"every": 1})
+    found = []
+    for seat in (LoraSeat, CopySeat):
+        with monkeypatch.context() as patch:
+            patch.setattr(distill_start, "all_loras", lambda *args, one=seat is LoraSeat, real=all_loras: one and real(*args))
+            setup, state = made(chosen, some, loras)
+        with torch.no_grad():
+            for number, (_, value) in enumerate(state.named()):
+                value.copy_(0.1 * torch.randn(value.shape, generator=torch.Generator().manual_seed(number)))
+        now, batch, trajectory, signal = step_of(setup)
+        metrics = accumulate(now, batch, trajectory, signal, torch.arange(len(batch.prompts)))
+        found.append((float(metrics["loss"]), {name: value.grad for name, value in state.named()}))
+    (loss, ours), (other_loss, other) = found
+    assert loss == pytest.approx(other_loss, rel=1e-5) and loss > 1e-3 and ours.keys() == other.keys()
+    scale = max(float(value.abs().max()) for value in other.values())
+    for name, value in other.items():
+        torch.testing.assert_close(ours[name], value, rtol=1e-4, atol=1e-5 * scale, msg=name)
+
+    whole = run_distillation(chosen, fresh(), some, loras, tmp_path / "whole")
+    cut = chosen.model_copy(update={"budget": chosen.budget.model_copy(update={"max_steps": 1})})
+    run_distillation(cut, fresh(), some, loras, tmp_path / "cut")
+    adapter = fresh()
+    assert_same(weights(whole), weights(run_distillation(chosen, adapter, some, loras, tmp_path / "cut")))
+    save_lora(adapter, tmp_path / "student")
+    saved = load_safetensors(tmp_path / "student" / "pytorch_lora_weights.safetensors")
+    assert len(saved) == len(weights(whole)) and all(value.any() for value in saved.values())
 
 
 def test_killed_and_resumed_equals_uninterrupted(tmp_path, folders, monkeypatch):

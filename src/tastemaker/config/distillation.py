@@ -38,7 +38,8 @@ class TeacherConfig(Settings):
     negative_prompt: str = ""
     """The words of its unconditional branch."""
     on_disk: bool = False
-    """Read its weights from the disk whenever its turn comes, instead of keeping them in memory."""
+    """Read its weights from the disk whenever its turn comes, instead of keeping them in memory. A LoRA, which is
+    small, is kept."""
 
 
 class StudentRollout(Settings):

@@ -8,6 +8,7 @@ block before the policy's forward, never between it and backward, or the policy 
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from copy import copy
@@ -62,7 +63,8 @@ def add_lora(
         target_modules=list(targets or adapter.lora_targets),
         init_lora_weights=True,
     )
-    adapter.transformer.add_adapter(config, adapter_name=name)
+    with _beside_others():
+        adapter.transformer.add_adapter(config, adapter_name=name)
     for key, parameter in adapter.transformer.named_parameters():
         if f".{name}." in key:
             parameter.data = parameter.data.float()
@@ -83,8 +85,17 @@ def load_lora(adapter: Adapter, folder: str | Path, *, name: str = "policy") -> 
         raise UserMistake(f"the transformer already has a LoRA named {name!r}; load {folder} under another name")
     if not list(Path(folder).glob("*.safetensors")):
         raise UserMistake(f"{folder} holds no LoRA: it has no .safetensors file")
-    adapter.pipeline.load_lora_weights(str(folder), adapter_name=name, local_files_only=True, use_safetensors=True)
+    with _beside_others():
+        adapter.pipeline.load_lora_weights(str(folder), adapter_name=name, local_files_only=True, use_safetensors=True)
     adapter.transformer.set_adapter(name)
+
+
+@contextmanager
+def _beside_others() -> Iterator[None]:
+    """Several LoRAs in one transformer are meant; peft warns of every one after the first."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Already found a `peft_config`")
+        yield
 
 
 @torch.no_grad()

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from tastemaker.algorithms.distill import Distill
+from tastemaker.config import LoraPolicy, PolicyConfig
 from tastemaker.config.distillation import DistillConfig, TeacherConfig
 from tastemaker.data.embeddings import EmbeddingCache
 from tastemaker.errors import UserMistake
@@ -13,6 +14,7 @@ from tastemaker.models.adapter import Adapter
 from tastemaker.rewards.composite import called
 from tastemaker.rollout import Sampler
 from tastemaker.runtime.changes import Place
+from tastemaker.training.seats import CopySeat, LoraSeat, is_lora
 from tastemaker.training.setup import Setup
 from tastemaker.training.start import Around, check_tasks, make_state, run_loop
 from tastemaker.training.state import PolicyState
@@ -48,6 +50,11 @@ def check_routes(teachers: Sequence[TeacherConfig], prompts: Sequence[Prompt]) -
         raise UserMistake("\n".join(wrong))
 
 
+def all_loras(policy: PolicyConfig, teachers: Iterable[Path]) -> bool:
+    """Whether student and teachers are LoRAs, all on the student's base, so that one transformer holds them."""
+    return isinstance(policy, LoraPolicy) and all(map(is_lora, teachers))
+
+
 def make_distillation(
     config: DistillConfig,
     adapter: Adapter,
@@ -57,7 +64,8 @@ def make_distillation(
 ) -> Setup:
     """The loop's view. `weights` has each teacher's folder by name; the adapter is still the base."""
     check_tasks(adapter, prompts)
-    teachers = Teachers(adapter, route_of(config.teachers))
+    seat = LoraSeat(adapter) if all_loras(config.policy, weights.values()) else CopySeat(adapter)
+    teachers = Teachers(seat, route_of(config.teachers))
     for row, teacher in enumerate(config.teachers):
         rescale = adapter.rescales_guidance if teacher.guidance_rescale is None else teacher.guidance_rescale
         try:

@@ -170,17 +170,17 @@ def taught(setup: Setup, teachers: Teachers, batch: Batch, trajectory: Trajector
     """
     velocities_BSX = torch.full_like(trajectory.velocities_BSX, float("nan"))
     for teacher, taught_here in teachers.places(batch.prompts):
-        adapter = teachers.seated(teacher)
-        for some in passes_of(setup, batch, signal, torch.tensor(batch.places)[taught_here]):
-            here = take(trajectory, some.rows)
-            v_cond = stored_velocities(adapter, some.prefix(adapter), here)
-            v_uncond = None
-            if teacher.guidance != 1:
-                negative = setup.embeddings.negative(teacher.negative_prompt, some.part.prompts).to(v_cond.device)
-                asked = replace(some, part=replace(some.part, negative=negative))
-                v_uncond = stored_velocities(adapter, asked.negative_prefix(adapter), here)
-            v = guided(v_cond, v_uncond, teacher.guidance, teacher.rescale)
-            velocities_BSX[some.rows.to(v.device)] = v.to(velocities_BSX)
+        with teachers.seated(teacher) as adapter:
+            for some in passes_of(setup, batch, signal, torch.tensor(batch.places)[taught_here]):
+                here = take(trajectory, some.rows)
+                v_cond = stored_velocities(adapter, some.prefix(adapter), here)
+                v_uncond = None
+                if teacher.guidance != 1:
+                    negative = setup.embeddings.negative(teacher.negative_prompt, some.part.prompts).to(v_cond.device)
+                    asked = replace(some, part=replace(some.part, negative=negative))
+                    v_uncond = stored_velocities(adapter, asked.negative_prefix(adapter), here)
+                v = guided(v_cond, v_uncond, teacher.guidance, teacher.rescale)
+                velocities_BSX[some.rows.to(v.device)] = v.to(velocities_BSX)
     return replace(trajectory, velocities_BSX=velocities_BSX)
 
 
