@@ -18,7 +18,7 @@ from tastemaker.commands.distill import run_distill, teacher_folders
 from tastemaker.commands.evaluate import Around, named_by, run_evaluation
 from tastemaker.commands.train import run_train
 from tastemaker.commands.train_reward import collect, run_train_reward
-from tastemaker.config import LoraPolicy, TrainConfig
+from tastemaker.config import LoraPolicy, NFTConfig, TrainConfig
 from tastemaker.config.distillation import DistillConfig
 from tastemaker.config.evaluation import EvaluateConfig
 from tastemaker.config.recipe import REFERENCE, load_recipe
@@ -69,6 +69,7 @@ from tastemaker.runtime.estimate import (
 from tastemaker.runtime.folder import readable_size
 from tastemaker.training.distill_start import check_routes
 from tastemaker.training.reward_start import num_steps
+from tastemaker.training.seats import is_lora
 from tastemaker.types import Prompt
 
 RUN = "run"
@@ -339,7 +340,9 @@ def _estimate_training(config: TrainConfig, job: Job, *, steps: int | None = Non
     reference = algorithm.velocity_kl > 0
     each = rollout.steps * branches + trained * (1 + BACKWARD + reference + (branches if algorithm.name == "nft" else 0))
     count = config.budget.max_steps if steps is None else steps
-    return _estimate(config, model, count * pictures * each, reference=reference)
+    lagging = isinstance(algorithm, NFTConfig) and algorithm.old_policy is not None
+    copies = int(reference and not isinstance(config.policy, LoraPolicy))  # a LoRA has its base for a reference
+    return _estimate(config, model, count * pictures * each, averages=int(lagging), copies=copies)
 
 
 def _estimate_distillation(job: Job) -> Estimate:
@@ -349,15 +352,33 @@ def _estimate_distillation(job: Job) -> Estimate:
     branches = max(2 if teacher.guidance != 1 else 1 for teacher in config.teachers)
     each = rollout.steps + (rollout.states or rollout.steps) * (1 + BACKWARD + branches)
     forwards = config.budget.max_steps * rollout.prompts * rollout.group_size * each
-    return _estimate(config, model, forwards, reference=True)  # the teachers' seat is a second model
+    return _estimate(config, model, forwards, copies=_copies_for_teachers(config, job))
 
 
-def _estimate(config: TrainConfig | DistillConfig, model: int, forwards: float, *, reference: bool) -> Estimate:
+def _copies_for_teachers(config: DistillConfig, job: Job) -> int:
+    """Of the transformer: their seat, and where the device is a CPU the base and the teachers that wait there."""
+    loras = [_leaves_lora(job.beside / teacher.weights) for teacher in config.teachers]
+    if isinstance(config.policy, LoraPolicy) and all(loras):
+        return 0
+    if pick_device().type != "cpu":
+        return 1
+    waiting = [not lora and not teacher.on_disk for lora, teacher in zip(loras, config.teachers, strict=True)]
+    return 2 + sum(waiting)
+
+
+def _leaves_lora(folder: Path) -> bool:
+    """Whether a LoRA is there, or will be by the name that a training gives it."""
+    return is_lora(folder) if folder.exists() else folder.name == "lora"
+
+
+def _estimate(
+    config: TrainConfig | DistillConfig, model: int, forwards: float, *, averages: int = 0, copies: int = 0
+) -> Estimate:
     tokens = (config.rollout.picture_side // PIXELS) ** 2
     lora = isinstance(config.policy, LoraPolicy)
-    average = config.optimiser.ema_decay is not None
-    memory = memory_of_training(0 if lora else model, model, average=average, reference=reference and not lora)
-    saved = 0 if lora else 4 * model * (3 + average)  # weights, two means and the average, each in float32
+    averages += config.optimiser.ema_decay is not None
+    memory = memory_of_training(0 if lora else model, model, averages=averages, copies=copies)
+    saved = 0 if lora else 4 * model * (3 + averages)  # weights, two means and averages, each in float32
     rate = matrix_rate(pick_device().type, torch.get_num_threads())
     disk = saved * config.checkpoint.keep + 4 * model
     return Estimate(seconds_of(forwards, model, tokens, rate), memory, disk)

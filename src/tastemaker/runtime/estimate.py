@@ -44,10 +44,10 @@ def seconds_of(forwards: float, parameters: int, tokens: int, rate: float) -> fl
     return forwards * 2 * parameters * tokens / (rate * REACHED)
 
 
-def memory_of_training(trained: int, model: int, *, average: bool, reference: bool, bytes_each: int = 4) -> int:
-    """Bytes of weights: `trained` parameters in float32 with gradient and optimiser, and a frozen copy of `model` if kept."""
-    copies = TRAINED_COPIES + average
-    return 4 * trained * copies + bytes_each * ((model - trained) + model * reference)
+def memory_of_training(trained: int, model: int, *, averages: int, copies: int, bytes_each: int = 4) -> int:
+    """Bytes of weights: `trained` parameters in float32 with gradient, optimiser and `averages`, the rest of `model` and copies
+    of all of it."""
+    return 4 * trained * (TRAINED_COPIES + averages) + bytes_each * ((model - trained) + model * copies)
 
 
 def num_parameters(folder: Path) -> int:

@@ -1,0 +1,55 @@
+"""What a dry run says of memory is what a training or a distillation will hold."""
+
+import pytest
+import torch
+from rich.console import Console
+
+from tastemaker.commands.run import KINDS
+from tastemaker.config import TrainConfig
+from tastemaker.config.distillation import DistillConfig
+from tastemaker.miniature import task as miniature
+from tastemaker.recipe import Job
+from tastemaker.runtime.estimate import num_parameters
+
+FULL, LORA = {"kind": "full"}, {"kind": "lora"}
+
+
+def copies(job: Job, trained_copies: int) -> float:
+    """Of the transformer, in float32, beside what a training of all weights (or of a LoRA, with 1) takes by itself."""
+    one = 4 * num_parameters(miniature.WEIGHTS / "transformer")
+    memory = KINDS["distill" if isinstance(job.config, DistillConfig) else "train"].estimate(job).memory
+    return memory / one - trained_copies
+
+
+@pytest.mark.parametrize("velocity_kl", [0.0, 0.1])
+def test_the_memory_of_a_training_has_a_reference_where_one_is_kept(tmp_path, velocity_kl):
+    for policy, old, trained, kept in ((FULL, None, 4, velocity_kl > 0), (LORA, None, 1, 0), (FULL, {}, 5, velocity_kl > 0)):
+        training = TrainConfig(
+            **{"name": "t", "model": "miniature", "data": {"prompts": "miniature"}, "rewards": ({"name": "facts"},)},
+            **{"policy": policy, "algorithm": {"name": "nft", "velocity_kl": velocity_kl, "old_policy": old}},
+        )
+        assert copies(Job("t", training, tmp_path, tmp_path, Console()), trained) == kept
+
+
+@pytest.mark.parametrize(("device", "waiting"), [("cpu", 1), ("cuda", 0)])
+def test_the_memory_of_a_distillation_has_the_seat_that_is_held(tmp_path, monkeypatch, device, waiting):
+    """A whole transformer, with those that wait for it where the device is the CPU; none where all are LoRAs."""
+    monkeypatch.setattr("tastemaker.commands.run.pick_device", lambda: torch.device(device))
+    monkeypatch.setattr("tastemaker.commands.run.matrix_rate", lambda *args: 1.0)
+    (tmp_path / "style").mkdir()
+    (tmp_path / "style" / "pytorch_lora_weights.safetensors").touch()
+    for policy, folders, kept in (
+        (FULL, ("t2i/run/transformer",), 1 + 2 * waiting),
+        (FULL, ("t2i/run/transformer", "edit/run/transformer"), 1 + 3 * waiting),
+        (FULL, ("t2i/run/lora", "style"), 1 + waiting),
+        (LORA, ("t2i/run/lora", "edit/run/transformer"), 1 + 2 * waiting),
+        (LORA, ("t2i/run/lora", "style"), 0),
+    ):
+        teachers = tuple(
+            {"name": task, "weights": folder, "teaches": (task,)}
+            for task, folder in zip(("t2i", "edit"), folders, strict=False)
+        )
+        distillation = DistillConfig(
+            name="s", model="miniature", data={"prompts": "miniature"}, teachers=teachers, policy=policy
+        )
+        assert copies(Job("s", distillation, tmp_path, tmp_path, Console()), 4 if policy == FULL else 1) == kept
