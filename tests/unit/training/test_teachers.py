@@ -1,7 +1,6 @@
 """Teachers: what sits in the seat is what the folder holds, whoever sat there before; the student is not touched."""
 
 from copy import deepcopy
-from pathlib import Path
 
 import pytest
 import torch
@@ -9,42 +8,19 @@ from safetensors.torch import save_file
 
 from tastemaker.errors import UserMistake
 from tastemaker.models.adapter import Adapter
-from tastemaker.models.lora import add_lora, policy_parameters, save_lora, with_transformer
+from tastemaker.models.lora import policy_parameters, save_lora, with_transformer
 from tastemaker.models.qwen_image21 import adapt
 from tastemaker.runtime.checkpoint import load_safetensors
 from tastemaker.training.seats import DELTA, CopySeat, LoraSeat
 from tastemaker.training.teachers import Teachers
 from tastemaker.types import Prompt
+from teacher_folders import LORA_FILE, delta_folder, lora_folder, moved, teacher_folder
 from tiny import tiny_qwen_image21
-
-LORA_FILE = "pytorch_lora_weights.safetensors"
 
 
 @pytest.fixture
 def adapter() -> Adapter:
     return adapt(tiny_qwen_image21())
-
-
-def moved(adapter: Adapter, seed: int) -> torch.nn.Module:
-    other = deepcopy(adapter.transformer)
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for value in other.parameters():
-            value.add_(0.1 * torch.randn(value.shape, generator=generator))
-    return other
-
-
-def lora_folder(folder: Path, seed: int, **options) -> tuple[Path, torch.nn.Module]:
-    """A LoRA whose alpha is not its rank, and the transformer with it, as peft computes it."""
-    other = adapt(tiny_qwen_image21())
-    add_lora(other, **{"rank": 2, "alpha": 6, **options})
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for name, value in other.transformer.named_parameters():
-            if "lora_" in name:
-                value.copy_(0.1 * torch.randn(value.shape, generator=generator))
-    save_lora(other, folder)
-    return folder, other.transformer
 
 
 def velocity(adapter: Adapter, transformer: torch.nn.Module) -> torch.Tensor:
@@ -53,14 +29,6 @@ def velocity(adapter: Adapter, transformer: torch.nn.Module) -> torch.Tensor:
     x = torch.randn(1, *adapter.latent_shape(64, 64), generator=torch.Generator().manual_seed(5))
     with torch.no_grad():
         return there.velocity(x, torch.tensor([0.7]), there.prefix(condition))
-
-
-def delta_folder(folder: Path, adapter: Adapter, seed: int) -> tuple[Path, torch.nn.Module]:
-    """What a moved transformer differs by from the base."""
-    base, other = adapter.transformer.state_dict(), moved(adapter, seed)
-    folder.mkdir()
-    save_file({name: (value - base[name]).contiguous() for name, value in other.state_dict().items()}, folder / DELTA)
-    return folder, other
 
 
 def test_the_seat_holds_each_teacher_in_turn(adapter, tmp_path):
@@ -128,12 +96,7 @@ def resident(adapter: Adapter, teachers: Teachers) -> set[int]:
 def test_three_teachers_hold_no_more_of_the_device_than_one(adapter, tmp_path, kind, on_disk):
     """On a CPU what waits is counted apart: nothing of it is in the student's transformer or in the seat's."""
     for seed in range(3):
-        if kind == "full":
-            moved(adapter, seed).save_pretrained(tmp_path / str(seed))
-        elif kind == "delta":
-            delta_folder(tmp_path / str(seed), adapter, seed)
-        else:
-            lora_folder(tmp_path / str(seed), seed)
+        teacher_folder(kind.split()[0], tmp_path / str(seed), seed)
     bytes_of = {}
     model = sum(value.nbytes for value in adapter.transformer.parameters())
     for count in (1, 3):
@@ -143,7 +106,7 @@ def test_three_teachers_hold_no_more_of_the_device_than_one(adapter, tmp_path, k
         for seed in range(count):
             teachers.add(str(seed), tmp_path / str(seed), on_disk=on_disk)
         if kind == "lora on lora":
-            policy_parameters(student, "lora", rank=2)
+            policy_parameters(student, "lora", rank=16)  # as the teachers'
         bytes_of[count] = resident(student, teachers)
         assert on_disk is False or kind.startswith("lora") or not any(waiting(seat)), "it is read when its turn comes"
     assert bytes_of[1] == bytes_of[3] and len(bytes_of[1]) == 1
