@@ -46,7 +46,7 @@ class ToyAdapter:
     """The protocol of a model family, without a pipeline."""
 
     family, pipeline, lora_targets = "toy", None, ()
-    tasks, rescales_guidance = ("t2i",), False
+    tasks, rescales_guidance, dtype = ("t2i",), False, torch.float32
 
     def __init__(self):
         self.transformer = deepcopy(base())

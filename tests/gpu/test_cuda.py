@@ -93,6 +93,37 @@ def weights(state: PolicyState) -> dict[str, torch.Tensor]:
     return {name: value.detach().cpu().clone() for name, value in state.named()}
 
 
+def test_encoders_leave_once_all_is_encoded_and_pictures_stay_the_same(tmp_path, adapter):
+    """What is asked for later is encoded on the CPU, up to rounding; decoding stays here."""
+    picture(1, 64, 64).save(tmp_path / "a.png")
+    edit = Prompt("e", "make it green", task="edit", sources=(str(tmp_path / "a.png"),))
+    cache = EmbeddingCache(adapter, height=SIDE, width=SIDE, folder=tmp_path / "cache")
+    latents = noise(adapter, 1)("init")
+    images = torch.rand(1, 3, SIDE, SIDE, device=DEVICE)
+    before = (adapter.decode(latents, SIDE, SIDE), adapter.encode_images(images))
+    here = EmbeddingCache(adapter, height=SIDE, width=SIDE).condition([edit])
+    full = torch.cuda.memory_allocated()
+    cache.encode_ahead([*PROMPTS, edit], [""])
+    pipeline = adapter.pipeline
+    assert torch.cuda.memory_allocated() < full and pipeline.text_encoder.device.type == "cpu"
+    assert next(pipeline.vae.encoder.parameters()).device.type == "cpu"
+    assert all(value.device.type == "cuda" for value in pipeline.vae.decoder.parameters())
+    assert torch.equal(adapter.decode(latents, SIDE, SIDE), before[0])
+    after = adapter.encode_images(images)
+    assert after.device.type == "cuda"
+    torch.testing.assert_close(after, before[1], atol=PIPELINE_TOLERANCE, rtol=0)
+    for name, value in EmbeddingCache(adapter, height=SIDE, width=SIDE).condition([edit]).tensors.items():
+        torch.testing.assert_close(value, here.tensors[name], atol=PIPELINE_TOLERANCE, rtol=0)
+    denoise(
+        adapter,
+        cache.condition([edit]).to(DEVICE),
+        cache.negative("", [edit]).to(DEVICE),
+        group_size=1,
+        sampler=Sampler(adapter.sigmas(STEPS, SIDE, SIDE), guidance=2.0),
+        noise=noise(adapter, 1),
+    )
+
+
 @pytest.mark.parametrize("num_sources", [0, 1, 2])
 @pytest.mark.parametrize("guidance", [1.0, 4.0])
 def test_a_rollout_is_the_pipeline_run_on_each_prompt_alone(adapter, num_sources, guidance):

@@ -269,7 +269,7 @@ class GaussianAdapter:
 
     transformer: Means
     pipeline = SimpleNamespace()
-    tasks = ("t2i",)
+    family, dtype, tasks = "gaussian", torch.float32, ("t2i",)
     rescales_guidance = False
 
     def encode(self, texts, sources=None, *, height, width):

@@ -1,7 +1,8 @@
-"""Encoded prompts, kept: in memory for the run, and on disk so that the next run needs no text encoder pass.
+"""Encoded prompts, kept: on disk, for every run that shares the folder, and those used last in memory.
 
-A prompt's encoding depends on the encoder, the text, the source pictures and the picture size, and on nothing else; all four
-are in the file's name.
+A prompt's encoding depends on the family, the encoder's files and dtype, the text, the source pictures and the picture size;
+all of them are in the file's name. What it does not name is the machine and the versions of libraries: encodings made on
+another device differ by rounding. Several processes may share a folder.
 """
 
 from __future__ import annotations
@@ -10,23 +11,41 @@ import hashlib
 import json
 import os
 import secrets
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from functools import cache
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from tastemaker.data.pictures import open_picture
-from tastemaker.models.adapter import Adapter, collate
+from tastemaker.models.adapter import Adapter, collate, encoders_to_cpu
 from tastemaker.types import Condition, Prompt
+
+IN_MEMORY = 4 * 2**30
+"""Bytes of encodings that a process keeps in memory beside those on the disk: about a thousand edits of full size."""
 
 
 class EmbeddingCache:
-    """`condition(prompts)` encodes what is new and stacks the rest from memory or `folder`; what it gives is on the CPU."""
+    """`condition(prompts)` encodes what is new and stacks the rest from memory or `folder`; what it gives is on the CPU.
 
-    def __init__(self, adapter: Adapter, *, height: int, width: int, folder: Path | None = None, encoder_key: str = ""):
-        self._adapter, self._size, self._folder, self._encoder_key = adapter, (height, width), folder, encoder_key
+    With a folder, what was not used for longest leaves the memory above `max_bytes`; without one everything stays there.
+    """
+
+    def __init__(
+        self,
+        adapter: Adapter,
+        *,
+        height: int,
+        width: int,
+        folder: Path | None = None,
+        encoder_key: str = "",
+        max_bytes: int = IN_MEMORY,
+    ):
+        self._adapter, self._size, self._folder, self._max_bytes = adapter, (height, width), folder, max_bytes
+        self._named = (adapter.family, encoder_key, str(adapter.dtype), str(self._size))
         self._known: dict[str, Condition] = {}
+        self._bytes = 0
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
 
@@ -47,24 +66,56 @@ class EmbeddingCache:
             return self._one(text, ())
         return collate([self._one(text, prompt.sources) for prompt in prompts])
 
-    def warm(self, prompts: Sequence[Prompt], progress: Callable[[int, int], None] = lambda done, total: None) -> None:
-        """Encode everything ahead of time; the text encoder may then leave the device."""
-        for done, prompt in enumerate(prompts, start=1):
-            self._one(prompt.text, prompt.sources)
-            progress(done, len(prompts))
+    def warm(
+        self,
+        prompts: Iterable[Prompt],
+        negatives: Sequence[str] = (),
+        progress: Callable[[int, int], None] = lambda done, total: None,
+    ) -> None:
+        """Encodes ahead of time what is not there yet: the prompts, and `negatives` for each as `negative` will ask."""
+        wanted = dict.fromkeys((text, prompt.sources) for prompt in prompts for text in (prompt.text, *negatives))
+        absent = [one for one in wanted if not self._is_there(*one)]
+        for done, (text, sources) in enumerate(absent, start=1):
+            if not self._is_there(text, sources):  # another process may have been here first
+                self._one(text, sources)
+            progress(done, len(absent))
+
+    def encode_ahead(
+        self,
+        prompts: Iterable[Prompt],
+        negatives: Sequence[str] = (),
+        progress: Callable[[int, int], None] = lambda done, total: None,
+    ) -> None:
+        """Where the model is on an accelerator: `warm`, after which all that only encodes makes room there.
+
+        What is asked for besides is then encoded on the CPU. A model on the CPU would gain nothing and is left to encode each
+        prompt when it is first used, so that a short run does not pay for those it never comes to.
+        """
+        if next(self._adapter.transformer.parameters()).device.type != "cpu":
+            self.warm(prompts, negatives, progress)
+            encoders_to_cpu(self._adapter.pipeline)
 
     def _one(self, text: str, sources: tuple[str, ...]) -> Condition:
         key = self._key(text, sources)
-        if key not in self._known:
-            self._known[key] = self._load(key) or self._encode(key, text, sources)
-        return self._known[key]
+        condition = self._known.pop(key, None)
+        if condition is None:
+            condition = self._load(key) or self._encode(key, text, sources)
+            self._bytes += _num_bytes(condition)
+        self._known[key] = condition  # last in order is what was used last
+        while self._folder is not None and self._bytes > self._max_bytes:
+            self._bytes -= _num_bytes(self._known.pop(next(iter(self._known))))
+        return condition
+
+    def _is_there(self, text: str, sources: tuple[str, ...]) -> bool:
+        key = self._key(text, sources)
+        return key in self._known or (self._folder is not None and self._path(self._folder, key).exists())
 
     def _encode(self, key: str, text: str, sources: tuple[str, ...]) -> Condition:
         pictures = [open_picture(source) for source in sources]
         height, width = self._size
         condition = self._adapter.encode([text], [pictures] if pictures else None, height=height, width=width).to("cpu")
         if self._folder is not None:
-            path = self._folder / f"{key}.safetensors"
+            path = self._path(self._folder, key)
             temporary = path.with_suffix(f".{secrets.token_hex(8)}.tmp")  # other machines may write the same
             tensors = {name: value.contiguous() for name, value in condition.tensors.items()}
             save_file(tensors, temporary, metadata={"layout": json.dumps(condition.layout)})
@@ -73,7 +124,7 @@ class EmbeddingCache:
 
     def _load(self, key: str) -> Condition | None:
         """None for a file that is absent or cut short: it is then encoded again, which costs time and nothing else."""
-        path = None if self._folder is None else self._folder / f"{key}.safetensors"
+        path = None if self._folder is None else self._path(self._folder, key)
         if path is None or not path.exists():
             return None
         try:
@@ -84,12 +135,16 @@ class EmbeddingCache:
             return None
         return Condition(tensors, _as_tuples(layout))
 
+    @staticmethod
+    def _path(folder: Path, key: str) -> Path:
+        return folder / f"{key}.safetensors"
+
     def _key(self, text: str, sources: tuple[str, ...]) -> str:
         digest = hashlib.blake2b(digest_size=20)
-        for part in (self._encoder_key, text, str(self._size)):
+        for part in (*self._named, text):
             digest.update(f"{len(part)}:{part}".encode())
         for source in sources:
-            digest.update(hashlib.blake2b(Path(source).read_bytes()).digest())
+            digest.update(digest_of(Path(source)))
         return digest.hexdigest()
 
 
@@ -98,8 +153,24 @@ def encoder_key(folder: Path) -> str:
     digest = hashlib.blake2b(digest_size=16)
     for part in ("text_encoder", "tokenizer", "processor", "vae"):
         for path in sorted((folder / part).glob("*")):
-            digest.update(path.name.encode() + hashlib.blake2b(path.read_bytes()).digest())
+            digest.update(path.name.encode() + digest_of(path))
     return digest.hexdigest()
+
+
+def digest_of(path: Path) -> bytes:
+    """BLAKE2b of a file, which this process reads again only where its size or time of change is another."""
+    status = path.stat()
+    return _digest(path.absolute(), status.st_size, status.st_mtime_ns)
+
+
+@cache
+def _digest(path: Path, size: int, changed: int) -> bytes:
+    with path.open("rb") as stream:  # a shard may be larger than the memory
+        return hashlib.file_digest(stream, hashlib.blake2b).digest()
+
+
+def _num_bytes(condition: Condition) -> int:
+    return sum(value.nbytes for value in condition.tensors.values())
 
 
 def _as_tuples(value: object) -> Hashable:

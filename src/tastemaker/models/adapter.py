@@ -42,6 +42,8 @@ class Adapter(Protocol):
     family: str
     pipeline: Any
     transformer: nn.Module
+    dtype: torch.dtype
+    """That the pipeline was loaded in, and forwards are computed in."""
     lora_targets: tuple[str, ...]
     tasks: tuple[Task, ...]
     """What the pipeline can be asked for: "t2i" needs prompts without source pictures, "edit" prompts with some."""
@@ -105,6 +107,12 @@ def freeze_all_but_transformer(pipeline: Any) -> None:
     pipeline.text_encoder.requires_grad_(False).eval()
     pipeline.transformer.eval()
     pipeline.vae.disable_tiling()
+
+
+def encoders_to_cpu(pipeline: Any) -> None:
+    """Makes room on the device: the text encoder and the encoding half of the VAE go, and encode on the CPU from here on."""
+    for part in (pipeline.text_encoder, pipeline.vae.encoder, pipeline.vae.quant_conv):
+        part.to("cpu")
 
 
 def collate(conditions: Sequence[Condition]) -> Condition:

@@ -105,12 +105,12 @@ class TwoStreamAdapter(ABC):
 
     @torch.no_grad()
     def encode_images(self, images: Tensor) -> Tensor:
-        return self._encode_pixels(images * 2 - 1)
+        return self._encode_pixels(images * 2 - 1).to(images.device)
 
     def _encode_pixels(self, rgb: Tensor) -> Tensor:
         """RGB in [-1, 1], (B, 3, H, W), to (B, tokens, C)."""
         vae = self.pipeline.vae
-        latents = vae.encode(rgb.unsqueeze(2).to(vae.device, vae.dtype)).latent_dist.mode()
+        latents = vae.encode(rgb.unsqueeze(2).to(next(vae.encoder.parameters()).device, vae.dtype)).latent_dist.mode()
         mean, std = self._statistics(latents)
         num_rows, channels, _, rows, columns = latents.shape
         return self.pipeline._pack_latents((latents - mean) / std, num_rows, channels, rows, columns)

@@ -207,12 +207,12 @@ class QwenImage21Adapter:
     @torch.no_grad()
     def encode_images(self, images: Tensor) -> Tensor:
         opaque = torch.cat([images, torch.ones_like(images[:, :1])], dim=1)
-        return self._encode_pixels(opaque * 2 - 1)
+        return self._encode_pixels(opaque * 2 - 1).to(images.device)
 
     def _encode_pixels(self, rgba: Tensor) -> Tensor:
         """RGBA in [-1, 1], (B, 4, H, W), to (B, tokens, C)."""
         vae = self.pipeline.vae
-        latents = vae.encode(rgba.unsqueeze(2).to(vae.device, vae.dtype)).latent_dist.mode()
+        latents = vae.encode(rgba.unsqueeze(2).to(next(vae.encoder.parameters()).device, vae.dtype)).latent_dist.mode()
         mean, std = self._statistics(latents)
         return ((latents - mean) / std).flatten(2).transpose(1, 2)
 
