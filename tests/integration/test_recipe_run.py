@@ -75,6 +75,8 @@ def test_every_kind_of_stage_runs_and_only_what_changed_runs_again(recipe: Path,
     card = (folder / "model" / "model" / "README.md").read_text()
     assert "| student | t2i | off | 2 | 4 |" in card and "No evaluation came" not in card
     assert "training of the teacher t2i" in card and "t2i: data: prompts" in card
+    encoded = list((folder / "embeddings").glob("*.safetensors"))
+    assert len(encoded) == 8 + 1 + 4 and not list(folder.glob("*/**/embeddings")), "by all stages, each once"
     summary = json.loads((folder / "compared" / "evaluation" / "summary.json").read_text())
     assert {row["model"] for row in summary["rows"]} == {"base", "student"}
     capsys.readouterr()

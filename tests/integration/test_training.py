@@ -111,6 +111,15 @@ def test_reward_rises_in_every_guided_mode(tmp_path, mode):
     assert all(line["log_ratio_floor"] < 1e-6 for line in lines)
 
 
+def test_what_the_steps_left_will_ask_for_is_encoded_first(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(EmbeddingCache, "encode_ahead", lambda cache, prompts, *rest: asked.append({p.id for p in prompts}))
+    few = {"prompts": 1, "group_size": 2}
+    go(settings(rollout=few, budget={"max_steps": 2}), tmp_path)
+    go(settings(rollout=few), tmp_path)
+    assert [len(prompts) for prompts in asked] == [2, 2] and not asked[0] & asked[1]
+
+
 def nft(**changes):
     rollout = {"prompts": 4, "group_size": 4, "steps": 4, "window_size": 3, **changes.pop("rollout", {})}
     values = {"rollout": rollout, "algorithm": {"name": "nft", "points": 2}, **changes}

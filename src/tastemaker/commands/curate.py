@@ -10,7 +10,7 @@ from pathlib import Path
 from rich.console import Console
 
 from tastemaker import config as settings
-from tastemaker.commands.train import warn_of_guidance
+from tastemaker.commands.train import encoding, warn_of_guidance
 from tastemaker.config import TrainConfig
 from tastemaker.data.curation import Samples, composite_range, select, threshold_of
 from tastemaker.data.embeddings import EmbeddingCache, encoder_key
@@ -139,6 +139,7 @@ def _judged(
             cache = EmbeddingCache(adapter, height=side, width=side, folder=embeddings, encoder_key=encoder_key(model))
             setup = make_setup(_without_reference(config), adapter, prompts, rewards, cache, height=side, width=side)
             console.print(_plan(setup, folder), soft_wrap=True)
+            cache.encode_ahead(prompts, [setup.negative_prompt] if setup.sampler.guided else [], encoding(console))
             with closing(Progress(len(blocks_of(setup)), start=judged_blocks(folder), console=console)) as progress:
                 return judge_prompts(setup, folder, trackers=[progress], stop=stop)
 

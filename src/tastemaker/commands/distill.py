@@ -6,12 +6,13 @@ settings -> prompts, each with its teacher -> student and teachers opened -> tra
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
 
 from tastemaker import config as settings
-from tastemaker.commands.train import export, in_processes, tell_bursts, tell_shapes, warn
+from tastemaker.commands.train import encoding, export, in_processes, tell_bursts, tell_shapes, warn
 from tastemaker.config.distillation import DistillConfig
 from tastemaker.data.embeddings import EmbeddingCache, encoder_key
 from tastemaker.errors import UserMistake
@@ -33,12 +34,25 @@ def distill(path: Path, *, overrides: Iterable[str] = (), folder: Path | None = 
     return run_distill(config, path.parent, folder or Path("runs") / config.name, Console(), allow)
 
 
-def run_distill(config: DistillConfig, beside: Path, folder: Path, console: Console, allow: Iterable[str] = ()) -> Path:
-    """As `distill`; relative paths in the settings start at `beside`. All mistakes are told before a model is loaded."""
-    return in_processes(_run_distill, config, beside, folder, console, tuple(allow))
+def run_distill(
+    config: DistillConfig,
+    beside: Path,
+    folder: Path,
+    console: Console,
+    allow: Iterable[str] = (),
+    embeddings: Path | None = None,
+) -> Path:
+    """As `distill`; relative paths in the settings start at `beside`. All mistakes are told before a model is loaded.
+
+    Encoded prompts are kept in `embeddings`, as `run_train` does.
+    """
+    run = partial(_run_distill, embeddings=embeddings or folder / "embeddings")
+    return in_processes(run, config, beside, folder, console, tuple(allow))
 
 
-def _run_distill(config: DistillConfig, beside: Path, folder: Path, console: Console, allow: Iterable[str]) -> Path:
+def _run_distill(
+    config: DistillConfig, beside: Path, folder: Path, console: Console, allow: Iterable[str], *, embeddings: Path
+) -> Path:
     weights = teacher_folders(config, beside)
     prompts = prompts_of(config, beside, folder)
     check_routes(config.teachers, prompts)
@@ -52,8 +66,13 @@ def _run_distill(config: DistillConfig, beside: Path, folder: Path, console: Con
     side, files = config.rollout.picture_side, data_files(config, beside)
     with connected(device) as ranks:
         adapter = load(model, device=device, dtype=dtype)
-        cache = EmbeddingCache(adapter, height=side, width=side, folder=folder / "embeddings", encoder_key=encoder_key(model))
-        around = Around(allow, lambda start, total: [Progress(total, start=start, console=console)], ranks=ranks)
+        cache = EmbeddingCache(adapter, height=side, width=side, folder=embeddings, encoder_key=encoder_key(model))
+        around = Around(
+            allow,
+            lambda start, total: [Progress(total, start=start, console=console)],
+            ranks=ranks,
+            encoded=encoding(console),
+        )
         state = run_distillation(config, adapter, prompts, weights, folder, embeddings=cache, around=around, data_files=files)
     if not ranks.first:  # which exports for all
         return folder

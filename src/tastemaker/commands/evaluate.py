@@ -21,6 +21,7 @@ from rich.console import Console
 from transformers.utils import logging as transformers_logging
 
 from tastemaker import config as settings
+from tastemaker.commands.train import encoding
 from tastemaker.config.evaluation import EvaluateConfig, ModelConfig
 from tastemaker.data.embeddings import EmbeddingCache, encoder_key
 from tastemaker.data.pictures import open_picture
@@ -86,6 +87,8 @@ class Contest:
     prompts: tuple[Prompt, ...]
     entrants: tuple[Entrant, ...]
     warnings: tuple[str, ...]
+    embeddings: Path
+    """Where encoded prompts are kept."""
 
     def drawing(self, guidance: float) -> Drawing:
         config, side = self.config, self.config.picture_side
@@ -105,14 +108,20 @@ def evaluate(path: Path, *, overrides: Iterable[str] = (), folder: Path | None =
 
 
 def run_evaluation(
-    config: EvaluateConfig, beside: Path, folder: Path, console: Console | None = None, around: Around | None = None
+    config: EvaluateConfig,
+    beside: Path,
+    folder: Path,
+    console: Console | None = None,
+    around: Around | None = None,
+    embeddings: Path | None = None,
 ) -> Summary:
     """Writes report.html, summary.json and walls. All mistakes are told before a model is opened.
 
     Pictures and scores are kept in `folder`, so what was interrupted goes on, and a model that is added draws only its own.
+    Encoded prompts are kept in `embeddings`, which other commands may share; in `folder` if it is not given.
     """
     console, around = console or Console(), around or Around()
-    contest = prepare(config, beside, folder)
+    contest = prepare(config, beside, folder, embeddings)
     for warning in contest.warnings:
         console.print(f"warning: {warning}", style="yellow", markup=False, highlight=False, soft_wrap=True)
     hardware.set_threads(config.threads)
@@ -134,14 +143,15 @@ def run_evaluation(
     return summary
 
 
-def prepare(config: EvaluateConfig, beside: Path, folder: Path) -> Contest:
+def prepare(config: EvaluateConfig, beside: Path, folder: Path, embeddings: Path | None = None) -> Contest:
     """Raises UserMistake with every mistake that can be told without opening a model or asking a server."""
     occupied = [f"{folder}: holds a run of training; choose another folder"] if is_run(folder) else []
     if not occupied:
         disk.make_folder(folder)
     prompts, entrants = named_by(config, beside, folder / "sources", mistakes=occupied)
     warnings = (line for one in entrants for line in guided_on_top(one.name, one.source.guidance, one.guidance))
-    return Contest(config, beside, folder, tuple(prompts), tuple(entrants), tuple(warnings))
+    shared = embeddings or folder / "embeddings"
+    return Contest(config, beside, folder, tuple(prompts), tuple(entrants), tuple(warnings), shared)
 
 
 def named_by(
@@ -240,9 +250,11 @@ def drawn_by_all(
 def _opened(contest: Contest, one: Entrant, device: torch.device, dtype: torch.dtype, console: Console) -> Opened:
     console.print(f"opening {one.name}", highlight=False)
     adapter = one.source.open(device, dtype)
-    side, base = contest.config.picture_side, one.source.pipeline
-    cached = contest.folder / "embeddings"
-    return adapter, EmbeddingCache(adapter, height=side, width=side, folder=cached, encoder_key=encoder_key(base))
+    side, key = contest.config.picture_side, encoder_key(one.source.pipeline)
+    cache = EmbeddingCache(adapter, height=side, width=side, folder=contest.embeddings, encoder_key=key)
+    guided = any(scale != NO_GUIDANCE for scale in one.guidance)
+    cache.encode_ahead(contest.prompts, [contest.config.negative_prompt] if guided else [], encoding(console))
+    return adapter, cache
 
 
 def _say(console: Console, what: str, done: int, total: int) -> None:

@@ -76,6 +76,8 @@ RUN = "run"
 """In a stage's folder: that of the run."""
 LIST = "curated.jsonl"
 RESULTS = "evaluation"
+EMBEDDINGS = "embeddings"
+"""In the recipe's folder: encoded prompts, for all stages."""
 PIXELS = 16
 """Side of the square of pixels that one latent token stands for, in the families there are; for estimates alone."""
 
@@ -138,12 +140,16 @@ def _told(estimate: Estimate) -> tuple[str, str, str]:
 # ---- what the kinds do ---------------------------------------------------------------------------
 
 
+def _embeddings(job: Job) -> Path:
+    return job.folder.with_name(EMBEDDINGS)
+
+
 def _train(job: Job) -> None:
-    run_train(job.config, job.beside, job.folder / RUN, job.console, _allowed(job))
+    run_train(job.config, job.beside, job.folder / RUN, job.console, _allowed(job), embeddings=_embeddings(job))
 
 
 def _distill(job: Job) -> None:
-    run_distill(job.config, job.beside, job.folder / RUN, job.console, _allowed(job))
+    run_distill(job.config, job.beside, job.folder / RUN, job.console, _allowed(job), embeddings=_embeddings(job))
 
 
 def _curate(job: Job) -> None:
@@ -158,6 +164,7 @@ def _curate(job: Job) -> None:
         allow=[key.removeprefix("training.") for key in _allowed(job)],
         out=job.folder / LIST,
         bring=True,
+        embeddings=_embeddings(job),
     )
 
 
@@ -175,7 +182,7 @@ def evaluate_stage(job: Job, around: Around | None = None) -> None:
     runs = {name: job.folder.with_name(name) / RUN for name in job.above}
     trainings = {name: run for name, run in runs.items() if (run / "metrics.jsonl").exists()}
     told = replace(around or Around(), trainings=trainings)
-    run_evaluation(job.config, job.beside, job.folder / RESULTS, job.console, told)
+    run_evaluation(job.config, job.beside, job.folder / RESULTS, job.console, told, _embeddings(job))
 
 
 def _export(job: Job) -> None:

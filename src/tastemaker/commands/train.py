@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ from tastemaker.opening import RECORD, guided_on_top, said, stated
 from tastemaker.runtime import folder as disk
 from tastemaker.runtime.distributed import connected, num_processes
 from tastemaker.runtime.metrics import read_lines
-from tastemaker.runtime.progress import Progress
+from tastemaker.runtime.progress import Progress, telling
 from tastemaker.runtime.together import helped, how_many
 from tastemaker.training.bursts import unheld_bursts
 from tastemaker.training.ranks import check_share
@@ -52,9 +53,20 @@ def train(path: Path, *, overrides: Iterable[str] = (), folder: Path | None = No
     return run_train(config, path.parent, folder or Path("runs") / config.name, Console(), allow)
 
 
-def run_train(config: TrainConfig, beside: Path, folder: Path, console: Console, allow: Iterable[str] = ()) -> Path:
-    """As `train`, of settings whose relative paths start at `beside`; in as many processes as the settings say."""
-    return in_processes(_run_train, config, beside, folder, console, tuple(allow))
+def run_train(
+    config: TrainConfig,
+    beside: Path,
+    folder: Path,
+    console: Console,
+    allow: Iterable[str] = (),
+    embeddings: Path | None = None,
+) -> Path:
+    """As `train`, of settings whose relative paths start at `beside`; in as many processes as the settings say.
+
+    Encoded prompts are kept in `embeddings`, which several runs may share; in `folder` if it is not given.
+    """
+    run = partial(_run_train, embeddings=embeddings or folder / "embeddings")
+    return in_processes(run, config, beside, folder, console, tuple(allow))
 
 
 def in_processes(run: Callable[..., Path], config: Any, beside: Path, folder: Path, console: Console, allow: tuple) -> Path:
@@ -69,7 +81,9 @@ def _quietly(run: Callable[..., Path], config: Any, beside: Path, folder: Path, 
     run(config, beside, folder, Console(quiet=True), allow)  # a console cannot be sent to another process
 
 
-def _run_train(config: TrainConfig, beside: Path, folder: Path, console: Console, allow: Iterable[str]) -> Path:
+def _run_train(
+    config: TrainConfig, beside: Path, folder: Path, console: Console, allow: Iterable[str], *, embeddings: Path
+) -> Path:
     prompts = prompts_of(config, beside, folder)
     check_categories(config, prompts)
     check_edit_share(config, prompts)
@@ -83,7 +97,7 @@ def _run_train(config: TrainConfig, beside: Path, folder: Path, console: Console
     with connected(device, config.deadlines.step) as ranks, opened_rewards(config, beside, device) as rewards:
         adapter = load(model, device=device, dtype=dtype)
         side = config.rollout.picture_side
-        cache = EmbeddingCache(adapter, height=side, width=side, folder=folder / "embeddings", encoder_key=encoder_key(model))
+        cache = EmbeddingCache(adapter, height=side, width=side, folder=embeddings, encoder_key=encoder_key(model))
         try:
             state = run_training(
                 config,
@@ -95,6 +109,7 @@ def _run_train(config: TrainConfig, beside: Path, folder: Path, console: Console
                 trackers=lambda start, total: [Progress(total, start=start, console=console)],
                 watch=watching(plan) if plan else None,
                 ranks=ranks,
+                encoded=encoding(console),
                 data_files=data_files(config, beside),
             )
         finally:
@@ -122,6 +137,11 @@ def warn_of_guidance(config: TrainConfig, model: Path, console: Console) -> None
 
 def warn(line: str, console: Console) -> None:
     console.print(f"warning: {line}", style="yellow", markup=False, highlight=False, soft_wrap=True)
+
+
+def encoding(console: Console) -> Callable[[int, int], None]:
+    """Says how far the encoding of prompts is, where it is done ahead and takes long."""
+    return telling(partial(console.print, markup=False, highlight=False, soft_wrap=True), "encoding prompts")
 
 
 def tell_bursts(folder: Path, config: TrainConfig | DistillConfig, console: Console) -> None:

@@ -99,6 +99,26 @@ class Progress:
         return Group(Text(self.line()), ProgressBar(total=self._total, completed=self._step, width=60), table)
 
 
+def telling(
+    say: Callable[[str], None], what: str, *, every: float = 10.0, clock: Callable[[], float] = time.monotonic
+) -> Callable[[int, int], None]:
+    """Hears how much of some work is done and says it with the time left, each so many seconds: of short work nothing at all.
+
+    >>> hear = telling(print, "encoding prompts")
+    >>> for done in range(1, 9001): hear(done, 9000)
+    """
+    began = last = clock()
+
+    def hear(done: int, total: int) -> None:
+        nonlocal last
+        now = clock()
+        if now - last >= every:
+            last = now
+            say(f"{what}: {done} of {total}, {_clock_text((now - began) / done * (total - done))} left")
+
+    return hear
+
+
 def sparkline(values: list[float]) -> str:
     """One character a value, scaled between the smallest and the largest; a value that is not finite is a blank.
 

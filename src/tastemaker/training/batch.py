@@ -10,7 +10,7 @@ and one loss, whose rows are the samples of its prompts in the order of the part
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -85,11 +85,7 @@ class Batch:
 
 def prepare(setup: Setup, step: int) -> Batch:
     """The step's prompts; those of one layout keep their order, and the parts stand in the order of their first prompts."""
-
-    def shuffle(*key: int | str):
-        return seeds.random(setup.seed, "prompts", *key)
-
-    prompts = prompts_of_step(setup.prompts, step, setup.prompts_per_step, shuffle, setup.edit_share)
+    prompts = prompts_of(setup, step)
     device = next(setup.adapter.transformer.parameters()).device
     parts: list[Part] = []
     first = 0
@@ -99,6 +95,38 @@ def prepare(setup: Setup, step: int) -> Batch:
         parts.append(Part(some, setup.embeddings.condition(some).to(device), negative, first))
         first += len(some)
     return Batch(tuple(parts))
+
+
+def encode_ahead(setup: Setup, steps: Sequence[int], told: Callable[[int, int], None]) -> None:
+    """On an accelerator: encodes all that these steps will ask for and takes the encoders off it; see `EmbeddingCache`.
+
+    Each of several processes begins at another prompt and leaves out what the others have put into a folder they share.
+    """
+    negatives = [setup.negative_prompt] if setup.sampler.guided else []
+    if setup.teachers is not None:
+        negatives += [one.negative_prompt for one in setup.teachers.by_name.values() if one.guidance != 1]
+    setup.embeddings.encode_ahead(_prompts_ahead(setup, steps), negatives, told)
+
+
+def _prompts_ahead(setup: Setup, steps: Sequence[int]) -> Iterator[Prompt]:
+    """Those of any of the steps, once each."""
+    found: dict[str, Prompt] = {}
+    for step in steps:
+        found |= {prompt.id: prompt for prompt in prompts_of(setup, step)}
+        if len(found) == len(setup.prompts):
+            break
+    prompts = list(found.values())
+    begin = len(prompts) * setup.ranks.rank // setup.ranks.count
+    yield from (*prompts[begin:], *prompts[:begin])
+
+
+def prompts_of(setup: Setup, step: int) -> list[Prompt]:
+    """Those of a step, in the order that they are drawn from the data set in."""
+
+    def shuffle(*key: int | str):
+        return seeds.random(setup.seed, "prompts", *key)
+
+    return prompts_of_step(setup.prompts, step, setup.prompts_per_step, shuffle, setup.edit_share)
 
 
 def chunks_of(batch: Batch, count: int) -> Iterator[Part]:

@@ -30,7 +30,7 @@ from tastemaker.runtime.guard import NanGuard
 from tastemaker.runtime.progress import Tracker
 from tastemaker.runtime.run import Run
 from tastemaker.runtime.signals import StopRequest
-from tastemaker.training.batch import Batch
+from tastemaker.training.batch import Batch, encode_ahead
 from tastemaker.training.policy import train
 from tastemaker.training.ranks import Elsewhere, begin_alike, check_alike, check_share
 from tastemaker.training.setup import Setup
@@ -208,7 +208,8 @@ class Around:
     """What surrounds a training: how it is watched, stopped and resumed, and the processes that share it.
 
     `watch` is called once, before saved weights are put in place, and what it returns after each step. Of several processes the
-    first alone is watched: what it draws is then its share of a step.
+    first alone is watched: what it draws is then its share of a step. `encoded` hears how many prompts are, where that is done
+    before the first step.
     """
 
     allow_changes: Iterable[str] = ()
@@ -217,6 +218,7 @@ class Around:
     watch: Callable[[Running], Observer] | None = None
     stop: StopRequest | None = None
     ranks: Ranks = ALONE
+    encoded: Callable[[int, int], None] = lambda done, total: None
 
 
 def run_training(
@@ -232,6 +234,7 @@ def run_training(
     watch: Callable[[Running], Observer] | None = None,
     stop: StopRequest | None = None,
     ranks: Ranks = ALONE,
+    encoded: Callable[[int, int], None] = lambda done, total: None,
     data_files: Mapping[str, Place] | None = None,
 ) -> PolicyState:
     """Trains, or goes on training, in `folder`, which keeps the fingerprints of `data_files`; see `Around` for the others.
@@ -242,7 +245,7 @@ def run_training(
     setup = make_setup(config, adapter, task.prompts, task.rewards, embeddings, height=task.height, width=task.width)
     state = make_state(config, adapter)
     judges = fingerprints(setup.composite.rewards) if setup.composite else {}
-    around = Around(allow_changes, trackers, after_step, watch, stop, ranks)
+    around = Around(allow_changes, trackers, after_step, watch, stop, ranks, encoded)
     run_loop(config, setup, state, folder, around, judges=judges, data_files=data_files)
     return state
 
@@ -271,6 +274,8 @@ def run_loop(
         guard = NanGuard(run.incident, gather=ranks.gather)
         observers = _resumed(config, setup, state, run, guard, around, stopping) if isinstance(run, Run) else []
         begin_alike(ranks, state, guard)
+        # After the monitor has measured the base, whose prompts are others: these were encoded where that is fast.
+        encode_ahead(setup, range(state.step + 1, config.budget.max_steps + 1), around.encoded)
         with stopping:
             train(
                 setup,

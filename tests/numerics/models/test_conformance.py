@@ -14,7 +14,7 @@ from tastemaker.config import LoraPolicy
 from tastemaker.data.embeddings import EmbeddingCache
 from tastemaker.errors import UserMistake
 from tastemaker.flow.transition import log_ratio
-from tastemaker.models.adapter import FAMILIES, load
+from tastemaker.models.adapter import FAMILIES, encoders_to_cpu, load
 from tastemaker.models.lora import load_lora, save_lora
 from tastemaker.rollout import Sampler, denoise, policy, replay, stored_velocities
 from tastemaker.training.start import trained_parameters
@@ -177,6 +177,26 @@ def test_cached_embeddings_equal_fresh_ones_and_skip_the_encoder(case, adapter, 
         assert expected.layout == first.layout == second.layout and hash(second.layout) == hash(first.layout)
         for name, value in expected.tensors.items():
             assert torch.equal(first.tensors[name], value) and torch.equal(second.tensors[name], value), name
+
+
+def test_encoders_and_the_rest_may_be_on_two_devices(case, encoded):
+    """The meta device, on which nothing can be computed, stands for the other one."""
+    adapter = case.fresh()
+    latents_BX = latents(adapter, 2)
+    expected = adapter.decode(latents_BX, HEIGHT, WIDTH)
+    pipeline = adapter.pipeline
+    encoders_to_cpu(pipeline)
+    for part in (adapter.transformer, pipeline.vae.decoder, pipeline.vae.post_quant_conv):
+        part.to("meta")
+    found = case.encode(adapter)[0]
+    assert all(value.device.type == "meta" for value in found.tensors.values())
+    adapter.transformer = torch.nn.Linear(1, 1)  # where encodings are given, so that they can be looked at
+    for name, value in case.encode(adapter)[0].tensors.items():
+        assert torch.equal(value, encoded[0].tensors[name]), name
+    other = case.fresh()
+    for part in (other.pipeline.text_encoder, other.pipeline.vae.encoder, other.pipeline.vae.quant_conv):
+        part.to("meta")
+    assert torch.equal(other.decode(latents_BX, HEIGHT, WIDTH), expected)
 
 
 def _saved(case, row, folder):

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from tastemaker.errors import Alarmed, Stopped
 from tastemaker.runtime import device, seeds
-from tastemaker.runtime.progress import Progress, sparkline
+from tastemaker.runtime.progress import Progress, sparkline, telling
 from tastemaker.runtime.signals import StopRequest
 
 # ---- seeds -------------------------------------------------------------------------------------------
@@ -191,6 +191,14 @@ def test_live_panel_in_a_terminal() -> None:
     progress.close()
     progress.close()
     assert "alignment" in out.getvalue() and "▁█" in out.getvalue() and "step 4/4" in out.getvalue()
+
+
+def test_work_that_takes_long_is_told_with_the_time_left() -> None:
+    now, said = iter([0, 4, 10, 15, 20]), list[str]()
+    hear = telling(said.append, "encoding prompts", clock=lambda: next(now))
+    for done in (1, 2, 3, 4):
+        hear(done, 8)
+    assert said == ["encoding prompts: 2 of 8, 00:00:30 left", "encoding prompts: 4 of 8, 00:00:20 left"]
 
 
 @pytest.mark.parametrize(
