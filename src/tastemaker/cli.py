@@ -131,8 +131,8 @@ def train(
     Relative paths in the config start at the config's own folder.
 
     Ctrl-C, SIGTERM or the end of `budget.max_minutes` saves and leaves with exit code 75. The same command resumes, also after
-    a crash, and ends at the same weights. With other settings, data, judges or package versions it lists the differences and
-    refuses, except for those you `--allow`.
+    a crash, and ends at the same weights. With other settings, data, judges, package versions, device or precision it lists the
+    differences and refuses, except for those you `--allow`.
 
     With `monitor: {every: 10}` pictures of fixed prompts are held against the base's while it trains (`monitor.jsonl`,
     `monitor.png`), and signs that a reward is being bought are reported; with `stop: true` they end the run with exit code 4.

@@ -84,9 +84,10 @@ def training(**changes) -> TrainConfig:
     return TrainConfig(**{**values, **changes})
 
 
-def go(config: TrainConfig, folder: Path, adapter) -> PolicyState:
+def go(config: TrainConfig, folder: Path, adapter, allow: tuple[str, ...] = ()) -> PolicyState:
     cache = EmbeddingCache(adapter, height=SIDE, width=SIDE, folder=folder / "cache")
-    return run_training(config, adapter, Task(PROMPTS, {"brightness": Brightness()}, SIDE, SIDE), folder, embeddings=cache)
+    task = Task(PROMPTS, {"brightness": Brightness()}, SIDE, SIDE)
+    return run_training(config, adapter, task, folder, embeddings=cache, allow_changes=allow)
 
 
 def weights(state: PolicyState) -> dict[str, torch.Tensor]:
@@ -210,7 +211,9 @@ def test_a_checkpoint_of_this_device_goes_on_here_and_opens_on_the_cpu(tmp_path,
     """Restored weights, their average and the optimiser's state are those that were saved, bit for bit."""
     state = go(training(), tmp_path, adapter)
     again = go(training(), tmp_path, adapt(tiny_qwen_image21().to(DEVICE)))
-    there = go(training(), tmp_path, adapt(tiny_qwen_image21()))
+    with pytest.raises(UserMistake, match=r"hardware.device: cuda -> cpu"):
+        go(training(), tmp_path, adapt(tiny_qwen_image21()))
+    there = go(training(), tmp_path, adapt(tiny_qwen_image21()), ("hardware.device",))
     for other in (again, there):
         assert other.step == 2 and other.updates == state.updates
         for name, value in weights(state).items():
@@ -220,5 +223,6 @@ def test_a_checkpoint_of_this_device_goes_on_here_and_opens_on_the_cpu(tmp_path,
             assert torch.equal(value.cpu(), other.tensors()["optimiser"][name].cpu()), name
     assert all(value.device.type == "cpu" for _, value in there.named())
     for place, steps in ((DEVICE, 3), ("cpu", 4)):
-        resumed = go(training(budget={"max_steps": steps}), tmp_path, adapt(tiny_qwen_image21().to(place)))
+        moved = adapt(tiny_qwen_image21().to(place))
+        resumed = go(training(budget={"max_steps": steps}), tmp_path, moved, ("hardware.device",))
         assert resumed.step == steps and all(value.device.type == place for value in resumed.ema.values())

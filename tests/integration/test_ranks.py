@@ -320,9 +320,9 @@ def test_processes_that_were_started_differently_are_refused():
     def other(mine):
         return {**mine, "settings": {**mine["settings"], "seed": 7}, "judges": {"brightness": "another"}}
 
-    check_alike(Told(lambda mine: mine), config, PROMPTS, {"brightness": "one"})
+    check_alike(Told(lambda mine: mine), config, PROMPTS, {"brightness": "one"}, {})
     with pytest.raises(UserMistake, match=r"process 1 .*\n  settings.seed: 0 -> 7\n  judges.brightness: one -> another"):
-        check_alike(Told(other), config, PROMPTS, {"brightness": "one"})
+        check_alike(Told(other), config, PROMPTS, {"brightness": "one"}, {})
 
 
 def test_more_processes_than_prompts_are_refused():

@@ -120,6 +120,14 @@ def test_what_the_steps_left_will_ask_for_is_encoded_first(tmp_path, monkeypatch
     assert [len(prompts) for prompts in asked] == [2, 2] and not asked[0] & asked[1]
 
 
+def test_another_precision_on_resumption_is_refused_unless_allowed(tmp_path):
+    go(settings(budget={"max_steps": 1}), tmp_path)
+    adapter = fresh()
+    adapter.dtype = torch.bfloat16
+    with pytest.raises(UserMistake, match=r"hardware.dtype: float32 -> bfloat16"):
+        go(settings(), tmp_path, adapter)
+
+
 def nft(**changes):
     rollout = {"prompts": 4, "group_size": 4, "steps": 4, "window_size": 3, **changes.pop("rollout", {})}
     values = {"rollout": rollout, "algorithm": {"name": "nft", "points": 2}, **changes}

@@ -25,6 +25,7 @@ from tastemaker.named.judges import check_rewards, opened_rewards
 from tastemaker.rewards.reward import fingerprints
 from tastemaker.runtime import folder as disk
 from tastemaker.runtime.changes import fingerprint
+from tastemaker.runtime.device import resolved
 from tastemaker.runtime.progress import Progress
 from tastemaker.runtime.run import Run
 from tastemaker.runtime.signals import StopRequest
@@ -134,7 +135,10 @@ def _judged(
     files = {} if words else list_files("prompts", beside / config.data.prompts)
     with opened_rewards(config, beside, device) as rewards:
         judges = fingerprints([rewards[reward.name] for reward in config.rewards])
-        with Run.open(folder, config, allow_changes=allow, data_files=files, judges=judges), StopRequest() as stop:
+        opened = Run.open(
+            folder, config, allow_changes=allow, data_files=files, judges=judges, hardware=resolved(device, dtype)
+        )
+        with opened, StopRequest() as stop:
             adapter = load(model, device=device, dtype=dtype)
             cache = EmbeddingCache(adapter, height=side, width=side, folder=embeddings, encoder_key=encoder_key(model))
             setup = make_setup(_without_reference(config), adapter, prompts, rewards, cache, height=side, width=side)

@@ -124,7 +124,9 @@ def run_train_reward(
     precision = hardware.pick_precision(config.precision, place)
     judge = folder / JUDGE
     setup = None if _is_trained(judge, total) else _load(config, material, place, precision, console)
-    with Run.open(folder, config, allow_changes=allow, data_files=material.files, keep=config.checkpoint.keep) as run:
+    resolved = hardware.resolved(place, precision)
+    keep = config.checkpoint.keep
+    with Run.open(folder, config, allow_changes=allow, data_files=material.files, hardware=resolved, keep=keep) as run:
         if setup is not None:
             _train(config, setup, run, console)
             setup = None  # what was written is opened for the measurement, and two models may not fit

@@ -1,4 +1,4 @@
-"""What differs between a run and its resumption: settings, package versions, data files, judges, number of processes."""
+"""What differs between a run and its resumption: settings, package versions, data files, judges, processes, hardware."""
 
 from __future__ import annotations
 
@@ -43,8 +43,10 @@ class Change(NamedTuple):
         return f"{self.key}: {self.before} -> {self.after}"
 
 
-def environment(data_files: Mapping[str, Place], judges: Mapping[str, str]) -> dict[str, Any]:
+def environment(data_files: Mapping[str, Place], judges: Mapping[str, str], hardware: Mapping[str, str]) -> dict[str, Any]:
     """What besides the settings decides a result: `data_files` are files, folders or lists of them, `judges` fingerprints.
+
+    `hardware` is what `runtime.device.resolved` says of where the model is, which settings leave to the machine.
 
     "places" and "machine" are written down but not compared.
     """
@@ -54,6 +56,7 @@ def environment(data_files: Mapping[str, Place], judges: Mapping[str, str]) -> d
         "processes": num_processes(),
         "data_files": {name: fingerprint(path) for name, path in data_files.items()},
         "judges": dict(judges),
+        "hardware": dict(hardware),
         "places": {name: str(Path(path).absolute()) for name, path in data_files.items() if isinstance(path, str | Path)},
         "machine": {"host": platform.node(), "system": platform.platform(), "processors": os.cpu_count()},
     }

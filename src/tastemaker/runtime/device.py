@@ -36,6 +36,11 @@ def pick_precision(precision: Precision, device: torch.device | str) -> torch.dt
     return torch.bfloat16 if fast() else torch.float32
 
 
+def resolved(device: torch.device | str, dtype: torch.dtype) -> dict[str, str]:
+    """What a run writes down of the two, and compares when it is resumed: {"device": "cuda", "dtype": "bfloat16"}."""
+    return {"device": torch.device(device).type, "dtype": str(dtype).removeprefix("torch.")}
+
+
 def _cuda_has_bf16() -> bool:
     return torch.cuda.is_bf16_supported(including_emulation=False)
 

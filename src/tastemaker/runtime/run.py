@@ -1,7 +1,7 @@
 """The folder of one run: settings, versions, lock, metrics, incidents, checkpoints. Killed anywhere, it resumes exactly.
 
     run/config.yaml        every setting, defaults written out
-        environment.json   versions, fingerprints of data and judges, number of processes
+        environment.json   versions, fingerprints of data and judges, number of processes, device and dtype
         changes.jsonl      what was knowingly changed on a resumption
         metrics.jsonl      one line a step
         monitor.jsonl      one line a check of the monitor, whose baseline is in monitor/
@@ -65,17 +65,19 @@ class Run:
         allow_changes: Iterable[str] = (),
         data_files: Mapping[str, changes.Place] | None = None,
         judges: Mapping[str, str] | None = None,
+        hardware: Mapping[str, str] | None = None,
         keep: int = 3,
         trackers: Iterable[Tracker] = (),
     ) -> Run:
-        """Creates the folder, or opens it again when settings, versions, data and judges are the same.
+        """Creates the folder, or opens it again when settings, versions, data, judges and hardware are the same.
 
-        `judges` are fingerprints by the name of the reward. `allow_changes` names what may differ ("optimiser.learning_rate",
-        "packages", "data_files.prompts", "judges.alignment"). The number of processes may: no result depends on it.
+        `judges` are fingerprints by the name of the reward, `hardware` is what `device.resolved` gives. `allow_changes` names
+        what may differ ("optimiser.learning_rate", "packages", "data_files.prompts", "judges.alignment", "hardware.dtype").
+        The number of processes may: no result depends on it.
         Raises UserMistake for a folder in use, unwritable, or with other settings.
         """
         folder = Path(folder)
-        now = changes.environment(data_files or {}, judges or {})
+        now = changes.environment(data_files or {}, judges or {}, hardware or {})
         try:
             disk.make_folder(folder)
             lock = Lock(folder / "lock")
@@ -244,7 +246,7 @@ def _write_settings(folder: Path, config: BaseModel, now: dict[str, Any]) -> Non
 def _compare(folder: Path, config: BaseModel, now: dict[str, Any], allow: tuple[str, ...]) -> None:
     was_config, was = _stored(folder)
     found = changes.differences(_with_defaults(folder, was_config, type(config)), config.model_dump(mode="json"))
-    for group in ("packages", "processes", "data_files", "judges"):
+    for group in ("packages", "processes", "data_files", "judges", "hardware"):
         found += changes.differences({group: _known(was, now, group)}, {group: now[group]})
     if found:
         changes.refuse(folder, found, (*allow, *changes.free_settings(config), "processes"))

@@ -36,7 +36,11 @@ def check_share(prompts_per_step: int, num_processes: int) -> None:
 
 
 def check_alike(
-    ranks: Ranks, config: TrainConfig | DistillConfig, prompts: Sequence[Prompt], judges: Mapping[str, str]
+    ranks: Ranks,
+    config: TrainConfig | DistillConfig,
+    prompts: Sequence[Prompt],
+    judges: Mapping[str, str],
+    hardware: Mapping[str, str],
 ) -> None:
     """Raises UserMistake where processes were started with different things."""
     if ranks.count == 1:
@@ -44,7 +48,8 @@ def check_alike(
     stated = [[prompt.id, prompt.text, prompt.category, prompt.task] for prompt in prompts]
     mine = {
         "settings": config.model_dump(mode="json"),
-        "packages": changes.environment({}, {})["packages"],
+        "packages": changes.environment({}, {}, {})["packages"],
+        "hardware": dict(hardware),
         "judges": dict(judges),
         "prompts": seeds.digest(json.dumps(stated)).hex(),
     }

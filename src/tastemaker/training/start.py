@@ -268,9 +268,10 @@ def run_loop(
     ranks, stopping = around.ranks, around.stop or StopRequest()
     setup = replace(setup, ranks=ranks)
     check_share(setup.prompts_per_step, ranks.count)
-    check_alike(ranks, config, setup.prompts, judges or {})
+    place = hardware.resolved(next(setup.adapter.transformer.parameters()).device, setup.adapter.dtype)
+    check_alike(ranks, config, setup.prompts, judges or {}, place)
     opened = partial(Run.open, folder, config, allow_changes=around.allow_changes, keep=config.checkpoint.keep)
-    with opened(judges=judges, data_files=data_files) if ranks.first else Elsewhere() as run:
+    with opened(judges=judges, data_files=data_files, hardware=place) if ranks.first else Elsewhere() as run:
         guard = NanGuard(run.incident, gather=ranks.gather)
         observers = _resumed(config, setup, state, run, guard, around, stopping) if isinstance(run, Run) else []
         begin_alike(ranks, state, guard)

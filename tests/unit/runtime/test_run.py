@@ -22,6 +22,7 @@ from tastemaker.errors import Corrupt, DiskFull, Diverged, UserMistake
 from tastemaker.runtime import checkpoint
 from tastemaker.runtime import folder as disk
 from tastemaker.runtime.changes import free_settings
+from tastemaker.runtime.device import resolved
 from tastemaker.runtime.guard import NanGuard
 from tastemaker.runtime.run import Run
 
@@ -213,6 +214,26 @@ def test_a_run_from_before_judges_were_written_down_takes_those_of_its_resumptio
     assert not (tmp_path / "changes.jsonl").exists()
     with pytest.raises(UserMistake, match=r"judges.taste: a1 -> a2"):
         Run.open(tmp_path, config(), judges={"taste": "a2"})
+
+
+def test_another_device_or_dtype_is_refused(tmp_path: Path) -> None:
+    """`precision: auto` means another one on another machine: bf16 with AMX, float32 without."""
+    here, there = ({"hardware": resolved("cuda:1", torch.bfloat16)}, {"hardware": resolved("cpu", torch.float32)})
+    Run.open(tmp_path, config(), **here).close()
+    assert json.loads((tmp_path / "environment.json").read_text())["hardware"] == {"device": "cuda", "dtype": "bfloat16"}
+    Run.open(tmp_path, config(), hardware=resolved("cuda:0", torch.bfloat16)).close()
+    with pytest.raises(UserMistake) as caught:
+        Run.open(tmp_path, config(), **there)
+    assert "hardware.device: cuda -> cpu" in str(caught.value) and "hardware.dtype: bfloat16 -> float32" in str(caught.value)
+    Run.open(tmp_path, config(), **there, allow_changes=["hardware"]).close()
+    assert [c["key"] for c in records(tmp_path / "changes.jsonl")[0]["changes"]] == ["hardware.device", "hardware.dtype"]
+    Run.open(tmp_path, config(), **there).close()
+    older = json.loads((tmp_path / "environment.json").read_text())
+    del older["hardware"]
+    (tmp_path / "environment.json").write_text(json.dumps(older))
+    Run.open(tmp_path, config(), **here).close()
+    with pytest.raises(UserMistake, match=r"hardware.device: cuda -> cpu"):
+        Run.open(tmp_path, config(), **there)
 
 
 def test_resume_never_and_must(tmp_path: Path) -> None:
