@@ -168,6 +168,17 @@ def test_the_lora_that_a_run_leaves_says_that_guidance_is_inside(made, tmp_path)
     assert "forced has guidance inside" in warning
 
 
+def test_in_another_precision_all_is_drawn_anew(made, tmp_path, monkeypatch):
+    drawn, draw = [], drawn_module.draw
+    monkeypatch.setattr(drawn_module, "draw", lambda adapter, *rest: drawn.append(adapter.dtype) or draw(adapter, *rest))
+    path = tmp_path / "one.yaml"
+    text = COMPARE.format(made)
+    path.write_text(text[: text.index("- {name: same")] + text[text.index("rewards:") :])
+    for precision in ("bf16", "fp32", "bf16"):
+        evaluate(path, overrides=["most=1", "tasks=[t2i]", f"precision={precision}"], folder=tmp_path / "out")
+    assert drawn == [torch.bfloat16] * 2 + [torch.float32] * 2  # two guidance scales each
+
+
 def test_missing_scores_are_counted_and_said(config, tmp_path, monkeypatch):
     """The built-in judge reads the prompt's truth; without it there is no score."""
     held_out = task.held_out_prompts

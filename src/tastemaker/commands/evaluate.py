@@ -33,7 +33,7 @@ from tastemaker.evaluation.comparison import Side, compare, pairs_of
 from tastemaker.evaluation.drawn import Drawn, Opened, draw_kept, kept, missing_bytes
 from tastemaker.evaluation.judged import judge_kept, judged
 from tastemaker.evaluation.report import write_report
-from tastemaker.evaluation.summary import Summary, guidance_words
+from tastemaker.evaluation.summary import NO_GUIDANCE, Summary, guidance_words
 from tastemaker.evaluation.summary_file import write_summary
 from tastemaker.evaluation.terminal import print_table
 from tastemaker.evaluation.wall import Wall, paired_wall, save_wall
@@ -233,8 +233,9 @@ def drawn_by_all(
     """The pictures of each model at each of its scales; one model is open at a time."""
     places = [(one, scale, contest.drawing(scale)) for one in contest.entrants for scale in one.guidance]
     folders = {(one.name, scale): contest.folder / "pictures" / f"{one.name}-guidance-{scale:g}" for one, scale, _ in places}
+    keys = {one.name: f"{one.source.key} {dtype}" for one in contest.entrants}
     absent = (
-        missing_bytes(kept(folders[one.name, scale], one.source.key, contest.prompts, how), how) for one, scale, how in places
+        missing_bytes(kept(folders[one.name, scale], keys[one.name], contest.prompts, how), how) for one, scale, how in places
     )
     disk.require_space(contest.folder, sum(absent))
     found = {}
@@ -243,7 +244,7 @@ def drawn_by_all(
         for scale in one.guidance:
             say = partial(_say, console, f"{one.name}, guidance {guidance_words(scale)}")
             where = folders[one.name, scale]
-            found[one.name, scale] = draw_kept(where, one.source.key, contest.prompts, contest.drawing(scale), opened, say)
+            found[one.name, scale] = draw_kept(where, keys[one.name], contest.prompts, contest.drawing(scale), opened, say)
     return found
 
 

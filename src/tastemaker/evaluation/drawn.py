@@ -1,7 +1,7 @@
 """Held-out pictures that stay on the disk, a file for each batch: what was drawn before an interruption is not drawn again.
 
-A file is named by all that decides its pictures (model, prompts, sources, sampling), so another model, or another text, never
-meets old pictures. What it does not name is the machine: pictures drawn on another device differ by rounding.
+A file is named by all that decides its pictures (model, dtype, prompts, sources, sampling), so another model, or another text,
+never meets old pictures. What it does not name is the machine: pictures drawn on another device differ by rounding.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tastemaker.data.embeddings import EmbeddingCache
+from tastemaker.data.embeddings import EmbeddingCache, digest_of
 from tastemaker.evaluation.benchmark import Drawing, draw
 from tastemaker.models.adapter import Adapter
 from tastemaker.runtime import folder as disk
@@ -55,6 +55,8 @@ def draw_kept(
 ) -> Drawn:
     """The pictures of `prompts` by the model that `key` names, in `folder`. The model is opened when something has to be drawn.
 
+    `key` also names the dtype that the model is run in.
+
     `progress` hears of what was drawn now. Pictures are those of `draw` on each batch by itself.
     """
     drawn = kept(folder, key, prompts, drawing)
@@ -84,7 +86,7 @@ def missing_bytes(drawn: Drawn, drawing: Drawing) -> int:
 
 
 def _name(key: str, prompts: Sequence[Prompt], drawing: Drawing) -> str:
-    sources = {source: hashlib.blake2b(Path(source).read_bytes()).hexdigest() for p in prompts for source in p.sources}
+    sources = {source: digest_of(Path(source)).hex() for prompt in prompts for source in prompt.sources}
     asked = [(prompt.id, prompt.text, [sources[source] for source in prompt.sources]) for prompt in prompts]
     return hashlib.blake2b(json.dumps([key, asdict(drawing), asked]).encode(), digest_size=12).hexdigest()
 
