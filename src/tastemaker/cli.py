@@ -358,8 +358,9 @@ def evaluate(
     sampled without, and a line warns where more is asked for.
 
     Writes `report.html`, `summary.json` (accuracy and scores by category with n, forwards an image, Elo against the first
-    model) and picture walls. Every mistake is listed before a model is opened. Ctrl-C stops it, and the same command goes on:
-    pictures and scores that are there are kept, also when a model is added. docs/evaluate.md has an example.
+    model) and picture walls. Every mistake is listed before a model is opened. Ctrl-C stops it, with a report of what was
+    judged by then, and the same command goes on: pictures and scores that are there are kept, also when a model is added.
+    docs/evaluate.md has an example.
 
     Example: `tastemaker evaluate compare.yaml -o guidance=[3,1]`
     """

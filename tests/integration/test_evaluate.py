@@ -16,8 +16,9 @@ from tastemaker.commands.evaluate import evaluate, prepare
 from tastemaker.commands.train import export as export_policy
 from tastemaker.config import parse
 from tastemaker.config.evaluation import EvaluateConfig
-from tastemaker.errors import UserMistake
+from tastemaker.errors import ServiceFailed, UserMistake
 from tastemaker.evaluation import drawn as drawn_module
+from tastemaker.evaluation import judged as judged_module
 from tastemaker.evaluation.summary_file import read_summary
 from tastemaker.export.plan import make_plan
 from tastemaker.export.write import export
@@ -25,6 +26,7 @@ from tastemaker.miniature import task
 from tastemaker.models.adapter import load
 from tastemaker.models.lora import policy_parameters
 from tastemaker.opening import RECORD
+from tastemaker.rewards.composite import Composite
 from tiny_run import tiny_base, tiny_config, tiny_run
 
 COMPARE = """
@@ -123,6 +125,32 @@ def test_interrupted_it_goes_on_and_ends_at_the_same_numbers(config, whole, tmp_
     monkeypatch.setattr(drawn_module, "draw", counted)
     summary = evaluate(config, folder=tmp_path)
     assert len(done) == 6 * 3  # six sides of three batches, each drawn once
+    assert repr(replace(summary, wall_seconds=0)) == repr(replace(whole[1], wall_seconds=0))
+
+
+@pytest.mark.parametrize("death", [KeyboardInterrupt(), ServiceFailed("the judge is gone")])
+def test_interrupted_among_the_answers_it_tells_what_it_has_and_pays_for_none_twice(
+    config, whole, tmp_path, monkeypatch, death
+):
+    asked, score = [], Composite.score
+
+    def dies(composite, images, prompts):
+        if len(asked) >= 11:
+            raise death
+        asked.extend(prompt.id for prompt in prompts)
+        return score(composite, images, prompts)
+
+    monkeypatch.setattr(judged_module, "AT_ONCE", 1)
+    monkeypatch.setattr(Composite, "score", dies)
+    with pytest.raises(type(death)):
+        evaluate(config, folder=tmp_path)
+    partial = read_summary(tmp_path / "summary.json")
+    assert partial.warning.startswith("incomplete, n=11: ") and "11 of 48 pictures" in partial.warning
+    assert sum(row.n for row in overall(partial.scores) if row.reward == "quality") == 11
+    assert "incomplete, n=11" in (tmp_path / "report.html").read_text()
+    monkeypatch.setattr(Composite, "score", lambda *given: asked.extend(p.id for p in given[2]) or score(*given))
+    summary = evaluate(config, folder=tmp_path)
+    assert len(asked) == 48, "each picture once"
     assert repr(replace(summary, wall_seconds=0)) == repr(replace(whole[1], wall_seconds=0))
 
 

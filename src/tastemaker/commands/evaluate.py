@@ -31,7 +31,7 @@ from tastemaker.evaluation import picture_statistics
 from tastemaker.evaluation.benchmark import Drawing
 from tastemaker.evaluation.comparison import Side, compare, pairs_of
 from tastemaker.evaluation.drawn import Drawn, Opened, draw_kept, kept, missing_bytes
-from tastemaker.evaluation.judged import judge_kept, judged
+from tastemaker.evaluation.judged import judge_kept, judged, kept_scores
 from tastemaker.evaluation.report import write_report
 from tastemaker.evaluation.summary import NO_GUIDANCE, Summary, guidance_words
 from tastemaker.evaluation.summary_file import write_summary
@@ -48,7 +48,7 @@ from tastemaker.runtime.lock import Lock
 from tastemaker.runtime.metrics import read_lines
 from tastemaker.runtime.sittings import counted
 from tastemaker.training.start import make_composite
-from tastemaker.types import Prompt
+from tastemaker.types import Prompt, Scores
 
 WALL_CASES = 28  # two of each kind of the miniature's edits
 SHIFT_PICTURES = 400
@@ -118,7 +118,8 @@ def run_evaluation(
     """Writes report.html, summary.json and walls. All mistakes are told before a model is opened.
 
     Pictures and scores are kept in `folder`, so what was interrupted goes on, and a model that is added draws only its own.
-    Encoded prompts are kept in `embeddings`, which other commands may share; in `folder` if it is not given.
+    Interrupted among the judges' answers, it tells what these were. Encoded prompts are kept in `embeddings`, which other
+    commands may share; in `folder` if it is not given.
     """
     console, around = console or Console(), around or Around()
     contest = prepare(config, beside, folder, embeddings)
@@ -134,12 +135,33 @@ def run_evaluation(
         pictures = drawn_by_all(contest, place, dtype, console)
         truth = config.prompts == MINIATURE
         with miniature.reading_processes(torch.get_num_threads() if truth else 1) as pool:
-            sides = [measured(contest, key, drawn, composite, pool, console) for key, drawn in pictures.items()]
-        summary = summarise(contest, sides, around, around.seconds_before + seconds())
-        write_summary(folder / "summary.json", summary)
-        print_table(summary, console)
-        page = report(contest, sides, pictures, summary, around)
-        console.print(f"report: {page}", soft_wrap=True)
+            sides = [read_by_truth(contest, key, drawn, pool) for key, drawn in pictures.items()]
+        if composite is not None:
+            try:
+                sides = judged_by(composite, sides, pictures, judge_kept, console)
+            except (KeyboardInterrupt, Exception):  # whatever ended it, what was judged by then was paid for
+                console.print("interrupted; this is what was judged by then", highlight=False)
+                partial = judged_by(composite, sides, pictures, kept_scores)
+                _tell(contest, partial, pictures, around, seconds(), console, so_far(partial, composite))
+                raise
+        return _tell(contest, sides, pictures, around, seconds(), console)
+
+
+def _tell(
+    contest: Contest,
+    sides: Sequence[Side],
+    pictures: Mapping[tuple[str, float], Drawn],
+    around: Around,
+    seconds: float,
+    console: Console,
+    so_far: str = "",
+) -> Summary:
+    """Writes the numbers and the report; `so_far` says how much of an interrupted evaluation they are of."""
+    summary = summarise(contest, sides, around, around.seconds_before + seconds, so_far)
+    write_summary(contest.folder / "summary.json", summary)
+    print_table(summary, console)
+    page = report(contest, sides, pictures, summary, around)
+    console.print(f"report: {page}", soft_wrap=True)
     return summary
 
 
@@ -262,15 +284,8 @@ def _say(console: Console, what: str, done: int, total: int) -> None:
     console.print(f"{what}: {done} of {total} pictures", highlight=False, markup=False)
 
 
-def measured(
-    contest: Contest,
-    key: tuple[str, float],
-    drawn: Drawn,
-    composite: Composite | None,
-    pool: Executor | None,
-    console: Console,
-) -> Side:
-    """What truth and judges say of one side's pictures."""
+def read_by_truth(contest: Contest, key: tuple[str, float], drawn: Drawn, pool: Executor | None) -> Side:
+    """One side, with what is known to be true of its pictures."""
     name, scale = key
     side = Side(name, scale, contest.drawing(scale).forwards_per_image)
     if contest.config.prompts == MINIATURE:
@@ -278,12 +293,33 @@ def measured(
         read = {measure: np.concatenate([one[measure] for one in found]) for measure in found[0]}
         verdicts = read.pop("verdict")
         side = replace(side, verdicts=verdicts, scores=read, missing={m: np.zeros(len(verdicts), bool) for m in read})
-    if composite is not None:
-        console.print(f"judging {side.title}", highlight=False, markup=False)
-        said = judged(composite, judge_kept(drawn, composite), drawn.prompts)
-        scores, missing = {**side.scores, **said.scores}, {**side.missing, **said.missing}
-        side = replace(side, scores=scores, missing=missing, judged=said.total, noise=said.noise)
     return side
+
+
+def judged_by(
+    composite: Composite,
+    sides: Sequence[Side],
+    pictures: Mapping[tuple[str, float], Drawn],
+    scored: Callable[[Drawn, Composite], Scores],
+    console: Console | None = None,
+) -> list[Side]:
+    """The sides with what the judges say of their pictures, by `judge_kept` or `kept_scores`."""
+    found = []
+    for side in sides:
+        if console is not None:
+            console.print(f"judging {side.title}", highlight=False, markup=False)
+        drawn = pictures[side.model, side.guidance]
+        said = judged(composite, scored(drawn, composite), drawn.prompts)
+        scores, missing = {**side.scores, **said.scores}, {**side.missing, **said.missing}
+        found.append(replace(side, scores=scores, missing=missing, judged=said.total, noise=said.noise))
+    return found
+
+
+def so_far(sides: Sequence[Side], composite: Composite) -> str:
+    """In words, of how many pictures all scores are there."""
+    lacking = [np.logical_or.reduce([side.missing[name] for name in composite.names]) for side in sides]
+    total, judged = sum(map(len, lacking)), sum(int((~rows).sum()) for rows in lacking)
+    return f"incomplete, n={judged}: it was interrupted when {judged} of {total} pictures were judged; the same command goes on"
 
 
 def truths(pictures: np.ndarray, prompts: Sequence[Prompt], pool: Executor | None) -> dict[str, np.ndarray]:
@@ -301,7 +337,7 @@ def truths(pictures: np.ndarray, prompts: Sequence[Prompt], pool: Executor | Non
     return found
 
 
-def summarise(contest: Contest, sides: Sequence[Side], around: Around, seconds: float) -> Summary:
+def summarise(contest: Contest, sides: Sequence[Side], around: Around, seconds: float, so_far: str = "") -> Summary:
     config = contest.config
     tables = compare(sides, contest.prompts, against=contest.against)
     lost = sum(int(values.sum()) for side in sides for name, values in side.missing.items() if name in _names(config))
@@ -323,7 +359,7 @@ def summarise(contest: Contest, sides: Sequence[Side], around: Around, seconds: 
         settings=config.model_dump(mode="json"),
         rewards={reward.name: f"weight {reward.weight:g}" for reward in config.rewards},
         notes=tuple(notes),
-        warning="; ".join(filter(None, (around.warning, incomplete))),
+        warning="; ".join(filter(None, (around.warning, so_far or incomplete))),
     )
 
 

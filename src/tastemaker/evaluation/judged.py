@@ -1,6 +1,7 @@
 """Judges asked about held-out pictures. What they said stays on the disk beside the pictures; what they could not say does not.
 
-So an interruption, or a judge that failed, costs only what is still missing when the same command runs again.
+So an interruption, or a judge that failed, costs only what is still missing when the same command runs again, and at most the
+`AT_ONCE` pictures that it fell among.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ from tastemaker.rewards.reward import fingerprints
 from tastemaker.runtime import folder as disk
 from tastemaker.types import Prompt, Scores
 
+AT_ONCE = 32
+"""Pictures that judges are shown together, whose scores are then kept: a server gets as many requests at a time."""
 NOT_ASKED = "not asked"
 """In the place of a score that nothing will ever ask for; null is one that is missing."""
 
@@ -37,11 +40,21 @@ def judge_kept(drawn: Drawn, composite: Composite, progress: Callable[[int, int]
     missing: dict[tuple[int, str], str] = {}
     for file, places, pictures in drawn.batches():
         prompts = drawn.prompts[places]
-        found = _judged(file.with_suffix(f".scores-{key}.json"), composite, pictures, prompts)
+        found = _judged(_path(file, key), composite, pictures, prompts)
         values.append(found.values_BR)
         missing |= {(places.start + row, name): reason for (row, name), reason in found.missing.items()}
         progress(places.start + len(prompts), len(drawn.prompts))
     return Scores(composite.names, torch.cat(values), missing)
+
+
+def kept_scores(drawn: Drawn, composite: Composite) -> Scores:
+    """As `judge_kept`, of what is on the disk alone: nobody is asked, and what a judge has not said yet is missing."""
+    key, counts = _key(composite), [len(part) for part in torch.arange(len(drawn.prompts)).split(drawn.batch)]
+    shapes = [(count, len(composite.names)) for count in counts]
+    read = [_read(_path(file, key), shape) for file, shape in zip(drawn.files, shapes, strict=True)]
+    values_BR, settled_BR = (torch.cat(parts) for parts in zip(*read, strict=True))
+    absent = (values_BR.isnan() & composite.asked_BR(drawn.prompts) & ~settled_BR).nonzero().tolist()
+    return Scores(composite.names, values_BR, {(row, composite.names[column]): "not judged yet" for row, column in absent})
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,21 +83,35 @@ def judged(composite: Composite, scores: Scores, prompts: Sequence[Prompt]) -> J
 
 def _judged(path: Path, composite: Composite, pictures: np.ndarray, prompts: Sequence[Prompt]) -> Scores:
     known, settled_BR = _read(path, (len(prompts), len(composite.names)))
-    asked_BR = composite.asked_BR(prompts) & ~settled_BR
-    rows = [row for row in range(len(prompts)) if (known[row].isnan() & asked_BR[row]).any()]
-    if not rows:
-        return Scores(composite.names, known)
-    images = torch.from_numpy(pictures[rows]).permute(0, 3, 1, 2).float() / 255
-    found = composite.score(images, [prompts[row] for row in rows])
-    known[rows] = found.values_BR.double()
-    missing = {(rows[row], name): reason for (row, name), reason in found.missing.items()}
-    named = [zip(composite.names, row, strict=True) for row in known.tolist()]
+    asked_BR = composite.asked_BR(prompts)
+    missing: dict[tuple[int, str], str] = {}
+    # Always the same pictures together, wherever an interruption was: beside others a local judge rounds otherwise.
+    for some in torch.arange(len(prompts)).split(AT_ONCE):
+        rows = [row for row in some.tolist() if (known[row].isnan() & asked_BR[row] & ~settled_BR[row]).any()]
+        if not rows:
+            continue
+        images = torch.from_numpy(pictures[rows]).permute(0, 3, 1, 2).float() / 255
+        found = composite.score(images, [prompts[row] for row in rows])
+        known[rows] = found.values_BR.double()
+        absent = {(rows[row], name): reason for (row, name), reason in found.missing.items()}
+        for row in rows:
+            lost = torch.tensor([(row, name) in absent for name in composite.names])
+            settled_BR[row] = known[row].isnan() & ~lost
+        missing |= absent
+        _write(path, known, settled_BR)
+    return Scores(composite.names, known, missing)
+
+
+def _path(file: Path, key: str) -> Path:
+    return file.with_suffix(f".scores-{key}.json")
+
+
+def _write(path: Path, known: Tensor, settled_BR: Tensor) -> None:
     kept = [
-        [value if not math.isnan(value) else None if (place, name) in missing else NOT_ASKED for name, value in row]
-        for place, row in enumerate(named)
+        [value if not math.isnan(value) else NOT_ASKED if settled else None for value, settled in zip(*row, strict=True)]
+        for row in zip(known.tolist(), settled_BR.tolist(), strict=True)
     ]
     disk.write_text_atomic(path, json.dumps(kept) + "\n")
-    return Scores(composite.names, known, missing)
 
 
 def _read(path: Path, shape: tuple[int, int]) -> tuple[Tensor, Tensor]:

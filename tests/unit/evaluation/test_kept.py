@@ -9,10 +9,12 @@ import pytest
 import torch
 from PIL import Image
 
+from tastemaker.errors import ServiceFailed
 from tastemaker.evaluation import drawn as module
+from tastemaker.evaluation import judged as judging
 from tastemaker.evaluation.benchmark import Drawing
 from tastemaker.evaluation.drawn import draw_kept, kept, missing_bytes
-from tastemaker.evaluation.judged import judge_kept, judged
+from tastemaker.evaluation.judged import judge_kept, judged, kept_scores
 from tastemaker.rewards.composite import Composite, Gate
 from tastemaker.rewards.reward import Missing, NotAsked
 from tastemaker.types import Prompt
@@ -120,6 +122,34 @@ def test_only_what_is_missing_is_asked_for_again(tmp_path, artist):
     judge.fingerprint = "v2"
     judge_kept(drawn, composite)
     assert len(judge.asked) == 8
+
+
+def test_a_death_among_the_answers_costs_no_more_than_those_asked_for_together(tmp_path, artist, monkeypatch):
+    """Batches are of eight pictures, judges are shown two at a time."""
+    monkeypatch.setattr(judging, "AT_ONCE", 2)
+    drawn = draw_kept(tmp_path, "model", PROMPTS, replace(DRAWING, batch=8), artist.open)
+    judge = Judge()
+    composite = Composite((judge,), (1.0,))
+    score = judge.score
+
+    def dies(images, prompts):
+        if any(prompt.id == "5" for prompt in prompts):
+            raise ServiceFailed("the server is gone")
+        return score(images, prompts)
+
+    judge.score = dies
+    with pytest.raises(ServiceFailed):
+        judge_kept(drawn, composite)
+    assert judge.asked == ["0", "1", "2", "3"]
+    so_far = kept_scores(drawn, composite)
+    assert so_far.values_BR[:4, 0].tolist() == [0, 1, 2, 3] and [row for row, _ in so_far.missing] == [4, 5, 6, 7]
+    assert judge.asked == ["0", "1", "2", "3"], "looking asks nobody"
+    judge.score = score
+    whole = judge_kept(drawn, composite)
+    assert judge.asked == [str(n) for n in range(8)] and not whole.missing
+    assert torch.equal(whole.values_BR, kept_scores(drawn, composite).values_BR) and whole.values_BR[:, 0].tolist() == list(
+        range(8)
+    )
 
 
 def test_what_was_not_asked_is_neither_missing_nor_asked_for_again(tmp_path, artist):
