@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import tastemaker.training.update as updating
 from tastemaker.config import TrainConfig
@@ -21,6 +22,7 @@ from tastemaker.rollout import take
 from tastemaker.runtime import folder as disk
 from tastemaker.runtime.metrics import read_lines
 from tastemaker.runtime.signals import StopRequest
+from tastemaker.training import policy as policy_module
 from tastemaker.training.batch import chunks_of, prepare
 from tastemaker.training.policy import draw_and_judge, pipeline, rollout, signal_of, within_budget
 from tastemaker.training.start import Task, make_setup, make_state, run_training
@@ -749,3 +751,18 @@ def test_scores_that_are_late_stop_the_run(tmp_path):
     with pytest.raises(ServiceFailed, match=r"deadlines\.step"):
         go(config, tmp_path, reward=Hangs())
     hangs.set()
+
+
+def test_a_judge_in_the_background_meets_one_way_of_attention(monkeypatch):
+    """Whatever is drawn meanwhile, and after the last chunk."""
+    seen = []
+
+    class Watching(Brightness):
+        def score(self, images, prompts):
+            seen.append(torch.backends.cuda.flash_sdp_enabled())
+            return super().score(images, prompts)
+
+    monkeypatch.setattr(policy_module, "attention_with_gradients", lambda weights: sdpa_kernel(SDPBackend.MATH))
+    setup, _ = made(settings(rollout={"chunks": 4}), reward=Watching())
+    drawn(setup, prepare(setup, 1))
+    assert seen == [False] * 4 and torch.backends.cuda.flash_sdp_enabled()

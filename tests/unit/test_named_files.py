@@ -101,7 +101,7 @@ def test_several_files_have_one_fingerprint_which_their_names_are_not_in(tmp_pat
     assert fingerprint([tmp_path / "a", tmp_path / "c"]) == both
     (tmp_path / "c").write_bytes(b"d")
     assert fingerprint([tmp_path / "a", tmp_path / "c"]) != both
-    assert changes.environment({"both": [tmp_path / "a", tmp_path / "c"]}, {})["places"] == {}
+    assert changes.environment({"both": [tmp_path / "a", tmp_path / "c"]}, {}, {})["places"] == {}
 
 
 def test_a_file_is_read_once_unless_it_was_written_just_now(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

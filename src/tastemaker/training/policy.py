@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
 
@@ -137,13 +137,14 @@ def draw_and_judge(
     drawing at fault are held against no judge.
     """
     trajectories, images, handles = [], [], []
-    for chunk in chunks_of(batch, setup.chunks):
-        trajectories.append(rollout(setup, chunk, step))
-        images.append(decode_all(setup.adapter, trajectories[-1].final_BX, setup.height, setup.width, setup.max_batch))
-        handles.append(scoring.submit(f"{step}/{chunk.first}", images[-1], _repeated(setup, chunk.prompts)))
-    trajectory, pictures = _one_trajectory(trajectories), torch.cat(images) if len(images) > 1 else images[0]
-    fine = check(trajectory, pictures)
-    scores = joined([scoring.collect(handle) for handle in handles])
+    with _attention_of_update(setup):
+        for chunk in chunks_of(batch, setup.chunks):
+            trajectories.append(rollout(setup, chunk, step))
+            images.append(decode_all(setup.adapter, trajectories[-1].final_BX, setup.height, setup.width, setup.max_batch))
+            handles.append(scoring.submit(f"{step}/{chunk.first}", images[-1], _repeated(setup, chunk.prompts)))
+        trajectory, pictures = _one_trajectory(trajectories), torch.cat(images) if len(images) > 1 else images[0]
+        fine = check(trajectory, pictures)
+        scores = joined([scoring.collect(handle) for handle in handles])
     scores = of_step(setup.ranks, scores, batch.places, setup.group_size)
     return trajectory, pictures, within_budget(setup, scores) if fine else scores
 
@@ -164,19 +165,26 @@ def _one_trajectory(parts: Sequence[Trajectory]) -> Trajectory:
     )
 
 
-def rollout(setup: Setup, chunk: Part, step: int) -> Trajectory:
-    """Log-probabilities are computed as the update will, or the ratio would begin with the rounding between two ways."""
+def _attention_of_update(setup: Setup) -> AbstractContextManager[None]:
+    """Log-probabilities are computed as the update will, or the ratio would begin with the rounding between two ways.
+
+    Around drawing and judging, because torch has one way of attention for all threads: switched to and fro, the rounding of a
+    local judge's scores would hang on what is drawn at that moment.
+    """
     plain = setup.sampler.kind != "ode"
-    with attention_with_gradients(next(setup.adapter.transformer.parameters())) if plain else nullcontext():
-        return denoise(
-            setup.adapter,
-            chunk.condition,
-            chunk.negative,
-            group_size=setup.group_size,
-            sampler=setup.sampler,
-            noise=keyed_noise(setup, chunk.prompts, setup.group_size, "rollout", step, places=chunk.places),
-            max_batch=setup.max_batch,
-        )
+    return attention_with_gradients(next(setup.adapter.transformer.parameters())) if plain else nullcontext()
+
+
+def rollout(setup: Setup, chunk: Part, step: int) -> Trajectory:
+    return denoise(
+        setup.adapter,
+        chunk.condition,
+        chunk.negative,
+        group_size=setup.group_size,
+        sampler=setup.sampler,
+        noise=keyed_noise(setup, chunk.prompts, setup.group_size, "rollout", step, places=chunk.places),
+        max_batch=setup.max_batch,
+    )
 
 
 def within_budget(setup: Setup, scores: Scores) -> Scores:
