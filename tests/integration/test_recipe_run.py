@@ -10,7 +10,8 @@ import pytest
 from diffusers import DiffusionPipeline
 from rich.console import Console
 
-from tastemaker.commands.run import KINDS, as_table, run, shipped
+from tastemaker.commands.run import as_table, run, shipped
+from tastemaker.commands.stages.kinds import KINDS
 from tastemaker.config.recipe import load_recipe
 from tastemaker.data.prompts import read_prompts, write_prompts
 from tastemaker.errors import UserMistake

@@ -4,7 +4,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from tastemaker.commands.run import KINDS
+from tastemaker.commands.stages.kinds import KINDS
 from tastemaker.config import TrainConfig
 from tastemaker.config.distillation import DistillConfig
 from tastemaker.miniature import task as miniature
@@ -34,8 +34,8 @@ def test_the_memory_of_a_training_has_a_reference_where_one_is_kept(tmp_path, ve
 @pytest.mark.parametrize(("device", "waiting"), [("cpu", 1), ("cuda", 0)])
 def test_the_memory_of_a_distillation_has_the_seat_that_is_held(tmp_path, monkeypatch, device, waiting):
     """A whole transformer, with those that wait for it where the device is the CPU; none where all are LoRAs."""
-    monkeypatch.setattr("tastemaker.commands.run.pick_device", lambda: torch.device(device))
-    monkeypatch.setattr("tastemaker.commands.run.matrix_rate", lambda *args: 1.0)
+    monkeypatch.setattr("tastemaker.commands.stages.estimates.pick_device", lambda: torch.device(device))
+    monkeypatch.setattr("tastemaker.commands.stages.estimates.matrix_rate", lambda *args: 1.0)
     (tmp_path / "style").mkdir()
     (tmp_path / "style" / "pytorch_lora_weights.safetensors").touch()
     for policy, folders, kept in (

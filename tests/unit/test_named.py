@@ -15,7 +15,7 @@ from rich.console import Console
 
 from tastemaker.commands.curate import curate
 from tastemaker.commands.distill import distill
-from tastemaker.commands.run import KINDS
+from tastemaker.commands.stages.kinds import KINDS
 from tastemaker.commands.train import monitor_plan, tell_shapes, train
 from tastemaker.config import (
     ArcFaceIdentityConfig,

@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from tastemaker.commands.run import KINDS, RESULTS, run
+from tastemaker.commands.run import run
+from tastemaker.commands.stages.files import RESULTS
+from tastemaker.commands.stages.kinds import KINDS
 from tastemaker.config import parse
 from tastemaker.config.recipe import parse_recipe
 from tastemaker.config.stages import CurateStage

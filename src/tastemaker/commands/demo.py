@@ -17,7 +17,9 @@ from rich.console import Console
 from transformers.utils import logging as transformers_logging
 
 from tastemaker.commands.evaluate import Around
-from tastemaker.commands.run import KINDS, RESULTS, evaluate_stage, shipped
+from tastemaker.commands.run import shipped
+from tastemaker.commands.stages.files import RESULTS
+from tastemaker.commands.stages.kinds import KINDS, evaluate_stage
 from tastemaker.config.recipe import load_recipe
 from tastemaker.data.embeddings import EmbeddingCache
 from tastemaker.evaluation.benchmark import Drawing, draw

@@ -1,0 +1,126 @@
+"""What a stage takes, in orders of magnitude: time, memory and disk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from tastemaker.config import LoraPolicy, NFTConfig, TrainConfig
+from tastemaker.config.distillation import DistillConfig
+from tastemaker.config.evaluation import EvaluateConfig
+from tastemaker.miniature.world.splits import HELD_OUT_SIZE
+from tastemaker.named.inputs import (
+    MINIATURE,
+    MINIATURE_PROMPTS,
+    model_folder,
+    model_path,
+)
+from tastemaker.recipe import Job
+from tastemaker.runtime.device import pick_device
+from tastemaker.runtime.estimate import (
+    BACKWARD,
+    Estimate,
+    matrix_rate,
+    memory_of_training,
+    num_bytes,
+    num_parameters,
+    seconds_of,
+)
+from tastemaker.training.seats import is_lora
+
+PIXELS = 16
+"""Side of the square of pixels that one latent token stands for, in the families there are; for estimates alone."""
+
+
+def estimate_training(config: TrainConfig, job: Job, *, steps: int | None = None) -> Estimate:
+    """Of rollouts and updates; with `steps` 0 of nothing but loading."""
+    model = num_parameters(model_folder(config, job.beside) / "transformer")
+    rollout, algorithm = config.rollout, config.algorithm
+    pictures = rollout.prompts * rollout.group_size
+    branches = 2 if rollout.guidance != 1 else 1
+    trained = algorithm.points if algorithm.name == "nft" else rollout.window_size
+    reference = algorithm.velocity_kl > 0
+    each = rollout.steps * branches + trained * (1 + BACKWARD + reference + (branches if algorithm.name == "nft" else 0))
+    count = config.budget.max_steps if steps is None else steps
+    lagging = isinstance(algorithm, NFTConfig) and algorithm.old_policy is not None
+    copies = int(reference and not isinstance(config.policy, LoraPolicy))  # a LoRA has its base for a reference
+    return _estimate(config, model, count * pictures * each, averages=int(lagging), copies=copies)
+
+
+def estimate_distillation(job: Job) -> Estimate:
+    config: DistillConfig = job.config
+    model = num_parameters(model_folder(config, job.beside) / "transformer")
+    rollout = config.rollout
+    branches = max(2 if teacher.guidance != 1 else 1 for teacher in config.teachers)
+    each = rollout.steps + (rollout.states or rollout.steps) * (1 + BACKWARD + branches)
+    forwards = config.budget.max_steps * rollout.prompts * rollout.group_size * each
+    return _estimate(config, model, forwards, copies=_copies_for_teachers(config, job))
+
+
+def _copies_for_teachers(config: DistillConfig, job: Job) -> int:
+    """Of the transformer: their seat, and where the device is a CPU the base and the teachers that wait there."""
+    loras = [_leaves_lora(job.beside / teacher.weights) for teacher in config.teachers]
+    if isinstance(config.policy, LoraPolicy) and all(loras):
+        return 0
+    if pick_device().type != "cpu":
+        return 1
+    waiting = [not lora and not teacher.on_disk for lora, teacher in zip(loras, config.teachers, strict=True)]
+    return 2 + sum(waiting)
+
+
+def _leaves_lora(folder: Path) -> bool:
+    """Whether a LoRA is there, or will be by the name that a training gives it."""
+    return is_lora(folder) if folder.exists() else folder.name == "lora"
+
+
+def _estimate(
+    config: TrainConfig | DistillConfig, model: int, forwards: float, *, averages: int = 0, copies: int = 0
+) -> Estimate:
+    tokens = (config.rollout.picture_side // PIXELS) ** 2
+    lora = isinstance(config.policy, LoraPolicy)
+    averages += config.optimiser.ema_decay is not None
+    memory = memory_of_training(0 if lora else model, model, averages=averages, copies=copies)
+    saved = 0 if lora else 4 * model * (3 + averages)  # weights, two means and averages, each in float32
+    rate = matrix_rate(pick_device().type, torch.get_num_threads())
+    disk = saved * config.checkpoint.keep + 4 * model
+    return Estimate(seconds_of(forwards, model, tokens, rate), memory, disk)
+
+
+def estimate_curation(job: Job) -> Estimate:
+    config: TrainConfig = job.config.training
+    model = num_parameters(model_folder(config, job.beside) / "transformer")
+    path = job.beside / config.data.prompts
+    by_task = MINIATURE_PROMPTS.get(config.data.prompts) or ([sum(1 for _ in path.open())] if path.is_file() else None)
+    if by_task is None:
+        return Estimate(memory=4 * model)
+    count = sum(min(one, config.data.most or one) for one in by_task)
+    rollout = config.rollout
+    forwards = count * rollout.group_size * rollout.steps * (2 if rollout.guidance != 1 else 1)
+    tokens = (rollout.picture_side // PIXELS) ** 2
+    rate = matrix_rate(pick_device().type, torch.get_num_threads())
+    return Estimate(
+        seconds_of(forwards, model, tokens, rate), 4 * model, count * rollout.group_size * 3 * rollout.picture_side**2
+    )
+
+
+def estimate_evaluation(job: Job) -> Estimate:
+    """Where the first model is there already; the others are taken to be as large."""
+    config: EvaluateConfig = job.config
+    folder = model_path(config.models[0].path, job.beside) / "transformer"
+    if not folder.is_dir():
+        return Estimate()
+    model = num_parameters(folder)
+    scales = [scale for one in config.models for scale in (one.guidance or config.guidance)]
+    each = sum(2 if scale != 1 else 1 for scale in scales) * config.steps
+    known = sum(min(config.most or HELD_OUT_SIZE[task], HELD_OUT_SIZE[task]) for task in config.tasks)
+    path = job.beside / config.prompts
+    count = known if config.prompts == MINIATURE else sum(1 for _ in path.open()) if path.is_file() else 0
+    tokens = (config.picture_side // PIXELS) ** 2
+    rate = matrix_rate(pick_device().type, torch.get_num_threads())
+    pictures = count * len(scales) * 3 * config.picture_side**2
+    return Estimate(seconds_of(count * each, model, tokens, rate), 4 * model, pictures)
+
+
+def estimate_export(job: Job) -> Estimate:
+    return Estimate(disk=num_bytes(job.beside / job.config.run)) if (job.beside / job.config.run).is_dir() else Estimate()
