@@ -1,0 +1,19 @@
+"""The command line: reads the arguments, calls one function, and turns a mistake into one clear line and an exit code.
+
+Commands import what they need when they run, so that help, version and a mistake in a config take less than a second.
+Exit codes: 0 done, 2 the user's mistake, 3 a service we depend on failed, 4 the monitor's alarm ended the run,
+75 stopped and resumable, 1 anything else.
+"""
+
+from __future__ import annotations
+
+import signal
+
+from tastemaker.cli import about, judges, models, prompts, training  # noqa: F401  they put their commands into app
+from tastemaker.cli.app import app
+
+
+def main() -> None:
+    """The `tastemaker` command. Outside the training loop, which stops at safe points, SIGTERM acts as Ctrl-C does."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    app()
