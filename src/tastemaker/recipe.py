@@ -37,7 +37,7 @@ from tastemaker.runtime.estimate import Estimate
 from tastemaker.runtime.lock import Lock
 
 STATE = "stage.json"
-IDLE = ("checkpoint", "processes", "monitor", "budget.max_minutes", "missing_budget", "cache")
+IDLE = ("checkpoint", "processes", "monitor", "budget.max_minutes", "missing_budget", "cache", "deadlines")
 """Settings and groups of them that change no result, among those that may differ on resuming."""
 
 

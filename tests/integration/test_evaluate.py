@@ -214,12 +214,16 @@ def test_missing_scores_are_counted_and_said(config, tmp_path, monkeypatch):
         task, "held_out_prompts", lambda count: [replace(p, truth=None) if n == 1 else p for n, p in enumerate(held_out(count))]
     )
     monkeypatch.setattr(evaluating, "truths", lambda pictures, prompts, pool: {"verdict": np.full(len(prompts), np.nan)})
-    summary = evaluate(config, overrides=["tasks=[t2i]", "guidance=[1.0]"], folder=tmp_path)
+    few = ["tasks=[t2i]", "guidance=[1.0]"]
+    summary = evaluate(config, overrides=[*few, "missing_budget=0.25"], folder=tmp_path)
     scores = [(row.model, row.n, row.missing) for row in overall(summary.scores)]
     assert scores == [(name, 3, 1) for name in ("base", "same", "run", "student")]
     assert summary.warning.startswith("incomplete: 4 scores are missing")
     assert all(row.n == 0 and row.missing == 4 for row in overall(summary.rows))
     assert all((e.n, e.missing) == (3, 1) for e in overall(summary.elo) if e.by == "judges")
+    with pytest.raises(ServiceFailed, match=r"4 of 16 scores are missing, more than the 5% allowed \(missing_budget\)"):
+        evaluate(config, overrides=few, folder=tmp_path)
+    assert overall(read_summary(tmp_path / "summary.json").scores) == overall(summary.scores), "what there is, is told"
 
 
 def test_all_mistakes_are_listed_at_once(made, tmp_path):

@@ -7,9 +7,10 @@ from rich.console import Console
 from tastemaker.commands.stages.kinds import KINDS
 from tastemaker.config import TrainConfig
 from tastemaker.config.distillation import DistillConfig
+from tastemaker.config.stages import CurateStage
 from tastemaker.miniature import task as miniature
 from tastemaker.recipe import Job
-from tastemaker.runtime.estimate import num_parameters
+from tastemaker.runtime.estimate import Estimate, num_parameters
 
 FULL, LORA = {"kind": "full"}, {"kind": "lora"}
 
@@ -53,3 +54,9 @@ def test_the_memory_of_a_distillation_has_the_seat_that_is_held(tmp_path, monkey
             name="s", model="miniature", data={"prompts": "miniature"}, teachers=teachers, policy=policy
         )
         assert copies(Job("s", distillation, tmp_path, tmp_path, Console()), 4 if policy == FULL else 1) == kept
+
+
+def test_of_a_model_that_is_still_to_come_nothing_is_said(tmp_path):
+    training = {"name": "t", "model": "stage/model", "data": {"prompts": "miniature"}, "rewards": ({"name": "facts"},)}
+    for kind, config in (("train", TrainConfig(**training)), ("curate", CurateStage(training=TrainConfig(**training)))):
+        assert KINDS[kind].estimate(Job("t", config, tmp_path, tmp_path, Console())) == Estimate()

@@ -104,6 +104,10 @@ def test_the_monitor_watches_what_the_config_says(tmp_path):
     text = text.replace("{prompts: miniature}", "{prompts: own.jsonl, held_out: held-out.jsonl}")
     plan = monitor_plan(parse(text, TrainConfig), tmp_path, known, console)
     assert sorted(prompt.text for prompt in plan.prompts) == ["a fox", "a hen"] and not plan.truths
+    edits = [Prompt("e", "make it red", None, "edit", ("a.png",))]  # a list of both tasks, and a policy of one that it lacks
+    assert [prompt.text for prompt in monitor_plan(parse(text, TrainConfig), tmp_path, edits, console).prompts] == [
+        "make it red"
+    ]
 
 
 def rows(path, *prompts):
@@ -149,6 +153,11 @@ def test_what_is_held_out_is_refused_before_a_model_is_looked_for(tmp_path, comm
 
 def test_a_category_that_only_these_prompts_lack_is_fine():
     check_categories(parse(CONFIG, TrainConfig), prompts("portrait", "general"))
+
+
+def test_a_category_of_one_task_is_no_misspelling_of_the_others():
+    text = CONFIG.replace("typografy", "edit/portrait").replace("landscapes, general", "edit, t2i")
+    check_categories(parse(text, TrainConfig), prompts("portrait"))
 
 
 def test_tasks_are_categories_too():

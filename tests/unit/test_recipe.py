@@ -310,6 +310,7 @@ stages:
         ("name: r\nstages: {a: {text: x}}", "kind: missing"),
         ("name: r\nstages: {a: 5}", "must be a group"),
         ("name: r\nstages: {a/b: {kind: write}}", "a stage's name is its folder's"),
+        ("name: r\nstages: {embeddings: {kind: write}}", "choose another name"),
         ('name: r\nstages: {a: {kind: write, source: "stage:b/out.txt"}, b: {kind: write}}', "names no stage above"),
         ('name: r\nstages: {a: {kind: write}, b: {kind: write, source: "stage:a/../x"}}', "leaves the stage's folder"),
         ("name: r\nstages: {a: {like: b}, b: {kind: write}}", "no stage above"),

@@ -19,7 +19,7 @@ from tastemaker.data.prompts import write_prompts
 from tastemaker.errors import UserMistake
 from tastemaker.evaluation.curation import half_agreement, print_shares, write_findings, write_walls
 from tastemaker.models.adapter import load
-from tastemaker.named.files import list_files
+from tastemaker.named.files import data_files
 from tastemaker.named.inputs import MINIATURE_PROMPTS, check_categories, check_held_out, model_folder, prompts_of
 from tastemaker.named.judges import check_rewards, opened_rewards
 from tastemaker.rewards.reward import fingerprints
@@ -131,8 +131,7 @@ def _judged(
     """The samples of every prompt, drawn by the base with the sampler of training, or read where they are there already."""
     model, side = model_folder(config, beside), config.rollout.picture_side
     device, dtype = prepare_hardware(config)
-    words = config.data.prompts in MINIATURE_PROMPTS
-    files = {} if words else list_files("prompts", beside / config.data.prompts)
+    files = data_files(config, beside)
     with opened_rewards(config, beside, device) as rewards:
         judges = fingerprints([rewards[reward.name] for reward in config.rewards])
         opened = Run.open(

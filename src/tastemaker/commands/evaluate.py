@@ -26,7 +26,7 @@ from tastemaker.config.evaluation import EvaluateConfig, ModelConfig
 from tastemaker.data.embeddings import EmbeddingCache, encoder_key
 from tastemaker.data.pictures import open_picture
 from tastemaker.data.prompts import read_prompts
-from tastemaker.errors import UserMistake
+from tastemaker.errors import ServiceFailed, UserMistake
 from tastemaker.evaluation import picture_statistics
 from tastemaker.evaluation.benchmark import Drawing
 from tastemaker.evaluation.comparison import Side, compare, pairs_of
@@ -141,10 +141,32 @@ def run_evaluation(
                 sides = judged_by(composite, sides, pictures, judge_kept, console)
             except (KeyboardInterrupt, Exception):  # whatever ended it, what was judged by then was paid for
                 console.print("interrupted; this is what was judged by then", highlight=False)
-                partial = judged_by(composite, sides, pictures, kept_scores)
-                _tell(contest, partial, pictures, around, seconds(), console, so_far(partial, composite))
+                try:
+                    partial = judged_by(composite, sides, pictures, kept_scores)
+                    _tell(contest, partial, pictures, around, seconds(), console, so_far(partial, composite))
+                except Exception as error:  # what ended it says more
+                    console.print(f"it could not be written: {error!r}", markup=False, highlight=False)
                 raise
-        return _tell(contest, sides, pictures, around, seconds(), console)
+        summary = _tell(contest, sides, pictures, around, seconds(), console)
+        if composite is not None:
+            _check_missing(contest, sides, composite)
+        return summary
+
+
+def _check_missing(contest: Contest, sides: Sequence[Side], composite: Composite) -> None:
+    """Raises ServiceFailed where a stage of a recipe would else pass for finished with what a server left out."""
+    lost, asked = _missing(sides, contest.config), len(sides) * int(composite.asked_BR(contest.prompts).sum())
+    allowed = contest.config.missing_budget
+    if lost > allowed * asked:
+        raise ServiceFailed(
+            f"{lost} of {asked} scores are missing, more than the {allowed:.0%} allowed (missing_budget); the same command "
+            "asks for them again"
+        )
+
+
+def _missing(sides: Sequence[Side], config: EvaluateConfig) -> int:
+    names = {reward.name for reward in config.rewards}
+    return sum(int(values.sum()) for side in sides for name, values in side.missing.items() if name in names)
 
 
 def _tell(
@@ -340,7 +362,7 @@ def truths(pictures: np.ndarray, prompts: Sequence[Prompt], pool: Executor | Non
 def summarise(contest: Contest, sides: Sequence[Side], around: Around, seconds: float, so_far: str = "") -> Summary:
     config = contest.config
     tables = compare(sides, contest.prompts, against=contest.against)
-    lost = sum(int(values.sum()) for side in sides for name, values in side.missing.items() if name in _names(config))
+    lost = _missing(sides, config)
     notes = [
         *(f"{one.name}: {config.models[place].path}" for place, one in enumerate(contest.entrants)),
         *(
@@ -350,7 +372,7 @@ def summarise(contest: Contest, sides: Sequence[Side], around: Around, seconds: 
         *contest.warnings,
         *around.notes,
     ]
-    incomplete = f"incomplete: {lost} scores are missing; the same command asks for them again" if lost else ""
+    incomplete = f"incomplete: {lost} scores are missing; when it runs again they are asked for" if lost else ""
     return Summary(
         **vars(tables),
         wall_seconds=seconds,
@@ -361,10 +383,6 @@ def summarise(contest: Contest, sides: Sequence[Side], around: Around, seconds: 
         notes=tuple(notes),
         warning="; ".join(filter(None, (around.warning, so_far or incomplete))),
     )
-
-
-def _names(config: EvaluateConfig) -> set[str]:
-    return {reward.name for reward in config.rewards}
 
 
 def report(

@@ -155,7 +155,8 @@ def monitor_plan(config: TrainConfig, beside: Path, prompts: Sequence[Prompt], c
     if not watched.every:
         return None
     if config.data.held_out is not None:
-        prompts = held_out_of(config, beside)
+        tasks = {prompt.task for prompt in prompts}  # the list may be of both, the policy of one
+        prompts = [prompt for prompt in held_out_of(config, beside) if prompt.task in tasks] or prompts
     return Plan(
         chosen(prompts, watched.prompts, config.seed),
         every=watched.every,

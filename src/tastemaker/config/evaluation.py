@@ -8,9 +8,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from tastemaker.config.base import Broken, Count, Guidance, Name, Positive, Settings, Weight, nearest
+from tastemaker.config.base import Broken, Count, Guidance, Name, Positive, Settings, Share, Weight, nearest
 from tastemaker.config.judges import AnyJudgeConfig
 from tastemaker.config.rewards import CacheConfig, DeadlineConfig, RewardConfig, reward_rules
+from tastemaker.config.settings import FREE
 
 
 class ModelConfig(Settings):
@@ -67,8 +68,10 @@ class EvaluateConfig(Settings):
     """Who judges the pictures, as in a training's config; weights add up to 1."""
     categories: dict[str, dict[str, Weight]] = Field(default={}, examples=[{"portrait": {"alignment": 1.0}}])
     """Weights of their own for prompts of these categories, as in a training's config."""
-    deadlines: DeadlineConfig = DeadlineConfig()
-    cache: CacheConfig | None = None
+    deadlines: DeadlineConfig = Field(default=DeadlineConfig(), json_schema_extra=FREE)
+    missing_budget: Share = Field(default=0.05, json_schema_extra=FREE)
+    """Share of the scores asked for that may be missing; beyond it the command fails, and asks for them again when repeated."""
+    cache: CacheConfig | None = Field(default=None, json_schema_extra=FREE)
     """Where scores of judges in folders and behind servers are kept for other runs; null keeps none."""
 
     @property

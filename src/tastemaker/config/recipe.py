@@ -27,6 +27,8 @@ from tastemaker.config.strict_yaml import Document, Path, read
 from tastemaker.errors import UserMistake
 
 REFERENCE = "stage:"
+TAKEN = ("embeddings", "lock")
+"""What a recipe's own folder has beside its stages."""
 SHARED = ("seed", "threads", "processes")
 """Settings that a recipe may state for all of its stages."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -191,6 +193,8 @@ def _mistakes(
     """Each with its place below the stage."""
     if not _STAGE.fullmatch(name):
         yield (), "a stage's name is its folder's: letters, digits, dashes and underscores, 64 at most"
+    if name in TAKEN:
+        yield (), "is what the recipe's own folder has beside its stages, choose another name"
     if not isinstance(stage, dict):
         yield (), "must be a group of settings, write `kind` and the settings of that kind indented below it"
         return

@@ -268,7 +268,7 @@ class TrainConfig(LoopConfig):
     weight 0 there and is not asked. A key is a category (portrait), a task (edit or t2i), or both (edit/portrait); of
     several that fit a prompt both come first, then the task."""
     data: DataConfig = Field(examples=[{"prompts": "prompts.jsonl"}])
-    deadlines: DeadlineConfig = DeadlineConfig()
+    deadlines: DeadlineConfig = Field(default=DeadlineConfig(), json_schema_extra=FREE)
     cache: CacheConfig | None = Field(default=None, json_schema_extra=FREE)
     """Where scores of judges in folders and behind servers are kept; null keeps none."""
     missing_budget: Share = Field(default=0.05, json_schema_extra=FREE)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from tastemaker.config import Judged, TrainConfig
 from tastemaker.config.distillation import DistillConfig
+from tastemaker.data.jsonl import TASKS
 from tastemaker.data.pictures import elongation
 from tastemaker.data.prompts import read_prompts
 from tastemaker.data.splits import content_key, text_key
@@ -115,10 +116,18 @@ def check_categories(config: Judged, prompts: Iterable[Prompt]) -> None:
     wrong = [
         f"{key}: {category!r} is the category of no prompt, did you mean `{near[0]}`?"
         for key, category in named.items()
-        if category not in present and (near := get_close_matches(category, present, n=1))
+        if category not in present and (near := _alike(category, present))
     ]
     if wrong:
         raise UserMistake("\n".join(wrong))
+
+
+def _alike(category: str, present: Iterable[str]) -> list[str]:
+    """One that may have been meant; a category of one task is no misspelling of the other's (edit/portrait, t2i/portrait)."""
+    task, slash, _ = category.partition("/")
+    if slash and task in TASKS:
+        present = [name for name in present if name.startswith(f"{task}/")]
+    return get_close_matches(category, list(present), n=1)
 
 
 def not_square(prompts: Iterable[Prompt], side: int) -> str | None:

@@ -13,7 +13,6 @@ from tastemaker.miniature.world.splits import HELD_OUT_SIZE
 from tastemaker.named.inputs import (
     MINIATURE,
     MINIATURE_PROMPTS,
-    model_folder,
     model_path,
 )
 from tastemaker.recipe import Job
@@ -35,7 +34,8 @@ PIXELS = 16
 
 def estimate_training(config: TrainConfig, job: Job, *, steps: int | None = None) -> Estimate:
     """Of rollouts and updates; with `steps` 0 of nothing but loading."""
-    model = num_parameters(model_folder(config, job.beside) / "transformer")
+    if (model := _parameters(config.model, job)) is None:
+        return Estimate()
     rollout, algorithm = config.rollout, config.algorithm
     pictures = rollout.prompts * rollout.group_size
     branches = 2 if rollout.guidance != 1 else 1
@@ -50,7 +50,8 @@ def estimate_training(config: TrainConfig, job: Job, *, steps: int | None = None
 
 def estimate_distillation(job: Job) -> Estimate:
     config: DistillConfig = job.config
-    model = num_parameters(model_folder(config, job.beside) / "transformer")
+    if (model := _parameters(config.model, job)) is None:
+        return Estimate()
     rollout = config.rollout
     branches = max(2 if teacher.guidance != 1 else 1 for teacher in config.teachers)
     each = rollout.steps + (rollout.states or rollout.steps) * (1 + BACKWARD + branches)
@@ -89,7 +90,8 @@ def _estimate(
 
 def estimate_curation(job: Job) -> Estimate:
     config: TrainConfig = job.config.training
-    model = num_parameters(model_folder(config, job.beside) / "transformer")
+    if (model := _parameters(config.model, job)) is None:
+        return Estimate()
     path = job.beside / config.data.prompts
     by_task = MINIATURE_PROMPTS.get(config.data.prompts) or ([sum(1 for _ in path.open())] if path.is_file() else None)
     if by_task is None:
@@ -107,10 +109,8 @@ def estimate_curation(job: Job) -> Estimate:
 def estimate_evaluation(job: Job) -> Estimate:
     """Where the first model is there already; the others are taken to be as large."""
     config: EvaluateConfig = job.config
-    folder = model_path(config.models[0].path, job.beside) / "transformer"
-    if not folder.is_dir():
+    if (model := _parameters(config.models[0].path, job)) is None:
         return Estimate()
-    model = num_parameters(folder)
     scales = [scale for one in config.models for scale in (one.guidance or config.guidance)]
     each = sum(2 if scale != 1 else 1 for scale in scales) * config.steps
     known = sum(min(config.most or HELD_OUT_SIZE[task], HELD_OUT_SIZE[task]) for task in config.tasks)
@@ -120,6 +120,12 @@ def estimate_evaluation(job: Job) -> Estimate:
     rate = matrix_rate(pick_device().type, torch.get_num_threads())
     pictures = count * len(scales) * 3 * config.picture_side**2
     return Estimate(seconds_of(count * each, model, tokens, rate), 4 * model, pictures)
+
+
+def _parameters(path: str, job: Job) -> int | None:
+    """Of the model's transformer; None where it is another stage's to leave."""
+    folder = model_path(path, job.beside) / "transformer"
+    return num_parameters(folder) if folder.is_dir() else None
 
 
 def estimate_export(job: Job) -> Estimate:

@@ -31,7 +31,8 @@ from tastemaker.named.inputs import (
 )
 from tastemaker.opening import find_model
 from tastemaker.recipe import Job
-from tastemaker.runtime import checkpoint
+from tastemaker.rewards.vlm_folder import CARD_FILE
+from tastemaker.runtime import changes, checkpoint
 from tastemaker.training.reward_start import num_steps
 
 RUN = "run"
@@ -53,6 +54,12 @@ def trained(run: Path) -> list[str]:
 def results_of_curation(job: Job) -> list[str]:
     pictures = list_files(LIST, job.folder / LIST).get(f"{LIST}.pictures", [])
     return [LIST, *(path.relative_to(job.folder).as_posix() for path in _paths(pictures))]
+
+
+def results_of_judging(job: Job) -> list[str]:
+    """The judge without its card, which may be measured anew and changes no score."""
+    names = changes.names_in(job.folder / RUN / "judge")
+    return [f"{RUN}/judge/{name.as_posix()}" for name in names if name.name != CARD_FILE]
 
 
 def extends(run: Path, end: int) -> bool:

@@ -30,10 +30,11 @@ from tastemaker.commands.stages.files import (
     inputs_of_training,
     policy,
     results_of_curation,
+    results_of_judging,
     trained,
 )
 from tastemaker.commands.train import run_train
-from tastemaker.commands.train_reward import collect, run_train_reward
+from tastemaker.commands.train_reward import BASE, collect, run_train_reward
 from tastemaker.config import TrainConfig
 from tastemaker.config.distillation import DistillConfig
 from tastemaker.config.evaluation import EvaluateConfig
@@ -43,6 +44,7 @@ from tastemaker.config.stages import CurateStage, ExportStage
 from tastemaker.export.plan import make_plan
 from tastemaker.export.write import export
 from tastemaker.recipe import Job, Kind
+from tastemaker.runtime import changes
 
 EMBEDDINGS = "embeddings"
 """In the recipe's folder: encoded prompts, for all stages."""
@@ -77,7 +79,10 @@ def _curate(job: Job) -> None:
 
 
 def _train_reward(job: Job) -> None:
-    run_train_reward(job.config, job.beside, job.folder / RUN, job.console, _allowed(job))
+    allow = _allowed(job)
+    if changes.allowed("data_files.base", allow):  # which the run knows file by file
+        allow += [f"data_files.{BASE}{file.name}" for file in (job.beside / job.config.base).glob("*")]
+    run_train_reward(job.config, job.beside, job.folder / RUN, job.console, allow)
 
 
 def _allowed(job: Job) -> list[str]:
@@ -96,9 +101,9 @@ def evaluate_stage(job: Job, around: Around | None = None) -> None:
 def _export(job: Job) -> None:
     out = job.folder / "model"
     config: ExportStage = job.config
-    if not out.exists():  # it is there whole or not at all
-        numbers = None if config.evaluation is None else job.beside / config.evaluation
-        export(make_plan(job.beside / config.run, out, form=config.form, dtype=config.dtype, evaluation=numbers))
+    numbers = None if config.evaluation is None else job.beside / config.evaluation
+    plan = make_plan(job.beside / config.run, out, form=config.form, dtype=config.dtype, evaluation=numbers, force=out.exists())
+    export(plan)
 
 
 KINDS: dict[str, Kind] = {
@@ -106,6 +111,7 @@ KINDS: dict[str, Kind] = {
         RewardTrainConfig,
         _train_reward,
         lambda config: (f"{RUN}/judge",),
+        results=results_of_judging,
         inputs=inputs_of_judging,
         check=lambda job: _discard(collect(job.config, job.beside, decode=False, awaits=job.awaits)),
         extends=extends_judge,
