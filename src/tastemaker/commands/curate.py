@@ -142,8 +142,15 @@ def _judged(
             cache = EmbeddingCache(adapter, height=side, width=side, folder=embeddings, encoder_key=encoder_key(model))
             setup = make_setup(_without_reference(config), adapter, prompts, rewards, cache, height=side, width=side)
             console.print(_plan(setup, folder), soft_wrap=True)
-            cache.encode_ahead(prompts, [setup.negative_prompt] if setup.sampler.guided else [], encoding(console))
-            with closing(Progress(len(blocks_of(setup)), start=judged_blocks(folder), console=console)) as progress:
+            blocks, hear = blocks_of(setup), encoding(console)
+
+            def encoded(done: int, total: int) -> None:
+                hear(done, total)
+                stop.leave(f"{done} of {total} prompts are encoded and kept")
+
+            ahead = [prompt for block in blocks[judged_blocks(folder) :] for prompt in block]
+            cache.encode_ahead(ahead, [setup.negative_prompt] if setup.sampler.guided else [], encoded)
+            with closing(Progress(len(blocks), start=judged_blocks(folder), console=console)) as progress:
                 return judge_prompts(setup, folder, trackers=[progress], stop=stop)
 
 

@@ -18,6 +18,7 @@ from typing import Literal, TypeVar
 import torch
 from peft import LoraConfig, get_peft_model_state_dict
 from peft.tuners.lora import LoraLayer
+from safetensors.torch import load_file
 from torch import nn
 
 from tastemaker.errors import UserMistake
@@ -83,11 +84,36 @@ def load_lora(adapter: Adapter, folder: str | Path, *, name: str = "policy") -> 
     """Read a diffusers LoRA folder (safetensors) as the LoRA `name` and make it active."""
     if name in getattr(adapter.transformer, "peft_config", {}):
         raise UserMistake(f"the transformer already has a LoRA named {name!r}; load {folder} under another name")
-    if not list(Path(folder).glob("*.safetensors")):
+    files = sorted(Path(folder).glob("*.safetensors"))
+    if not files:
         raise UserMistake(f"{folder} holds no LoRA: it has no .safetensors file")
-    with _beside_others():
-        adapter.pipeline.load_lora_weights(str(folder), adapter_name=name, local_files_only=True, use_safetensors=True)
+    try:
+        with _beside_others():
+            adapter.pipeline.load_lora_weights(str(folder), adapter_name=name, local_files_only=True, use_safetensors=True)
+    except (RuntimeError, ValueError, KeyError) as error:
+        raise UserMistake(f"{folder} is no LoRA of this transformer: {' '.join(str(error).split())[:300]}") from error
+    if name not in getattr(adapter.transformer, "peft_config", {}):
+        raise UserMistake(f"{folder} holds no LoRA of a transformer")
+    _keep_what_is_saved(adapter.transformer, name, files)
     adapter.transformer.set_adapter(name)
+
+
+def _keep_what_is_saved(transformer: nn.Module, name: str, files: Sequence[Path]) -> None:
+    """In float32, which a policy's LoRA is trained in; peft has rounded it to the base's dtype, and drops what has no place.
+
+    Of files that name their weights as diffusers does; other names were translated, and stay as they came.
+    """
+    saved = {key.removeprefix("transformer."): value for path in files for key, value in load_file(path).items()}
+    own = {key.replace(f".{name}.", "."): value for key, value in transformer.named_parameters() if f".{name}." in key}
+    if not own.keys() & saved.keys():
+        return
+    odd = [key for key in saved if ".lora_" in key and key not in own]
+    if odd:
+        more = f" and {len(odd) - 1} more" if len(odd) > 1 else ""
+        raise UserMistake(f"{files[0].parent} is no LoRA of this transformer, which has no place for {odd[0]}{more}")
+    for key, value in own.items():
+        if key in saved:
+            value.data = saved[key].to(value.device, torch.float32)
 
 
 @contextmanager

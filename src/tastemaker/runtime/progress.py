@@ -107,14 +107,18 @@ def telling(
     >>> hear = telling(print, "encoding prompts")
     >>> for done in range(1, 9001): hear(done, 9000)
     """
-    began = last = clock()
+    began: float | None = None
+    last, first = 0.0, 0
 
     def hear(done: int, total: int) -> None:
-        nonlocal last
+        nonlocal began, last, first
         now = clock()
-        if now - last >= every:
+        if began is None:  # the work begins with the first call: what is before it may have taken longer
+            began = last = now
+            first = done
+        elif now - last >= every and done > first:
             last = now
-            say(f"{what}: {done} of {total}, {_clock_text((now - began) / done * (total - done))} left")
+            say(f"{what}: {done} of {total}, {_clock_text((now - began) / (done - first) * (total - done))} left")
 
     return hear
 

@@ -293,7 +293,10 @@ def lacks_sources(rows: Iterable[Rating | Vote], rubric: Rubric) -> list[str]:
 
 
 def unreadable(rows: Iterable[Rating | Vote], encoder: QuestionEncoder) -> list[str]:
-    """A line for each picture that the judge's processor refuses, which is a matter of sizes: each is tried once, on black."""
+    """A line for each picture that the judge's processor refuses, which is a matter of sizes: each is tried once, on black.
+
+    Only sizes that are long or small are: trying those of ten thousand photographs would take longer than some trainings.
+    """
 
     @cache
     def refusal(sizes: tuple[tuple[int, int], ...]) -> str | None:
@@ -307,8 +310,12 @@ def unreadable(rows: Iterable[Rating | Vote], encoder: QuestionEncoder) -> list[
         for row in rows
         for picture in row.pictures
         for sizes in [tuple(map(size, (picture, *row.sources)))]
-        if (reason := refusal(sizes))
+        if any(map(_odd, sizes)) and (reason := refusal(sizes))
     ]
+
+
+def _odd(size: tuple[int, int]) -> bool:
+    return max(size) > 16 * min(size) or min(size) < 64
 
 
 def listed(mistakes: Sequence[str]) -> str:

@@ -16,7 +16,7 @@ from tastemaker.algorithms.nft import NFT
 from tastemaker.config import Judged, LoraPolicy, NFTConfig, PolicyConfig, TrainConfig
 from tastemaker.config.distillation import DistillConfig
 from tastemaker.data.embeddings import EmbeddingCache
-from tastemaker.errors import UserMistake
+from tastemaker.errors import Stopped, UserMistake
 from tastemaker.flow.schedule import high_noise_window
 from tastemaker.models.adapter import Adapter
 from tastemaker.models.lora import has_lora, policy_parameters
@@ -276,8 +276,12 @@ def run_loop(
         observers = _resumed(config, setup, state, run, guard, around, stopping) if isinstance(run, Run) else []
         begin_alike(ranks, state, guard)
         # After the monitor has measured the base, whose prompts are others: these were encoded where that is fast.
-        encode_ahead(setup, range(state.step + 1, config.budget.max_steps + 1), around.encoded)
         with stopping:
+            told = _heard(around, stopping, deadline)
+            encode_ahead(setup, range(state.step + 1, config.budget.max_steps + 1), told)
+            if isinstance(run, Run):  # from here on they count the time
+                for tracker in around.trackers(state.step, config.budget.max_steps):
+                    run.follow(tracker)
             train(
                 setup,
                 state,
@@ -307,9 +311,24 @@ def _resumed(
         state.restore(saved.tensors, saved.state)
         guard.load_state(saved.state["guard"])
     run.require_space(state.tensors_to_come())
-    for tracker in around.trackers(state.step, config.budget.max_steps):
-        run.follow(tracker)
     return [around.after_step, *watched]
+
+
+def _heard(around: Around, stopping: StopRequest, deadline: Callable[[], bool]) -> Callable[[int, int], None]:
+    """Tells of prompts that are encoded, and leaves between two where that is asked for: what is encoded is kept.
+
+    Several processes leave together, at the end of their first step.
+    """
+
+    def encoded(done: int, total: int) -> None:
+        around.encoded(done, total)
+        if around.ranks.count == 1:
+            stopping.leave(f"{done} of {total} prompts are encoded and kept")
+            if deadline():
+                over = "budget.max_minutes are over"
+                raise Stopped(f"{over}, {done} of {total} prompts are encoded and kept; the same command goes on")
+
+    return encoded
 
 
 def _tell(observers: Iterable[Observer], step: int, images: Tensor, batch: Batch) -> None:

@@ -166,12 +166,14 @@ def guided_velocities(setup: Setup, adapter: Adapter, some: Pass, here: Trajecto
 def taught(setup: Setup, teachers: Teachers, batch: Batch, trajectory: Trajectory, signal: Signal) -> Trajectory:
     """The student's states with the velocities of each prompt's teacher, guided as that teacher is; one prefix per prompt.
 
-    A teacher is brought to the device once: all its samples are next to each other in time, whatever their order in the step.
+    Nothing is kept for a way back here, so `micro_batch` cuts no group. A teacher is brought to the device once: all its
+    samples are next to each other in time, whatever their order in the step.
     """
     velocities_BSX = torch.full_like(trajectory.velocities_BSX, float("nan"))
+    whole = setup if setup.micro_batch is None else replace(setup, micro_batch=max(setup.micro_batch, setup.group_size))
     for teacher, taught_here in teachers.places(batch.prompts):
         with teachers.seated(teacher) as adapter:
-            for some in passes_of(setup, batch, signal, torch.tensor(batch.places)[taught_here]):
+            for some in passes_of(whole, batch, signal, torch.tensor(batch.places)[taught_here]):
                 here = take(trajectory, some.rows)
                 v_cond = stored_velocities(adapter, some.prefix(adapter), here)
                 v_uncond = None

@@ -6,6 +6,8 @@ from copy import deepcopy
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from test_qwen_image21 import SIDE, SIGMA, latents
 
 from families import TEXTS
@@ -83,3 +85,36 @@ def test_a_folder_without_safetensors_is_no_lora(adapter, tmp_path):
     (tmp_path / "pytorch_lora_weights.bin").write_bytes(b"")
     with pytest.raises(UserMistake, match=r"no \.safetensors"):
         load_lora(adapter, tmp_path)
+
+
+def test_a_loras_factors_stay_in_float32_on_a_base_in_less(adapter, tmp_path):
+    disturb(policy_parameters(adapter, "lora", rank=4))
+    save_lora(adapter, tmp_path)
+    other = adapt(tiny_qwen_image21().to(torch.bfloat16))
+    load_lora(other, tmp_path)
+    saved, found = (
+        {name: value for name, value in one.transformer.named_parameters() if ".policy." in name} for one in (adapter, other)
+    )
+    assert saved.keys() == found.keys() and all(value.dtype == torch.float32 for value in found.values())
+    assert all(torch.equal(saved[name], value) for name, value in found.items())
+    assert velocity(other).isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "told"),
+    [
+        (lambda key, value: (key, value[:, :-1]) if ".lora_A." in key else (key, value), "size mismatch"),
+        (lambda key, value: (key.replace("blocks.0.", "blocks.7."), value), "no place for .*blocks.7"),
+        (lambda key, value: (key.replace("transformer_blocks", "layers"), value), "is no LoRA of this transformer"),
+    ],
+)
+def test_a_lora_of_another_transformer_is_refused_in_one_line(adapter, tmp_path, spoil, told):
+    disturb(policy_parameters(adapter, "lora", rank=4))
+    save_lora(adapter, tmp_path)
+    (path,) = tmp_path.glob("*.safetensors")
+    with safe_open(path, "pt") as file:
+        about = file.metadata()
+    save_file({k: v.contiguous() for k, v in (spoil(k, v) for k, v in load_file(path).items())}, path, about)
+    with pytest.raises(UserMistake, match=told) as caught:
+        load_lora(adapt(tiny_qwen_image21()), tmp_path)
+    assert "\n" not in str(caught.value)
