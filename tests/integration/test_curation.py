@@ -257,6 +257,7 @@ def test_a_curated_list_of_the_miniature_is_trained_on(config, tmp_path, monkeyp
     more = {"overrides": ["data.prompts=miniature", "threads=1"], "folder": tmp_path / "f"}
     out = command.curate(config, **more)
     scores = (tmp_path / "f" / "scores.jsonl").read_bytes()
+    assert "model" in json.loads((tmp_path / "f" / "environment.json").read_text())["data_files"]
     assert out == tmp_path / "f" / "curated.jsonl" and 0 < len(read_prompts(out)) < 6
     monkeypatch.setattr(curating, "draw_and_judge", lambda *args: pytest.fail("a picture was drawn"))
     command.curate(config, keep=1.0, **more)

@@ -12,7 +12,8 @@ from typer.testing import CliRunner
 
 from tastemaker import cli
 from tastemaker.commands import evaluate as evaluating
-from tastemaker.commands.evaluate import evaluate, prepare
+from tastemaker.commands.contest import prepare
+from tastemaker.commands.evaluate import evaluate
 from tastemaker.commands.train import export as export_policy
 from tastemaker.config import parse
 from tastemaker.config.evaluation import EvaluateConfig
@@ -152,6 +153,19 @@ def test_interrupted_among_the_answers_it_tells_what_it_has_and_pays_for_none_tw
     summary = evaluate(config, folder=tmp_path)
     assert len(asked) == 48, "each picture once"
     assert repr(replace(summary, wall_seconds=0)) == repr(replace(whole[1], wall_seconds=0))
+
+
+def test_a_partial_report_that_fails_does_not_hide_what_ended_the_evaluation(config, tmp_path, monkeypatch):
+    def dies(*given):
+        raise ServiceFailed("the judge is gone")
+
+    def fails(*given):
+        raise OSError("no space left")
+
+    monkeypatch.setattr(Composite, "score", dies)
+    monkeypatch.setattr(evaluating, "_tell", fails)
+    with pytest.raises(ServiceFailed, match="the judge is gone"):
+        evaluate(config, folder=tmp_path)
 
 
 def test_a_model_that_is_added_draws_only_its_own(config, whole, made, monkeypatch):

@@ -11,16 +11,19 @@ import pytest
 from rich.console import Console
 
 from tastemaker.commands.run import run
-from tastemaker.commands.stages.files import RESULTS
+from tastemaker.commands.stages import kinds
+from tastemaker.commands.stages.files import RESULTS, results_of_judging
 from tastemaker.commands.stages.kinds import KINDS
-from tastemaker.config import parse
+from tastemaker.config import TrainConfig, parse
+from tastemaker.config.evaluation import EvaluateConfig
 from tastemaker.config.recipe import parse_recipe
-from tastemaker.config.stages import CurateStage
+from tastemaker.config.stages import CurateStage, ExportStage
 from tastemaker.errors import UserMistake
 from tastemaker.miniature import task
 from tastemaker.miniature.judge import model as judge_model
 from tastemaker.recipe import Job, open_recipe, outlook
 from tastemaker.recipe import run as run_stages
+from tastemaker.rewards.vlm_folder import CARD_FILE
 from tastemaker.runtime.changes import free_settings
 
 RECIPE = """\
@@ -197,3 +200,33 @@ def test_the_length_of_a_training_inside_of_a_stage_is_free_as_its_own_settings_
     ends = "training.budget.max_steps"
     assert ends in free_settings(parse(text, CurateStage))
     assert ends not in free_settings(parse(text, CurateStage, ["training.optimiser.decay_from=0.5"]))
+
+
+def test_of_a_judge_its_card_is_no_result(tmp_path: Path) -> None:
+    """It may be measured anew, which changes no score."""
+    judge = tmp_path / "run" / "judge"
+    judge.mkdir(parents=True)
+    for name in ("model.safetensors", "judge.json", CARD_FILE, "README.md"):
+        (judge / name).write_text(name)
+    (tmp_path / "run" / "lock").write_text("")
+    job = Job("judge", None, tmp_path, tmp_path, Console())
+    assert results_of_judging(job) == ["run/judge/judge.json", "run/judge/model.safetensors"]
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_an_export_that_runs_again_is_written_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: bool) -> None:
+    """Or what is there would pass for one of the new run."""
+    forced: list[bool] = []
+    monkeypatch.setattr(kinds, "make_plan", lambda run, out, *, force, **rest: forced.append(force))
+    monkeypatch.setattr(kinds, "export", lambda plan: None)
+    if there:
+        (tmp_path / "model").mkdir()
+    KINDS["export"].run(Job("model", ExportStage(run="run"), tmp_path, tmp_path, Console()))
+    assert forced == [there]
+
+
+def test_deadlines_caches_and_missing_scores_change_no_result() -> None:
+    training = {"name": "t", "model": "miniature", "data": {"prompts": "miniature"}, "rewards": ({"name": "facts"},)}
+    models = ({"name": "base", "path": "miniature"},)
+    for config in (TrainConfig(**training), EvaluateConfig(name="e", prompts="miniature", models=models)):
+        assert {"deadlines", "cache", "missing_budget"} <= {*free_settings(config)}

@@ -21,14 +21,13 @@ from rich.console import Console
 from transformers.utils import logging as transformers_logging
 
 from tastemaker import config as settings
+from tastemaker.commands.contest import Contest, Entrant, prepare
 from tastemaker.commands.train import encoding
-from tastemaker.config.evaluation import EvaluateConfig, ModelConfig
+from tastemaker.config.evaluation import EvaluateConfig
 from tastemaker.data.embeddings import EmbeddingCache, encoder_key
 from tastemaker.data.pictures import open_picture
-from tastemaker.data.prompts import read_prompts
-from tastemaker.errors import ServiceFailed, UserMistake
+from tastemaker.errors import ServiceFailed
 from tastemaker.evaluation import picture_statistics
-from tastemaker.evaluation.benchmark import Drawing
 from tastemaker.evaluation.comparison import Side, compare, pairs_of
 from tastemaker.evaluation.drawn import Drawn, Opened, draw_kept, kept, missing_bytes
 from tastemaker.evaluation.judged import judge_kept, judged, kept_scores
@@ -38,9 +37,8 @@ from tastemaker.evaluation.summary_file import write_summary
 from tastemaker.evaluation.terminal import print_table
 from tastemaker.evaluation.wall import Wall, paired_wall, save_wall
 from tastemaker.miniature import task as miniature
-from tastemaker.named.inputs import MINIATURE, check_categories
-from tastemaker.named.judges import check_rewards, opened_rewards
-from tastemaker.opening import Source, find_model, guided_on_top, is_run
+from tastemaker.named.inputs import MINIATURE
+from tastemaker.named.judges import opened_rewards
 from tastemaker.rewards.composite import Composite
 from tastemaker.runtime import device as hardware
 from tastemaker.runtime import folder as disk
@@ -66,39 +64,6 @@ class Around:
     """Of what led to the models, where the comparison is the end of it."""
     notes: tuple[str, ...] = ()
     warning: str = ""
-
-
-@dataclass(frozen=True, eq=False)
-class Entrant:
-    """One model of the comparison, found but not opened, and the scales it is sampled at."""
-
-    name: str
-    source: Source
-    guidance: tuple[float, ...]
-
-
-@dataclass(frozen=True, eq=False)
-class Contest:
-    """Everything that is compared; nothing in it has been opened."""
-
-    config: EvaluateConfig
-    beside: Path
-    folder: Path
-    prompts: tuple[Prompt, ...]
-    entrants: tuple[Entrant, ...]
-    warnings: tuple[str, ...]
-    embeddings: Path
-    """Where encoded prompts are kept."""
-
-    def drawing(self, guidance: float) -> Drawing:
-        config, side = self.config, self.config.picture_side
-        return Drawing(config.steps, guidance, config.seed, side, side, config.negative_prompt, config.batch)
-
-    @property
-    def against(self) -> dict[str, tuple[str, ...]]:
-        """By model, those that it is compared with."""
-        everyone = self.config.against or (self.entrants[0].name,)
-        return {model.name: model.against or everyone for model in self.config.models}
 
 
 def evaluate(path: Path, *, overrides: Iterable[str] = (), folder: Path | None = None) -> Summary:
@@ -185,72 +150,6 @@ def _tell(
     page = report(contest, sides, pictures, summary, around)
     console.print(f"report: {page}", soft_wrap=True)
     return summary
-
-
-def prepare(config: EvaluateConfig, beside: Path, folder: Path, embeddings: Path | None = None) -> Contest:
-    """Raises UserMistake with every mistake that can be told without opening a model or asking a server."""
-    occupied = [f"{folder}: holds a run of training; choose another folder"] if is_run(folder) else []
-    if not occupied:
-        disk.make_folder(folder)
-    prompts, entrants = named_by(config, beside, folder / "sources", mistakes=occupied)
-    warnings = (line for one in entrants for line in guided_on_top(one.name, one.source.guidance, one.guidance))
-    shared = embeddings or folder / "embeddings"
-    return Contest(config, beside, folder, tuple(prompts), tuple(entrants), tuple(warnings), shared)
-
-
-def named_by(
-    config: EvaluateConfig,
-    beside: Path,
-    sources: Path | None,
-    awaits: Callable[[Path], bool] = lambda path: False,
-    mistakes: Iterable[str] = (),
-) -> tuple[list[Prompt], list[Entrant]]:
-    """The prompts and models of the settings. Raises UserMistake with `mistakes` and all in them and in the rewards.
-
-    Without `sources` it is a look alone: nothing is written and no picture opened. What is still to come is left out.
-    """
-    mistakes = list(mistakes)
-    prompts: list[Prompt] = []
-    entrants: list[Entrant] = []
-    for key, model in ((f"models.{place}", model) for place, model in enumerate(config.models)):
-        try:
-            if not any(awaits(beside / path) for path in (model.path, model.base) if path is not None):
-                entrants.append(_entrant(model, config, beside))
-        except UserMistake as error:
-            mistakes += [f"{key}: {line}" for line in str(error).splitlines()]
-    for check in (
-        lambda: None if awaits(beside / config.prompts) else prompts.extend(prompts_of(config, beside, sources)),
-        lambda: check_rewards(config, beside, awaits),
-        lambda: check_categories(config, prompts) if prompts else None,
-    ):
-        try:
-            check()
-        except UserMistake as error:
-            mistakes += str(error).splitlines()
-    if mistakes:
-        raise UserMistake("\n".join(mistakes))
-    return prompts, entrants
-
-
-def _entrant(model: ModelConfig, config: EvaluateConfig, beside: Path) -> Entrant:
-    source = find_model(model.path, beside, base=model.base, step=model.step, live=model.live)
-    stated = source.guidance
-    return Entrant(model.name, source, model.guidance or (config.guidance if stated is None else (stated,)))
-
-
-def prompts_of(config: EvaluateConfig, beside: Path, sources: Path | None) -> list[Prompt]:
-    """The held-out prompts of the tasks asked for; the miniature's edits have their source pictures in `sources`, or none."""
-    if config.prompts == MINIATURE:
-        found = {
-            "t2i": lambda: miniature.held_out_prompts(config.most),
-            "edit": lambda: miniature.held_out_edits(sources, config.most),
-        }
-        return [prompt for task in config.tasks for prompt in found[task]()]
-    read = read_prompts(beside / config.prompts, decode=sources is not None)
-    chosen = [[prompt for prompt in read if prompt.task == task][: config.most] for task in config.tasks]
-    if not any(chosen):
-        raise UserMistake(f"prompts: {config.prompts} holds no prompt of {' or '.join(config.tasks)}; change tasks or the file")
-    return [prompt for some in chosen for prompt in some]
 
 
 @contextmanager

@@ -198,7 +198,7 @@ class OptimiserConfig(Settings):
     micro_batch: Positive | None = None
     """Pictures in one backward pass, each with all of its trained steps; null takes all of a step at once. Limits memory."""
     gradient_checkpointing: bool = False
-    """Compute each block again on the way back instead of keeping what it computed: less memory, about a third more time."""
+    """Compute each block again on the way back instead of keeping what it computed: less memory, more time (docs/scale.md)."""
 
 
 class DataConfig(Settings):

@@ -7,7 +7,10 @@ from typing import Any
 
 import pytest
 
+from tastemaker.errors import Stopped
+from tastemaker.runtime.signals import StopRequest
 from tastemaker.training.batch import encode_ahead, prompts_of
+from tastemaker.training.start import Around, _heard
 from tastemaker.types import Prompt
 
 PROMPTS = [Prompt(str(n), f"text {n}", task="edit" if n % 3 == 0 else "t2i") for n in range(20)]
@@ -66,3 +69,19 @@ def test_the_unconditional_branches_of_those_who_guide():
     made.teachers = SimpleNamespace(by_name=guides)
     encode_ahead(made, range(1, 3), print)
     assert made.embeddings.negatives == ["blurry"]
+
+
+def test_encoding_ahead_can_be_left_between_two_prompts():
+    told: list[tuple[int, int]] = []
+    around, stop, over = Around(encoded=lambda *given: told.append(given)), StopRequest(), [False]
+    hear = _heard(around, stop, lambda: over[0])
+    hear(1, 9)
+    over[0] = True
+    with pytest.raises(Stopped, match=r"budget\.max_minutes are over, 2 of 9 prompts are encoded and kept"):
+        hear(2, 9)
+    stop.request()
+    with pytest.raises(Stopped, match="stopped on request, 3 of 9"):
+        hear(3, 9)
+    assert told == [(1, 9), (2, 9), (3, 9)]
+    several = Around(ranks=SimpleNamespace(count=2))
+    _heard(several, stop, lambda: True)(4, 9)  # they leave together, at the end of a step

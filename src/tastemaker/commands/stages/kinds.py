@@ -6,9 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from tastemaker.commands.contest import named_by
 from tastemaker.commands.curate import run_curate
 from tastemaker.commands.distill import run_distill
-from tastemaker.commands.evaluate import Around, named_by, run_evaluation
+from tastemaker.commands.evaluate import Around, run_evaluation
 from tastemaker.commands.stages.checks import check_distillation, check_export, check_training
 from tastemaker.commands.stages.estimates import (
     estimate_curation,
