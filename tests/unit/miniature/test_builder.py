@@ -1,5 +1,8 @@
 """The builder's short cuts equal the classes they cut through, and its trainings resume exactly."""
 
+import json
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -187,6 +190,20 @@ def test_optimiser_state_survives_a_round_trip_of_plain_tensors():
     assert all(torch.equal(value, other.state()[name]) for name, value in optimiser.state().items())
 
 
+def test_seconds_of_a_part_add_up_over_the_calls_it_took(tmp_path, monkeypatch):
+    from tastemaker.miniature.builder import build as building
+
+    clock = iter([10.0, 13.0, 100.0, 104.5, 200.0, 201.0])
+    monkeypatch.setattr(building, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    with pytest.raises(KeyboardInterrupt), building._timed(tmp_path, "base"):
+        raise KeyboardInterrupt
+    with building._timed(tmp_path, "base"):
+        pass
+    with building._timed(tmp_path, "vae"):
+        pass
+    assert building._seconds(tmp_path) == {"base": 7.5, "vae": 1.0}
+
+
 @pytest.mark.slow
 def test_a_toy_build_gives_a_folder_that_plain_diffusers_runs(tmp_path, monkeypatch):
     from diffusers import DiffusionPipeline
@@ -209,6 +226,8 @@ def test_a_toy_build_gives_a_folder_that_plain_diffusers_runs(tmp_path, monkeypa
     monkeypatch.setattr(building, "_build_judges", lambda *given: judged.append(given[1]))
     folder = build(tmp_path, plan, measured=4)
     assert judged == [folder]
+    spent = json.loads((folder / "build.json").read_text())["seconds"]
+    assert list(spent) == ["drawings", "vae", "decoder", "latents", "base"] and spent["base"] > 0
     assert "| VAE round trip | 4 |" in (folder / "README.md").read_text()
     pipeline = DiffusionPipeline.from_pretrained(folder, local_files_only=True)
     pipeline.set_progress_bar_config(disable=True)

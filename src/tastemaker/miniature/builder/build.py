@@ -1,14 +1,16 @@
 """`tastemaker miniature build`: the miniature from nothing. Drawings, VAE, latents, base, pipeline folder and card, judges.
 
 Every part is resumable: drawings and latents are files that are there or not, the trainings save checkpoints. On a CPU every
-core takes part, drawings and trainings in processes of their own; the seconds of each part are in `build.json`.
+core takes part, drawings and trainings in processes of their own; the seconds of each part, added up over the calls that it
+took, are in `build.json`.
 """
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
@@ -26,8 +28,11 @@ from tastemaker.miniature.identity.train import build_identity
 from tastemaker.miniature.judge.build import build_judge
 from tastemaker.miniature.task import reading_processes
 from tastemaker.models.adapter import load
+from tastemaker.runtime import folder as disk
 from tastemaker.runtime.device import pick_device
 from tastemaker.runtime.together import how_many, spread
+
+_SECONDS = "seconds.json"
 
 
 def build(
@@ -44,7 +49,6 @@ def build(
     """
     plan, console, device = plan or Plan(), console or Console(), torch.device(device or pick_device())
     torch.manual_seed(plan.seed)
-    timings: dict[str, float] = {}
     for name, work in (
         ("drawings", lambda: _draw(folder, plan)),
         ("vae", lambda: _fit(fit_vae, folder, "vae", plan, device, console)),
@@ -52,16 +56,33 @@ def build(
         ("latents", lambda: _encode(folder, device)),
         ("base", lambda: _fit(fit_base, folder, "base", plan, device, console)),
     ):
-        began = time.monotonic()
         console.print(f"{name} ...")
-        work()
-        timings[name] = time.monotonic() - began
+        with _timed(folder, name):
+            work()
     out = folder / "pipeline"
     save_pipeline(assemble(folder, load_file(folder / "base.safetensors")).pipeline, out)
-    (out / "build.json").write_text(json.dumps({"plan": asdict(plan), "seconds": timings}, indent=1) + "\n")
+    disk.write_text_atomic(out / "build.json", json.dumps({"plan": asdict(plan), "seconds": _seconds(folder)}, indent=1) + "\n")
     write_card(out, console, measured)
     _build_judges(folder, out, console, device)
     return out
+
+
+@contextmanager
+def _timed(folder: Path, name: str) -> Iterator[None]:
+    """Adds the seconds inside to those of earlier calls. Only a call that was killed leaves its own out."""
+    began = time.monotonic()
+    try:
+        yield
+    finally:
+        disk.make_folder(folder)
+        spent = _seconds(folder)
+        spent[name] = round(spent.get(name, 0.0) + time.monotonic() - began, 1)
+        disk.write_text_atomic(folder / _SECONDS, json.dumps(spent) + "\n")
+
+
+def _seconds(folder: Path) -> dict[str, float]:
+    path = folder / _SECONDS
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
 def _build_judges(folder: Path, pipeline: Path, console: Console, device: torch.device) -> None:

@@ -16,6 +16,7 @@ from tastemaker.miniature.world.mistakes import caption_of, edit_asked_for
 from tastemaker.miniature.world.prompts import write_prompt
 from tastemaker.miniature.world.renderer import render
 from tastemaker.miniature.world.splits import sample, sample_edit
+from tastemaker.runtime import folder as disk
 
 PART = 1000
 """Rows that are drawn at once by one process. What is drawn depends on seed and row alone."""
@@ -30,7 +31,7 @@ def draw(folder: Path, rows: Rows, count: int, seed: int, pool: Executor | None 
     parts = [range(start, min(start + PART, count)) for start in range(0, count, PART)]
     told = (map if pool is None else pool.map)(rows, repeat(folder), repeat(seed), parts)
     texts = [text for some in told for text in some]
-    (folder / "texts.json").write_text(json.dumps(texts), encoding="utf-8")  # last: a folder that has it is complete
+    disk.write_text_atomic(folder / "texts.json", json.dumps(texts))  # last: a folder that has it is complete
 
 
 def draw_t2i(folder: Path, seed: int, rows: range) -> list[str]:
