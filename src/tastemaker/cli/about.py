@@ -23,8 +23,9 @@ def build(
 ) -> None:
     """Rebuild the miniature from nothing: its world, tokenizer, VAE, text encoder, transformer and judges.
 
-    You do not need this to use tastemaker: the built model is part of the package. The base takes an hour or two on two CPU cores, the judge some hours more.
-    Ctrl-C stops it, and the same command makes what is still missing, from the last saved step on.
+    You do not need this to use tastemaker: the built model is part of the package. The base takes an hour or two on two CPU
+    cores, the judge some hours more. Ctrl-C stops it, and the same command makes what is still missing, from the last saved
+    step on.
 
     Writes the drawings, the parts, and in `pipeline/` a folder that plain `DiffusionPipeline.from_pretrained` loads, with
     `build.json`: the plan, and the seconds each part took; in `judging/judge` a vision-language model trained on simulated
