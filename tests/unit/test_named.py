@@ -29,6 +29,8 @@ from tastemaker.config import (
     load,
     parse,
 )
+from tastemaker.config.distillation import DistillConfig
+from tastemaker.config.evaluation import EvaluateConfig
 from tastemaker.config.judges import shipped_rubrics
 from tastemaker.config.stages import CurateStage
 from tastemaker.data.prompts import write_prompts
@@ -53,6 +55,7 @@ from tastemaker.rewards.reward import fingerprints
 from tastemaker.rewards.rubrics import shipped
 from tastemaker.rewards.service import Limits
 from tastemaker.rewards.text_rendering import RapidOcrReader, TextRenderingReward
+from tastemaker.training.distill_start import check_routes
 from tastemaker.types import Prompt
 
 ROOT = Path(__file__).parents[2]
@@ -369,6 +372,14 @@ def test_the_config_in_the_page_on_editing_is_accepted(tmp_path):
     page = (ROOT / "docs" / "editing.md").read_text(encoding="utf-8")
     (text,) = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
     check_rewards(parse(text, TrainConfig), tmp_path)
+
+
+def test_the_files_in_the_page_on_distillation_are_accepted():
+    page = (ROOT / "docs" / "distill.md").read_text(encoding="utf-8")
+    student, comparison = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    prompts = [Prompt("t1", "a cat"), Prompt("e1", "a hat", "portrait", "edit", ("1.png",))]
+    check_routes(parse(student, DistillConfig).teachers, prompts)
+    assert [model.name for model in parse(comparison, EvaluateConfig).models] == ["base", "t2i", "edit", "student"]
 
 
 def test_the_configs_in_the_page_on_judges_are_accepted(tmp_path):
