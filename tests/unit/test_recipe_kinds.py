@@ -17,6 +17,7 @@ from tastemaker.commands.stages.kinds import KINDS
 from tastemaker.config import TrainConfig, parse
 from tastemaker.config.evaluation import EvaluateConfig
 from tastemaker.config.recipe import parse_recipe
+from tastemaker.config.reference import FILES, STAGES
 from tastemaker.config.stages import CurateStage, ExportStage
 from tastemaker.errors import UserMistake
 from tastemaker.miniature import task
@@ -230,3 +231,8 @@ def test_deadlines_caches_and_missing_scores_change_no_result() -> None:
     models = ({"name": "base", "path": "miniature"},)
     for config in (TrainConfig(**training), EvaluateConfig(name="e", prompts="miniature", models=models)):
         assert {"deadlines", "cache", "missing_budget"} <= {*free_settings(config)}
+
+
+def test_the_page_of_settings_has_those_of_every_kind():
+    written = {file.name: file.settings for file in FILES if file.name in STAGES}
+    assert written == {name: kind.settings for name, kind in KINDS.items()}

@@ -11,6 +11,7 @@ Its files:
     base.py         what all groups of settings share: unknown keys refused, frozen, rules that name their keys
     strict_yaml.py  YAML in which a key occurs once, `1e-5` is a number, and every value knows its line
     load.py         file + overrides -> settings, or one UserMistake that lists every mistake
+    reference.py    all of it as a page, docs/settings.md
 """
 
 from tastemaker.config.base import Broken, Settings

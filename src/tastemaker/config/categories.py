@@ -28,6 +28,7 @@ class CategoryRule(Settings):
     """A regular expression of Python that is looked for anywhere, in any letter case."""
 
     def broken_rules(self) -> Iterator[Broken]:
+        """There are words or a pattern. No word is empty; a pattern is a regular expression that does not match everything."""
         if not self.words and self.pattern is None:
             yield Broken(("words", "pattern"), "matches nothing", "give words or a pattern")
         if any(not word.strip() for word in self.words):
@@ -56,6 +57,7 @@ class ChatClassifierConfig(Settings):
     """Most prompts that are asked about at a time."""
 
     def broken_rules(self) -> Iterator[Broken]:
+        """`url` is http or https and holds no password; `token_variable` is a name in capitals, never the token."""
         yield from url_rules(self.url)
         yield from token_rules(self.token_variable)
 
@@ -87,6 +89,9 @@ class CategoriesConfig(Settings):
     """The model that is asked about prompts which no rule matches."""
 
     def broken_rules(self) -> Iterator[Broken]:
+        """There are `rules`, a `judge`, or both. A judge needs two `names` or more, and no `otherwise`. Where there are names,
+        every category is one of them. No category is called all.
+        """
         if not self.rules and self.judge is None:
             yield Broken(("rules", "judge"), "nothing decides on a category", "give rules, a judge or both")
         if self.judge is not None and len(self.names) < 2:

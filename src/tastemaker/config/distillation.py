@@ -72,6 +72,7 @@ class StudentRollout(Settings):
         return ""
 
     def broken_rules(self) -> Iterator[Broken]:
+        """`states` is at most `steps`."""
         if self.states is not None and self.states > self.steps:
             yield Broken(("states", "steps"), f"must be at most steps = {self.steps}", "lower it, or set it to null for all")
 
@@ -93,11 +94,15 @@ class DistillConfig(LoopConfig):
     """Optimiser steps on one rollout: its prompts are dealt out into so many mini-batches, each used once."""
     optimiser: OptimiserConfig = OptimiserConfig()
     policy: PolicyConfig = FullPolicy()
+    """Which weights of the student are trained."""
     data: DataConfig = Field(examples=[{"prompts": "prompts.jsonl"}])
     checkpoint: CheckpointConfig = Field(default=CheckpointConfig(), json_schema_extra=FREE)
     budget: BudgetConfig = BudgetConfig()
 
     def broken_rules(self) -> Iterator[Broken]:
+        """Teachers have names of their own, and no two teach the same. Every prompt has a teacher and every teacher a prompt,
+        which is seen when the prompts are read.
+        """
         names: dict[str, int] = {}
         taught: dict[str, int] = {}
         for row, teacher in enumerate(self.teachers):

@@ -80,6 +80,9 @@ class EvaluateConfig(Settings):
         return {f"rewards.{row}": reward.judge for row, reward in enumerate(self.rewards)}
 
     def broken_rules(self) -> Iterator[Broken]:
+        """Models have names of their own; `against` names some of them. No scale of guidance is listed twice. A file of prompts
+        needs `rewards`, which keep the rules of a training's: weights add up to 1, also in each of `categories`.
+        """
         yield from self._model_rules()
         if self.rewards:
             yield from reward_rules(self)

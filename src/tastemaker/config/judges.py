@@ -51,6 +51,7 @@ class ReadOutChanges(Settings):
     """Least probability of the five scores together; with less, the model was about to say something else: no score."""
 
     def broken_rules(self) -> Iterator[Broken]:
+        """More than one rationale needs `chain_of_thought` and a `temperature` above 0."""
         if (self.num_rationales or 1) == 1:
             return
         if self.chain_of_thought is False:
@@ -100,6 +101,7 @@ class FolderJudgeConfig(Settings):
     scores: ClassVar[Range] = (1, 5)
 
     def broken_rules(self) -> Iterator[Broken]:
+        """`rubric` is a shipped one, or a file whose name ends in its version, NAME.v1.md."""
         yield from _rubric_rules(self.rubric)
 
 
@@ -120,6 +122,7 @@ class ServerJudgeConfig(Settings):
     """Its own matter."""
 
     def broken_rules(self) -> Iterator[Broken]:
+        """`url` is http or https, without a path or password; `token_variable` is a name in capitals, never the token."""
         yield from url_rules(self.url)
         yield from token_rules(self.token_variable)
         if not list(url_rules(self.url)) and urlsplit(self.url).path not in ("", "/"):
@@ -145,11 +148,15 @@ class ChatJudgeConfig(Settings):
     """Whether the server's chat template opens the rationale itself (`<think>`), as those of reasoning models do. If it does
     and this is false, the model sees two openings, which nothing in a reply tells."""
     read_out: ReadOutConfig = ReadOutConfig()
+    """How its score is read."""
     concurrency: Many = 32
     """Most pictures that are asked about at a time."""
     scores: ClassVar[Range] = (1, 5)
 
     def broken_rules(self) -> Iterator[Broken]:
+        """`url` is http or https and holds no password; `token_variable` is a name in capitals, never the token. `rubric` is a
+        shipped one, or a file whose name ends in its version, NAME.v1.md. With `cache`, `revision` is given.
+        """
         yield from url_rules(self.url)
         yield from token_rules(self.token_variable)
         yield from _rubric_rules(self.rubric)
@@ -171,14 +178,14 @@ class FaceIdentityConfig(Settings):
 
 
 class DlibIdentityConfig(FaceIdentityConfig):
-    """With dlib's network, from a package."""
+    """Whether the people of the sources are still themselves, by dlib's network, from a package. Scores lie in [0, 1]."""
 
     backend: Literal["dlib"] = "dlib"
     """Chooses this network."""
 
 
 class ArcFaceIdentityConfig(FaceIdentityConfig):
-    """With any ArcFace-style network."""
+    """Whether the people of the source pictures are still themselves, by any ArcFace-style network. Scores lie in [0, 1]."""
 
     backend: Literal["arcface"] = "arcface"
     """Chooses this network."""

@@ -38,6 +38,7 @@ class JudgedData(Settings):
     """Most bad rows of each file that are skipped (and counted) before reading stops with an error."""
 
     def broken_rules(self) -> Iterator[Broken]:
+        """No file is named twice; two dimensions differ."""
         for name, count in Counter((*self.ratings, *self.votes)).items():
             if count > 1:
                 yield Broken(("ratings", "votes"), f"{name!r} is named {count} times", "a file counts once, remove the others")
@@ -127,6 +128,7 @@ class RewardOptimiser(OptimiserConfig):
     """Compute activations twice in place of keeping them: less memory, more time."""
 
     def broken_rules(self) -> Iterator[Broken]:
+        """`micro_batch` is at most `batch_size`."""
         if self.micro_batch is not None and self.micro_batch > self.batch_size:
             rule = f"must be at most the batch of {self.batch_size}"
             yield Broken(("micro_batch", "batch_size"), rule, "lower it or raise batch_size")
@@ -147,6 +149,7 @@ class SplitConfig(Settings):
     """Which rows go where; another one deals anew."""
 
     def broken_rules(self) -> Iterator[Broken]:
+        """The three shares add up to 1, and `apart` names prompt."""
         total = self.train + self.calibration + self.test
         if abs(total - 1) > 1e-9:
             yield Broken(("train", "calibration", "test"), f"the three shares add up to {total:g}", "make it 1")
@@ -205,7 +208,9 @@ class RewardTrainConfig(Settings):
     """CPU threads; null takes the physical cores this process may use."""
     data: JudgedData = Field(examples=[{"ratings": ["ratings.jsonl"]}])
     objective: Objective = PointwiseObjective()
+    """What is learnt from them."""
     policy: Annotated[FullPolicy | JudgeLora, Field(discriminator="kind")] = JudgeLora()
+    """Which weights are trained."""
     optimiser: RewardOptimiser = RewardOptimiser()
     splits: SplitConfig = SplitConfig()
     read_out: ReadOutConfig = ReadOutConfig()
@@ -214,6 +219,9 @@ class RewardTrainConfig(Settings):
     budget: RewardBudget = RewardBudget()
 
     def broken_rules(self) -> Iterator[Broken]:
+        """`data` names ratings or votes. Every objective but pairwise needs ratings, and so does `data.dimension` where there
+        are votes.
+        """
         data, kind = self.data, self.objective.kind
         if not (data.ratings or data.votes):
             yield Broken(("data", "data.ratings", "data.votes"), "names neither ratings nor votes", "give at least one file")

@@ -49,6 +49,10 @@ class RewardConfig(Settings):
     """What has to hold first: while one of them fails, the score is capped; the lowest cap counts."""
 
     def broken_rules(self) -> Iterator[Broken]:
+        """`low` is below `high`, and both are those of the judge's kind where it has a range. `floor` is below `high` - `low`.
+        A gate's `below` lies above the gating reward's `low` and at most at its `high`, its `cap` from this reward's `low` to
+        below its `high`. `server_deadline` is below `deadlines.item`.
+        """
         if not self.low < self.high:
             yield Broken(("low", "high"), f"must be below high = {self.high:g}", "swap them or correct one")
         elif self.floor >= self.high - self.low:
@@ -64,14 +68,15 @@ class DeadlineConfig(Settings):
     """Seconds after which waiting for rewards ends. They nest: an item within its batch within the step."""
 
     item: Seconds = 60.0
-    """One picture, retries included. A server of ours has to judge a batch in less; one request to it, with its time in the
-    server's queue, has the geometric mean of this and batch."""
+    """Seconds for one picture, retries included. A server of ours has to judge a batch in less; one request to it, with its
+    time in the server's queue, has the geometric mean of this and batch."""
     batch: Seconds = 300.0
-    """All pictures that were sent together; those for which a server of ours has no room come again until then."""
+    """Seconds for all pictures that were sent together; those for which a server of ours has no room come again until then."""
     step: Seconds = 1800.0
-    """All rewards of a training step, for each of its chunks from when it was drawn; then the run stops, resumable."""
+    """Seconds for all rewards of a training step, each chunk from when it was drawn; then the run stops, resumable."""
 
     def broken_rules(self) -> Iterator[Broken]:
+        """`item` is below `batch`, and that is below `step`."""
         if self.item >= self.batch:
             yield Broken(("item", "batch"), f"must be below deadlines.batch = {self.batch:g}", "lower it or raise the batch's")
         if self.batch >= self.step:
@@ -84,7 +89,7 @@ class CacheConfig(Settings):
     folder: FilePath = Field(examples=["scores"])
     """Any number of runs, of any judges, may share it."""
     max_bytes: Positive = 2**30
-    """What was not used for longest is removed beyond this; a score takes 4096."""
+    """Bytes, beyond which what was not used for longest is removed; a score takes 4096."""
 
 
 class Judged(Protocol):

@@ -61,6 +61,9 @@ class RolloutConfig(Settings):
     are chunks of their own, so there may be more."""
 
     def broken_rules(self) -> Iterator[Broken]:
+        """`chunks` is at most `prompts`; `eta` is at most 1 for cps; `max_batch` is a multiple of `group_size`, unless all of a
+        step, `prompts` x `group_size`, fits into it.
+        """
         if self.chunks > self.prompts:
             rule = f"must be at most prompts = {self.prompts}, since a chunk holds whole groups"
             yield Broken(("chunks", "prompts"), rule, f"set it to at most {self.prompts}")
@@ -84,7 +87,7 @@ class GroupConfig(Settings):
     velocity_kl: Annotated[float, Field(ge=0)] = 1e-3
     """Weight of the squared distance to the reference's velocity; 0 is off, and keeps no reference."""
     advantage_clip: Annotated[float, Field(gt=0)] = 5.0
-    """Advantages are cut to +- this."""
+    """Advantages are cut to ± this."""
     min_range: Annotated[float, Field(ge=0)] = 0.0
     """A group whose best and worst composite differ by no more than this gives no signal."""
 
@@ -95,7 +98,7 @@ class GRPOConfig(GroupConfig):
     name: Literal["grpo"] = "grpo"
     """Chooses this algorithm."""
     clip_range: Annotated[float, Field(gt=0, lt=1)] = 1e-4
-    """The ratio counts within 1 +- this; null is 1e-4, and 4e-4 with ratio_norm, whose ratios and their rounding are larger.
+    """The ratio counts within 1 ± this; null is 1e-4, and 4e-4 with ratio_norm, whose ratios and their rounding are larger.
     These are the miniature's: for one change of the velocity the ratio's spread falls as 1 / sqrt(D), D being the latent's
     elements (16 times less at 1024 pixels), so choose it by the logged mean_abs_log_ratio and clip_fraction of the first
     steps."""
@@ -137,6 +140,7 @@ class NFTConfig(GroupConfig):
     the paper."""
 
     def broken_rules(self) -> Iterator[Broken]:
+        """`sigma_low` is below `sigma_high`."""
         if self.sigma_low >= self.sigma_high:
             rule = f"must be below sigma_high = {self.sigma_high:g}"
             yield Broken(("sigma_low", "sigma_high"), rule, "lower it or raise sigma_high")
@@ -259,8 +263,10 @@ class TrainConfig(LoopConfig):
     """The folder of a diffusers pipeline, or the word miniature."""
     rollout: RolloutConfig = RolloutConfig()
     algorithm: AlgorithmConfig = GRPOConfig()
+    """How the model learns from the scores."""
     optimiser: OptimiserConfig = OptimiserConfig()
     policy: PolicyConfig = FullPolicy()
+    """Which weights are trained."""
     rewards: Annotated[tuple[RewardConfig, ...], Field(min_length=1)] = Field(examples=[[{"name": "alignment"}]])
     """At least one; their weights add up to 1."""
     categories: dict[str, dict[str, Weight]] = Field(default={}, examples=[{"portrait": {"alignment": 1.0}}])
@@ -283,6 +289,11 @@ class TrainConfig(LoopConfig):
         return {f"rewards.{row}": reward.judge for row, reward in enumerate(self.rewards)}
 
     def broken_rules(self) -> Iterator[Broken]:
+        """With grpo `rollout.window_start` + `window_size` is at most `rollout.steps` - 1; with nft these, `transition` and
+        `eta` mean nothing and stay out. `algorithm.guidance_mode: none` needs `rollout.guidance: 1`. `optimiser.micro_batch`
+        divides `rollout.prompts` x `group_size`. Rewards have names of their own, which gates and `categories` use. Their
+        weights add up to 1, and so do those of each of `categories`; every reward has a weight somewhere or gates another.
+        """
         yield from self._rollout_rules()
         yield from reward_rules(self)
 

@@ -22,6 +22,7 @@ class CurateStage(Settings):
     """The training that they are for: its prompts, sampler and rewards. `like: STAGE/training` takes these settings."""
 
     def broken_rules(self) -> Iterator[Broken]:
+        """`keep` or `above`, not both."""
         if self.keep is not None and self.above is not None:
             yield Broken(("keep", "above"), "both are given", "a list has one threshold, choose one of them")
 
