@@ -1,7 +1,7 @@
-"""The mistakes tastemaker reports, one class per exit code, so that a shell script can tell them apart.
+"""The mistakes tastemaker reports, classes by exit code, so that a shell script can tell them apart.
 
 0 done · 2 the user's mistake · 3 a service we depend on failed · 4 the monitor's alarm ended the run · 75 stopped on request
-and resumable (EX_TEMPFAIL).
+and resumable (EX_TEMPFAIL) · 1 anything else: a training that diverged, a damaged file.
 """
 
 from __future__ import annotations

@@ -218,6 +218,12 @@ def test_the_card_holds_recipe_hashes_and_numbers(tmp_path, base, full):
     assert record["guidance"] == 2.0 and record["weights"] == "average"
 
 
+def test_a_card_has_no_numbers_but_those_it_is_given(tmp_path, base):
+    run = tiny_run(tmp_path / "run", base)
+    (run / "summary.json").write_text("{}")
+    assert make_plan(run, tmp_path / "out").evaluation is None
+
+
 def test_the_card_of_a_student_names_what_its_specialists_were_trained_with(tmp_path, base):
     teacher = tiny_run(tmp_path / "t2i" / "run", base, judges={"facts": "f-of-t2i"})
     read_run(teacher).open("cpu", torch.float32).transformer.save_pretrained(teacher / "transformer")

@@ -2,7 +2,7 @@
 
 Commands import what they need when they run, so that help, version and a mistake in a config take less than a second.
 Exit codes: 0 done, 2 the user's mistake, 3 a service we depend on failed, 4 the monitor's alarm ended the run,
-75 stopped and resumable, 1 anything else.
+75 stopped and resumable, 1 anything else: a training that diverged, a damaged file.
 """
 
 from __future__ import annotations

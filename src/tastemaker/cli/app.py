@@ -59,7 +59,7 @@ app = typer.Typer(
     help="Post-trains flow-matching image models towards what people want.\n\n"
     "New here? `tastemaker demo` runs the whole path on a CPU. Each command explains itself: `tastemaker train --help`.",
     epilog="Exit codes: 0 done, 2 a mistake in what you gave, 3 a service or disk failed, 4 the monitor's alarm ended the run, "
-    "75 stopped and resumable.",
+    "75 stopped and resumable, 1 anything else: a training that diverged, a damaged file.",
 )
 miniature = typer.Typer(no_args_is_help=True, rich_markup_mode="markdown")
 app.add_typer(miniature, name="miniature", help="The built-in model: rebuild it, or read its card.")

@@ -12,7 +12,7 @@ from tastemaker.cli.app import ConfigFile, Overrides, app
 
 @app.command()
 def export(
-    run: Annotated[Path, typer.Argument(metavar="RUN", show_default=False, help="The folder of a run of train.")],
+    run: Annotated[Path, typer.Argument(metavar="RUN", show_default=False, help="The folder of a run of train or distill.")],
     out: Annotated[Path, typer.Argument(metavar="OUT", show_default=False, help="The folder to write.")],
     form: Annotated[
         str | None,
@@ -29,7 +29,7 @@ def export(
     ] = "auto",
     base: Annotated[Path | None, typer.Option(show_default=False, help="The base pipeline, if it was moved.")] = None,
     evaluation: Annotated[
-        Path | None, typer.Option(show_default=False, help="A summary.json for the card; the run's own if not given.")
+        Path | None, typer.Option(show_default=False, help="A summary.json of evaluate; without it the card has no numbers.")
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an earlier export at OUT.")] = False,
 ) -> None:
@@ -59,9 +59,9 @@ def evaluate(
 ) -> None:
     """Compare models on held-out prompts: same prompts, same noise, paired differences with 95% intervals.
 
-    A model is a pipeline's folder, a run of `train`, a LoRA or a transformer on its base, or the word miniature. Pictures are
-    read by the miniature's oracle, judged by rewards as in a training's config, or both. A model with guidance inside is
-    sampled without, and a line warns where more is asked for.
+    A model is a pipeline's folder, a run of `train` or `distill`, a LoRA or a transformer on its base, or the word miniature.
+    Pictures are read by the miniature's oracle, judged by rewards as in a training's config, or both. A model with guidance
+    inside is sampled without, and a line warns where more is asked for.
 
     Writes `report.html`, `summary.json` (accuracy and scores by category with n, forwards an image, Elo against the first
     model) and picture walls. Every mistake is listed before a model is opened. Ctrl-C stops it, with a report of what was

@@ -4,7 +4,7 @@
     seed: 1
     stages:
       curated: {kind: curate, ...}
-      t2i:     {kind: train, data: {prompts: "stage:curated/kept.jsonl"}, ...}
+      t2i:     {kind: train, data: {prompts: "stage:curated/curated.jsonl"}, ...}
       edit:    {kind: train, like: t2i, data: {...}, ...}
 
 `like: t2i` starts from the settings of a stage above and changes what is written, `like: curated/training` from a group of

@@ -37,4 +37,4 @@ class ExportStage(Settings):
     dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Of the trained weights."""
     evaluation: Annotated[str, Field(min_length=1)] | None = Field(None, examples=["stage:compared/evaluation/summary.json"])
-    """The evaluation whose numbers the model card has: its summary.json; null takes the run's own, if it has one."""
+    """The evaluation whose numbers the model card has: its summary.json; null gives the card none."""

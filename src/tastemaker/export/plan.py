@@ -60,7 +60,7 @@ def make_plan(
     mistakes = [*_unknown(form, dtype), *_occupied(out, force)]
     summary = run = None
     try:
-        summary = _summary(run_folder, evaluation)
+        summary = _summary(evaluation)
     except UserMistake as error:
         mistakes += str(error).splitlines()
     try:
@@ -143,7 +143,6 @@ def _occupied(out: Path, force: bool) -> Iterator[str]:
             yield f"{out}: was not written by export (no {RECORD}), so --force does not replace it; choose another folder"
 
 
-def _summary(run_folder: Path, given: Path | None) -> Summary | None:
-    """The evaluation to quote: the given summary.json or its folder, else the run's own if it has one."""
-    path = run_folder / "summary.json" if given is None else given / "summary.json" if given.is_dir() else given
-    return None if given is None and not path.is_file() else read_summary(path)
+def _summary(given: Path | None) -> Summary | None:
+    """The evaluation to quote: the given summary.json, or that of the given folder."""
+    return None if given is None else read_summary(given / "summary.json" if given.is_dir() else given)

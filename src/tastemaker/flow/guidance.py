@@ -14,8 +14,8 @@ weights:
 - both: guidance is part of the policy. Exact; the unconditional branch is trained too, and the reported runs collapsed.
 - hybrid (default): the rollout's guidance is a constant push added to a policy that is conditional only. Exact at the old
   weights: the rollout *is* a sample of this policy. No distillation of guidance into the weights enters the gradient. The
-  sampler guided at the new weights moves about w times as far as the ratio sees, so watch the guided KL (the metric
-  `kl_guided`) and make one update per rollout.
+  sampler guided at the new weights moves about w times as far as the ratio sees: the metric `kl_guided` says how far, where
+  there is a reference (`velocity_kl` above 0), and more updates from one rollout widen what the ratio does not see.
 - conditional: rollout path guided, both log-probs of the unguided policy, the old one re-evaluated on that path. Biased:
   the residual of the path is std xi + b g, so the gradient gains A b^2/std^2 <g, grad v_c>, and the importance weight
   between the guided path and the conditional policy (e^-100 and far less) is left out.
