@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import re
 import threading
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -766,3 +768,21 @@ def test_a_judge_in_the_background_meets_one_way_of_attention(monkeypatch):
     setup, _ = made(settings(rollout={"chunks": 4}), reward=Watching())
     drawn(setup, prepare(setup, 1))
     assert seen == [False] * 4 and torch.backends.cuda.flash_sdp_enabled()
+
+
+def test_the_page_on_running_explains_the_keys_that_are_logged(tmp_path):
+    page = (Path(__file__).parents[2] / "docs" / "running.md").read_text(encoding="utf-8")
+    table = page.partition("### The keys of")[2].partition("\nOf a distillation")[0]
+    told = {key for line in table.splitlines()[4:] for key in re.findall(r"`([\w/]+)`", line.split(" | ")[0])}
+    gate = {"reward": "darkness", "below": 0.5, "cap": 0.2}
+    rewards = ({"name": "brightness", "floor": 1e-4, "gates": (gate,)}, {"name": "darkness", "weight": 0.0})
+    prompts = [replace(prompt, category="portrait" if row < 2 else "general") for row, prompt in enumerate(PROMPTS)]
+    task = Task(prompts, {"brightness": Brightness(), "darkness": Darkness()}, SIDE, SIDE)
+    rollout = {"chunks": 2, "prompts": 4, "group_size": 4, "steps": 4, "guidance": 2.0}
+    logged = {"not_finite"}
+    for algorithm, window in ({"name": "grpo", "clip_range": 1e-2}, {"window_size": 2}), ({"name": "nft"}, {}):
+        config = settings(rewards=rewards, budget={"max_steps": 1}).model_dump() | {"algorithm": algorithm}
+        config = TrainConfig(**config | {"rollout": rollout | window})
+        run_training(config, fresh(), task, tmp_path / algorithm["name"])
+        logged |= {key for line in read_lines(tmp_path / algorithm["name"] / "metrics.jsonl") for key in line}
+    assert {re.sub("/(general|portrait)$", "/CATEGORY", re.sub("/(bright|dark)ness", "/NAME", key)) for key in logged} == told
