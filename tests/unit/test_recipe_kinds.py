@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,23 +11,27 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from tastemaker.commands.run import run
+from tastemaker.commands.run import run, shipped
 from tastemaker.commands.stages import kinds
 from tastemaker.commands.stages.files import RESULTS, results_of_judging
 from tastemaker.commands.stages.kinds import KINDS
 from tastemaker.config import TrainConfig, parse
 from tastemaker.config.evaluation import EvaluateConfig
-from tastemaker.config.recipe import parse_recipe
+from tastemaker.config.recipe import load_recipe, parse_recipe
 from tastemaker.config.reference import FILES, STAGES
+from tastemaker.config.reward_training import RewardTrainConfig
 from tastemaker.config.stages import CurateStage, ExportStage
+from tastemaker.data.ratings import Rating
+from tastemaker.data.splits import split
 from tastemaker.errors import UserMistake
 from tastemaker.miniature import task
 from tastemaker.miniature.judge import model as judge_model
-from tastemaker.recipe import Job, open_recipe, outlook
+from tastemaker.recipe import Job, Recipe, open_recipe, outlook
 from tastemaker.recipe import run as run_stages
 from tastemaker.rewards.vlm_folder import CARD_FILE
 from tastemaker.runtime.changes import free_settings
 
+PAGES = Path(__file__).parents[2] / "docs"
 RECIPE = """\
 name: mistaken
 stages:
@@ -94,6 +99,34 @@ def test_mistakes_of_all_stages_are_told_at_once_and_before_any_runs(tmp_path: P
     assert len(told) == len(expected)
     assert all(line.startswith(start) for line, start in zip(told, expected, strict=True))
     assert not list((tmp_path / "runs").glob("*/"))
+
+
+# ---- what is shown to be copied ------------------------------------------------------------------
+
+
+def yaml_of(page: str) -> str:
+    return re.findall(r"```yaml\n(.*?)```", (PAGES / page).read_text(encoding="utf-8"), re.DOTALL)[0]
+
+
+def opened(recipe: Any, folder: Path) -> Recipe:
+    return open_recipe(recipe, KINDS, folder, folder, Console(quiet=True))
+
+
+def test_the_recipe_on_the_page_holds_no_mistake_and_draws_at_the_models_size(tmp_path: Path) -> None:
+    training = opened(parse_recipe(yaml_of("recipes.md"), KINDS), tmp_path).named("t2i").config
+    assert training.rollout.picture_side == 512
+
+
+@pytest.mark.parametrize("name", ["reward-models.md", "qwen-image-2.1", "qwen-image-and-edit-2511"])
+def test_judges_can_be_trained_on_ratings_of_one_models_pictures(tmp_path: Path, name: str) -> None:
+    if name in shipped():
+        stages = opened(load_recipe(shipped()[name], KINDS), tmp_path).stages
+        configs = [stage.config for stage in stages if stage.kind == "train-reward"]
+    else:
+        configs = [parse(yaml_of(name), RewardTrainConfig)]
+    ratings = [Rating(f"{n}", f"{n}.png", f"prompt {n % 20}", "alignment", {"ann": 3}) for n in range(60)]
+    for splits in (config.splits for config in configs):
+        assert all(split(ratings, (splits.train, splits.calibration, splits.test), apart=splits.apart).sizes)
 
 
 # ---- what they read ------------------------------------------------------------------------------
