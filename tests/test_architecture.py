@@ -31,7 +31,6 @@ STATIONS = (
     "training",
     "evaluation",
     "recipe",
-    "studio",
     "miniature",
     "named",
     "opening",
@@ -210,3 +209,14 @@ def test_the_house_is_drawn_as_it_is():
     for page in ("README.md", "docs/architecture.md"):
         text = (ROOT / page).read_text(encoding="utf-8")
         assert not [name for name in sorted(present) if not re.search(rf"^\W*{re.escape(name)}\W", text, re.MULTILINE)], page
+
+
+def test_a_station_that_lists_its_files_lists_all_of_them():
+    lists = {path.parent: text for path in modules().values() if "Its files:" in (text := path.read_text(encoding="utf-8"))}
+    absent = [
+        path.relative_to(SOURCE)
+        for folder, text in lists.items()
+        for path in folder.glob("*.py")
+        if path.name != "__init__.py" and not re.search(rf"^    {path.name} ", text, re.MULTILINE)
+    ]
+    assert len(lists) > 1 and not absent

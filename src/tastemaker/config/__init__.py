@@ -2,16 +2,20 @@
 
 Its files:
 
-    settings.py     what can be set, and the rules between settings
-    rewards.py      rewards, their weights by category and their gates, and the rules between them
-    categories.py   how prompts get a category: rules, or a model that is asked
-    evaluation.py   what can be set for `tastemaker evaluate`
-    judges.py       judges by name: a folder, our server, a chat server, scorers of faces and lettering, your own
-    monitor.py      what is watched while training
-    base.py         what all groups of settings share: unknown keys refused, frozen, rules that name their keys
-    strict_yaml.py  YAML in which a key occurs once, `1e-5` is a number, and every value knows its line
-    load.py         file + overrides -> settings, or one UserMistake that lists every mistake
-    reference.py    all of it as a page, docs/settings.md
+    settings.py         what can be set for `tastemaker train`, and the rules between settings
+    rewards.py          rewards, their weights by category and their gates, and the rules between them
+    reward_training.py  what can be set for `tastemaker train-reward`
+    distillation.py     what can be set for `tastemaker distill`
+    evaluation.py       what can be set for `tastemaker evaluate`
+    judges.py           judges by name: a folder, our server, a chat server, scorers of faces and lettering, your own
+    stages.py           settings of the stages of a recipe whose commands have no file of their own
+    recipe.py           the file of a recipe: stages, `like`, and references to what a stage leaves
+    categories.py       how prompts get a category: rules, or a model that is asked
+    monitor.py          what is watched while training
+    base.py             what all groups of settings share: unknown keys refused, frozen, rules that name their keys
+    strict_yaml.py      YAML in which a key occurs once, `1e-5` is a number, and every value knows its line
+    load.py             file + overrides -> settings, or one UserMistake that lists every mistake
+    reference.py        all of it as a page, docs/settings.md
 """
 
 from tastemaker.config.base import Broken, Settings

@@ -1,4 +1,4 @@
-"""The only place that knows of processes, files and clocks.
+"""What a run needs of the machine: its folder, checkpoints, devices, processes, signals and seeds.
 
 Its files:
 
@@ -16,4 +16,6 @@ Its files:
     guard.py       NaN and inf are counted, written down and never reach the weights
     progress.py    what a person sees while a run is going on
     device.py      device, precision and threads
+    estimate.py    what a piece of work will take, from headers of weight files and one short test
+    sittings.py    the seconds of what was interrupted and taken up again
 """

@@ -1,4 +1,4 @@
-"""Writes a folder of simulated ratings and votes, in the files a studio's raters would leave.
+"""Writes a folder of simulated ratings and votes, in the files that people's would come in.
 
 pictures/ sources/       PNG                      ratings.jsonl votes.jsonl   as `tastemaker.data` reads them
 truth.jsonl              what the oracle and the taste say of each picture: for measuring a judge, never for training one
