@@ -28,6 +28,7 @@ def test_the_memory_of_a_training_has_a_reference_where_one_is_kept(tmp_path, ve
         training = TrainConfig(
             **{"name": "t", "model": "miniature", "data": {"prompts": "miniature"}, "rewards": ({"name": "facts"},)},
             **{"policy": policy, "algorithm": {"name": "nft", "velocity_kl": velocity_kl, "old_policy": old}},
+            precision="fp32",
         )
         assert copies(Job("t", training, tmp_path, tmp_path, Console()), trained) == kept
 
@@ -51,9 +52,26 @@ def test_the_memory_of_a_distillation_has_the_seat_that_is_held(tmp_path, monkey
             for task, folder in zip(("t2i", "edit"), folders, strict=False)
         )
         distillation = DistillConfig(
-            name="s", model="miniature", data={"prompts": "miniature"}, teachers=teachers, policy=policy
+            name="s", model="miniature", data={"prompts": "miniature"}, teachers=teachers, policy=policy, precision="fp32"
         )
         assert copies(Job("s", distillation, tmp_path, tmp_path, Console()), 4 if policy == FULL else 1) == kept
+
+
+@pytest.mark.parametrize(("precision", "of_lora", "of_all"), [("fp32", 4, 16), ("bf16", 2, 2 + 16)])
+def test_frozen_weights_take_the_bytes_of_their_precision(tmp_path, monkeypatch, precision, of_lora, of_all):
+    """What is trained keeps itself, its gradient and two means in float32 whatever the forwards are in."""
+    timed = []
+    monkeypatch.setattr("tastemaker.commands.stages.estimates.matrix_rate", lambda *args: timed.append(args[2]) or 1.0)
+    for policy, each in ((LORA, of_lora), (FULL, of_all)):
+        training = TrainConfig(
+            **{"name": "t", "model": "miniature", "data": {"prompts": "miniature"}, "rewards": ({"name": "facts"},)},
+            **{"policy": policy, "algorithm": {"velocity_kl": 0.0}, "precision": precision},
+        )
+        found = KINDS["train"].estimate(Job("t", training, tmp_path, tmp_path, Console()))
+        assert found.memory == each * num_parameters(miniature.WEIGHTS / "transformer")
+    curation = KINDS["curate"].estimate(Job("c", CurateStage(training=training), tmp_path, tmp_path, Console()))
+    assert curation.memory == of_lora * num_parameters(miniature.WEIGHTS / "transformer")
+    assert set(timed) == {{"fp32": torch.float32, "bf16": torch.bfloat16}[precision]}
 
 
 def test_of_a_model_that_is_still_to_come_nothing_is_said(tmp_path):

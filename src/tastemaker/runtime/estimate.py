@@ -24,8 +24,10 @@ REACHED = 0.4
 """Share of the matrix rate; 0.35 to 0.5 was measured for small transformers on a CPU, attention and all else included."""
 BACKWARD = 2.0
 """A backward pass in units of a forward one."""
-TRAINED_COPIES = 4
-"""Of each trained weight in float32: itself, its gradient and the optimiser's two means."""
+BESIDE_TRAINED = 3
+"""Float32 numbers beside each trained weight: its gradient and the optimiser's two means."""
+SIDE = {"cpu": 1024, "cuda": 8192}
+"""Of the matrices whose product is timed: a smaller product ends on a GPU before the next one has been asked for."""
 
 
 @dataclass(frozen=True)
@@ -45,9 +47,10 @@ def seconds_of(forwards: float, parameters: int, tokens: int, rate: float) -> fl
 
 
 def memory_of_training(trained: int, model: int, *, averages: int, copies: int, bytes_each: int = 4) -> int:
-    """Bytes of weights: `trained` parameters in float32 with gradient, optimiser and `averages`, the rest of `model` and copies
-    of all of it."""
-    return 4 * trained * (TRAINED_COPIES + averages) + bytes_each * ((model - trained) + model * copies)
+    """Bytes of weights: `model` and copies of it in the precision of forwards, `bytes_each` a weight; of what is trained, in
+    float32, gradient, optimiser and `averages`, and where the model is in less than that, the weights themselves."""
+    in_float32 = BESIDE_TRAINED + averages + (bytes_each < 4)
+    return bytes_each * model * (1 + copies) + 4 * trained * in_float32
 
 
 def num_parameters(folder: Path) -> int:
@@ -60,9 +63,10 @@ def num_bytes(folder: Path) -> int:
 
 
 @cache
-def matrix_rate(device: str, threads: int, side: int = 1024) -> float:
-    """Flop a second of float32 products of square matrices, the best of a few; takes about a tenth of a second."""
-    a = torch.rand(side, side, device=device)
+def matrix_rate(device: str, threads: int, dtype: torch.dtype = torch.float32) -> float:
+    """Flop a second of products of square matrices, the best of a few; takes about a tenth of a second."""
+    side = SIDE.get(device, SIDE["cpu"])
+    a = torch.rand(side, side, device=device).to(dtype)
     best = 0.0
     for _ in range(5):
         began = time.perf_counter()

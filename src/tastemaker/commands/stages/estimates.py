@@ -16,7 +16,7 @@ from tastemaker.named.inputs import (
     model_path,
 )
 from tastemaker.recipe import Job
-from tastemaker.runtime.device import pick_device
+from tastemaker.runtime.device import Precision, pick_device, pick_precision
 from tastemaker.runtime.estimate import (
     BACKWARD,
     Estimate,
@@ -81,11 +81,18 @@ def _estimate(
     tokens = (config.rollout.picture_side // PIXELS) ** 2
     lora = isinstance(config.policy, LoraPolicy)
     averages += config.optimiser.ema_decay is not None
-    memory = memory_of_training(0 if lora else model, model, averages=averages, copies=copies)
+    each, rate = _machine(config.precision)
+    memory = memory_of_training(0 if lora else model, model, averages=averages, copies=copies, bytes_each=each)
     saved = 0 if lora else 4 * model * (3 + averages)  # weights, two means and averages, each in float32
-    rate = matrix_rate(pick_device().type, torch.get_num_threads())
-    disk = saved * config.checkpoint.keep + 4 * model
+    disk = saved * config.checkpoint.keep + (0 if lora else each * model)
     return Estimate(seconds_of(forwards, model, tokens, rate), memory, disk)
+
+
+def _machine(precision: Precision) -> tuple[int, float]:
+    """Bytes of a weight in the precision of forwards, and flop a second of matrix products in it."""
+    device = pick_device()
+    dtype = pick_precision(precision, device)
+    return dtype.itemsize, matrix_rate(device.type, torch.get_num_threads(), dtype)
 
 
 def estimate_curation(job: Job) -> Estimate:
@@ -94,15 +101,15 @@ def estimate_curation(job: Job) -> Estimate:
         return Estimate()
     path = job.beside / config.data.prompts
     by_task = MINIATURE_PROMPTS.get(config.data.prompts) or ([sum(1 for _ in path.open())] if path.is_file() else None)
+    each, rate = _machine(config.precision)
     if by_task is None:
-        return Estimate(memory=4 * model)
+        return Estimate(memory=each * model)
     count = sum(min(one, config.data.most or one) for one in by_task)
     rollout = config.rollout
     forwards = count * rollout.group_size * rollout.steps * (2 if rollout.guidance != 1 else 1)
     tokens = (rollout.picture_side // PIXELS) ** 2
-    rate = matrix_rate(pick_device().type, torch.get_num_threads())
     return Estimate(
-        seconds_of(forwards, model, tokens, rate), 4 * model, count * rollout.group_size * 3 * rollout.picture_side**2
+        seconds_of(forwards, model, tokens, rate), each * model, count * rollout.group_size * 3 * rollout.picture_side**2
     )
 
 
@@ -112,14 +119,14 @@ def estimate_evaluation(job: Job) -> Estimate:
     if (model := _parameters(config.models[0].path, job)) is None:
         return Estimate()
     scales = [scale for one in config.models for scale in (one.guidance or config.guidance)]
-    each = sum(2 if scale != 1 else 1 for scale in scales) * config.steps
+    forwards = sum(2 if scale != 1 else 1 for scale in scales) * config.steps
     known = sum(min(config.most or HELD_OUT_SIZE[task], HELD_OUT_SIZE[task]) for task in config.tasks)
     path = job.beside / config.prompts
     count = known if config.prompts == MINIATURE else sum(1 for _ in path.open()) if path.is_file() else 0
     tokens = (config.picture_side // PIXELS) ** 2
-    rate = matrix_rate(pick_device().type, torch.get_num_threads())
+    each, rate = _machine(config.precision)
     pictures = count * len(scales) * 3 * config.picture_side**2
-    return Estimate(seconds_of(count * each, model, tokens, rate), 4 * model, pictures)
+    return Estimate(seconds_of(count * forwards, model, tokens, rate), each * model, pictures)
 
 
 def _parameters(path: str, job: Job) -> int | None:
