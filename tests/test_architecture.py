@@ -179,6 +179,13 @@ def test_the_command_line_is_thin():
     assert len(trees) > 3 and ours <= {"tastemaker", "tastemaker.errors"}
 
 
+def test_what_renames_a_file_is_known():
+    """All else writes through these, so that a file is whole or absent."""
+    renames = re.compile(r"\bos\.(replace|rename)\(|\.rename\(")
+    found = {module for module, path in modules().items() if renames.search(path.read_text(encoding="utf-8"))}
+    assert found == {"tastemaker.runtime.folder", "tastemaker.data.whole_file", "tastemaker.rewards.cache"}
+
+
 def test_names_say_what_is_inside():
     vague = {"utils", "util", "helpers", "helper", "common", "misc"}
     assert not [module for module in modules() if set(module.split(".")) & vague]

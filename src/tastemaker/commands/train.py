@@ -170,12 +170,19 @@ def monitor_plan(config: TrainConfig, beside: Path, prompts: Sequence[Prompt], c
 
 
 def export(config: TrainConfig | DistillConfig, adapter: Adapter, folder: Path) -> Path:
-    """Plain diffusers files: a LoRA for `load_lora_weights`, or the transformer's folder. Both say where guidance is inside."""
-    if isinstance(config.policy, LoraPolicy):
-        save_lora(adapter, folder / "lora")
-        disk.write_text_atomic(folder / "lora" / RECORD, json.dumps(said(config, "lora"), indent=1) + "\n")
-        return folder / "lora"
-    if config.rollout.guidance == 1:
-        state_guidance(adapter.transformer, 1.0)
-    adapter.transformer.save_pretrained(folder / "transformer")
-    return folder / "transformer"
+    """Plain diffusers files: a LoRA for `load_lora_weights`, or the transformer's folder. Both say where guidance is inside.
+
+    The folder is whole or absent, also where one of an earlier call is replaced: a stage or a distillation may read it next.
+    """
+    is_lora = isinstance(config.policy, LoraPolicy)
+    target = folder / ("lora" if is_lora else "transformer")
+    written = [value for name, value in adapter.transformer.named_parameters() if "lora_" in name or not is_lora]
+    with disk.whole_folder(target, sum(value.nbytes for value in written), replace=True) as place:
+        if is_lora:
+            save_lora(adapter, place)
+            (place / RECORD).write_text(json.dumps(said(config, "lora"), indent=1) + "\n", encoding="utf-8")
+        else:
+            if config.rollout.guidance == 1:
+                state_guidance(adapter.transformer, 1.0)
+            adapter.transformer.save_pretrained(place)
+    return target

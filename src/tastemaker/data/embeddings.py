@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import secrets
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from functools import cache
 from pathlib import Path
@@ -19,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from tastemaker.data.pictures import open_picture
+from tastemaker.data.whole_file import whole_file
 from tastemaker.models.adapter import Adapter, collate, encoders_to_cpu
 from tastemaker.types import Condition, Prompt
 
@@ -116,10 +115,9 @@ class EmbeddingCache:
         condition = self._adapter.encode([text], [pictures] if pictures else None, height=height, width=width).to("cpu")
         if self._folder is not None:
             path = self._path(self._folder, key)
-            temporary = path.with_suffix(f".{secrets.token_hex(8)}.tmp")  # other machines may write the same
             tensors = {name: value.contiguous() for name, value in condition.tensors.items()}
-            save_file(tensors, temporary, metadata={"layout": json.dumps(condition.layout)})
-            os.replace(temporary, path)
+            with whole_file(path) as temporary:
+                save_file(tensors, temporary, metadata={"layout": json.dumps(condition.layout)})
         return condition
 
     def _load(self, key: str) -> Condition | None:

@@ -19,6 +19,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Final, TypeVar, cast
 
 from tastemaker.data.pictures import open_picture
+from tastemaker.data.whole_file import whole_file
 from tastemaker.errors import UserMistake
 from tastemaker.types import Task
 
@@ -239,15 +240,8 @@ def write_rows(path: Path | str, rows: Iterable[Mapping[str, Any]]) -> None:
     path = Path(path)
     present = [{key: value for key, value in row.items() if value is not None} for row in rows]
     lines = [json.dumps(row, ensure_ascii=False, allow_nan=False) for row in present]
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("w", encoding="utf-8", newline="\n") as file:
-            file.writelines(f"{line}\n" for line in lines)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with whole_file(path) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as file:
+        file.writelines(f"{line}\n" for line in lines)
 
 
 def inside(picture: str, file: Path | str) -> str:

@@ -10,6 +10,9 @@
         images/            pictures for people
         lock               who is writing here
 
+Commands add embeddings/ (encoded prompts), sources/ (pictures of the miniature's edits) and, at the end, the result: lora/,
+transformer/ or judge/.
+
 The number of a step counts from 1. A loop calls, for each step, `log` and then, where one is due, `checkpoint`: a checkpoint of
 step n holds everything up to and including step n, and after `restore` the next step is n + 1.
 """

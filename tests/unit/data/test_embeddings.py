@@ -47,6 +47,17 @@ def test_a_damaged_file_is_encoded_again(tmp_path, qwen_image21):
     assert same(EmbeddingCache(qwen_image21, height=SIDE, width=SIDE, folder=cache).condition([first]), fresh)
 
 
+def test_an_encoding_is_on_the_disk_before_it_has_its_name(tmp_path, qwen_image21, monkeypatch):
+    """A power cut would otherwise leave a name whose content was never written."""
+    events = []
+    fsync, replace = os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda descriptor: (events.append("fsync"), fsync(descriptor)))
+    monkeypatch.setattr(os, "replace", lambda source, target: (events.append("rename"), replace(source, target)))
+    (first, _), _ = prompts(tmp_path)
+    EmbeddingCache(qwen_image21, height=SIDE, width=SIDE, folder=tmp_path / "cache").warm([first])
+    assert events == ["fsync", "rename"] and len(list((tmp_path / "cache").iterdir())) == 1
+
+
 def test_the_negative_branch_sees_the_source_pictures(tmp_path, qwen_image21):
     texts, edits = prompts(tmp_path)
     cache = EmbeddingCache(qwen_image21, height=SIDE, width=SIDE)
