@@ -10,8 +10,10 @@ from rich.console import Console
 
 from tastemaker.commands import curate, train
 from tastemaker.commands.distill import guided_teachers
+from tastemaker.config import TrainConfig
 from tastemaker.config.distillation import DistillConfig
 from tastemaker.models.stated_guidance import state_guidance
+from tastemaker.named import inputs
 from tastemaker.opening import RECORD
 from tiny import tiny_qwen_image21
 from tiny_run import tiny_base, tiny_config
@@ -46,6 +48,16 @@ def test_a_base_that_is_guided_on_top_is_warned_of_before_it_is_opened(
     told = [line for line in capsys.readouterr().out.splitlines() if line.startswith("warning:")]
     assert len(told) == (guidance != 1)
     assert all("has guidance inside" in line and line.endswith("set rollout.guidance to 1") for line in told)
+
+
+@pytest.mark.parametrize(("side", "large", "told"), [(None, True, 1), (64, True, 0), (None, False, 0)])
+def test_a_large_model_that_would_draw_the_miniatures_size_is_warned_of(side, large, told, student, monkeypatch):
+    if large:
+        monkeypatch.setattr(inputs, "LARGE", 1000)
+    values = {"name": "x", "model": str(student), "data": {"prompts": "miniature"}, "rewards": [{"name": "facts"}]}
+    config = TrainConfig.model_validate_json(json.dumps({**values, "rollout": {"picture_side": side} if side else {}}))
+    lines = [line for line in train.warnings_of(config, student) if "picture_side" in line]
+    assert len(lines) == told and all("would draw 64 x 64 pixels" in line for line in lines)
 
 
 def test_teachers_of_every_form_that_are_guided_on_top_are_warned_of(student, tmp_path):

@@ -13,7 +13,9 @@ import pytest
 from typer.testing import CliRunner
 
 from tastemaker import cli
+from tastemaker.config import TrainConfig, check_judges, parse
 from tastemaker.errors import Corrupt, ServiceFailed, Stopped, UserMistake
+from tastemaker.named import inputs
 
 ROOT = Path(__file__).parents[2]
 COMMANDS = [
@@ -98,15 +100,17 @@ def test_help_is_fast_and_imports_nothing_heavy():
     assert float(out.rpartition("seconds: ")[2]) < 1
 
 
-def test_check_loads_no_torch(good):
+def test_check_tells_mistakes_of_settings_before_it_imports_torch(good):
+    good.write_text(good.read_text() + "sede: 1\n")
     script = (
         "import sys\n"
-        "from tastemaker import cli\n"
-        f"try: cli.app(['check', {str(good)!r}])\n"
-        "except SystemExit as end: assert not end.code\n"
-        "assert 'torch' not in sys.modules\n"
+        "from tastemaker.commands import check\n"
+        "def tell(line):\n"
+        "    assert 'torch' not in sys.modules and 'did you mean `seed`' in line\n"
+        "    sys.exit(7)\n"
+        f"check.check(check.Path({str(good)!r}), tell=tell)\n"
     )
-    subprocess.run([sys.executable, "-c", script], check=True)
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 7
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -224,13 +228,97 @@ def test_check_lists_all_mistakes(tmp_path):
     assert "seed" in result.stderr and "max_steps" in result.stderr
 
 
-def test_check_looks_for_the_files_of_judges(tmp_path):
-    path = tmp_path / "run.yaml"
-    judge = "{kind: folder, path: judges/a, rubric: alignment.v1}"
-    path.write_text(GOOD.replace("- name: facts", f"- {{name: alignment, low: 1, high: 5, judge: {judge}}}"))
-    result = tastemaker("check", str(path))
+MISTAKEN = """\
+name: first
+model: /nowhere
+sede: 1
+data: {prompts: nowhere.jsonl, held_out: held.jsonl}
+rollout: {steps: ten}
+rewards:
+- {name: nonsense, weight: 0.5}
+- {name: taste, weight: 0.4, low: 1, high: 5, judge: {kind: folder, path: judges/a, rubric: alignment.v1}}
+"""
+
+
+def told(path: Path, *overrides: str) -> list[str]:
+    """Each mistake up to its rule, without the folder."""
+    result = tastemaker("check", str(path), *(word for one in overrides for word in ("-o", one)))
     assert result.exit_code == 2
-    assert result.stderr.startswith(f"error: rewards.0.judge.path: {tmp_path}/judges/a is not a folder")
+    lines = [line.replace(f"{path.parent}/", "").removeprefix("error: ") for line in result.stderr.splitlines()]
+    return [line.partition(",")[0].partition(";")[0] for line in lines]
+
+
+def test_mistakes_of_settings_hide_none_of_what_the_settings_name(tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_text(MISTAKEN)
+    assert told(path, "seed=x") == [
+        "override 'seed=x' seed: x",
+        "run.yaml:3 sede: 1",
+        "run.yaml:5 rollout.steps: ten",
+        "run.yaml:7 rewards.0.weight: 0.5",
+        "run.yaml:2 model: /nowhere is not a folder",
+        "run.yaml:4 data.held_out: held.jsonl: there is no such file of prompts",
+        "run.yaml:4 data.prompts: nowhere.jsonl: there is no such file of prompts",
+        "run.yaml:7 rewards.0.name: 'nonsense' is not built in (there are edit_facts",
+        "run.yaml:8 rewards.1.judge.path: judges/a is not a folder",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("change", "silent"),
+    [
+        ("data=null", "data"),
+        ("model=3", "model"),
+        ("rewards.1.judge.kind=foldr", "rewards.1"),
+        ("rewards.1.judge=5", "rewards.1"),
+    ],
+)
+def test_nothing_is_said_of_what_only_stands_in_for_a_mistake(tmp_path, change, silent):
+    path = tmp_path / "run.yaml"
+    path.write_text(MISTAKEN)
+    lines = [line for line in told(path, change) if " is not " in line or "no such" in line]
+    assert lines and not [line for line in lines if f" {silent}" in line]
+
+
+def test_check_reads_rows_and_pictures_and_the_pipelines_folder(tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_text(GOOD.replace("model: miniature", "model: empty").replace("prompts: miniature", "prompts: p.jsonl"))
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "broken.png").write_bytes(b"not a picture")
+    edit = '{"id": "2", "text": "make it red", "task": "edit", "sources": ["broken.png"]}'
+    (tmp_path / "p.jsonl").write_text('{"id": "1", "text": ""}\n' + edit + "\n")
+    found = told(path)
+    assert found[0] == "run.yaml:2 model: empty is not a diffusers pipeline folder: it has no model_index.json"
+    assert [line.partition(": ")[0] for line in found[1:]] == ["p.jsonl:1", "p.jsonl:2"]
+
+
+FILES = {
+    "distill": "model: miniature\ndata: {prompts: miniature}\nteachers: [{name: t, weights: gone, teaches: [t2i]}]\n",
+    "evaluate": "prompts: miniature\nmodels: [{name: base, path: gone}]\n",
+    "train-reward": "base: gone\nrubric: alignment.v1\ndata: {ratings: [gone.jsonl], dimension: alignment}\n",
+}
+
+
+@pytest.mark.parametrize(
+    ("command", "key"), [("distill", "teachers.0.weights"), ("evaluate", "models.0"), ("train-reward", "base")]
+)
+def test_check_knows_the_files_of_other_commands(tmp_path, command, key):
+    path = tmp_path / "file.yaml"
+    path.write_text(f"name: first\nsede: 1\n{FILES[command]}")
+    first, second, *_ = told(path)
+    assert first == "file.yaml:2 sede: 1" and f" {key}: gone" in second
+
+
+def test_check_knows_rules_and_recipes(tmp_path):
+    path = tmp_path / "file.yaml"
+    path.write_text("rules: [{category: portrait, words: [face]}]\n")
+    assert "no mistakes. It is for tastemaker categorise" in tastemaker("check", str(path)).output
+    path.write_text(
+        "name: r\nstages:\n  one:\n    kind: train\n    "
+        + GOOD.replace("model: miniature", "model: gone").replace("\n", "\n    ")
+    )
+    assert told(path) == ["stages.one: model: gone is not a folder"]
+    assert "--show" in tastemaker("check", str(path), "--show").stderr
 
 
 def test_check_compares_held_out_prompts_with_those_to_train_on(tmp_path):
@@ -243,7 +331,17 @@ def test_check_compares_held_out_prompts_with_those_to_train_on(tmp_path):
     own.write_text('{"id": "p", "text": "A cat"}\n')
     result = tastemaker("check", str(path), *data)
     assert result.exit_code == 2 and len(result.stderr.splitlines()) == 1
-    assert result.stderr.startswith("error: data.held_out: 1 of the prompts to train on are in held-out.jsonl too: 'p' (text);")
+    assert result.stderr.startswith(
+        "error: override 'data.held_out=held-out.jsonl' data.held_out: 1 of the prompts to train on"
+    )
+    assert "are in held-out.jsonl too: 'p' (text);" in result.stderr
+
+
+def test_check_warns_as_the_command_would(good, monkeypatch):
+    """Of a miniature that passes for a large model; one line more."""
+    monkeypatch.setattr(inputs, "LARGE", 1000)
+    lines = tastemaker("check", str(good)).output.splitlines()
+    assert len(lines) == 2 and lines[1].startswith("warning: rollout.picture_side is not set, so miniature would draw 64 x 64")
 
 
 def test_check_says_what_a_good_config_means(good):
@@ -275,10 +373,7 @@ def test_readme_configs_are_accepted_and_its_commands_exist(tmp_path):
     assert configs
     (tmp_path / "my_rewards.py").write_text("\n".join(re.findall(r"```python\n(.*?)```", text, re.DOTALL)))
     for config in configs:
-        path = tmp_path / "readme.yaml"
-        path.write_text(config)
-        result = tastemaker("check", str(path))
-        assert result.exit_code == 0, result.output
+        check_judges(parse(config, TrainConfig).judges, tmp_path)
     blocks = "\n".join(re.findall(r"```(?:bash|sh)\n(.*?)```", text, re.DOTALL))
     for command in re.findall(r"^tastemaker (.+?)(?:\s+#.*)?$", blocks, re.MULTILINE):
         assert any(command.startswith(known) for known in COMMANDS), command

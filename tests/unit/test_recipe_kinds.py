@@ -86,14 +86,14 @@ def test_mistakes_of_all_stages_are_told_at_once_and_before_any_runs(tmp_path: P
     expected = [
         "stages.judge: base: DIR/nowhere is no model's folder",
         "stages.judge: DIR/ratings.jsonl: there is no such file",
-        "stages.t2i: DIR/held.jsonl: there is no such file",
+        "stages.t2i: data.held_out: DIR/held.jsonl: there is no such file",
         "stages.mixed: categories.portrit: 'portrit' is the category of no prompt",
         "stages.mixed: data.edit_share: 0.5 of a step's prompts are to be edits",
         "stages.student: model: /no/such/model is not a folder",
         "stages.student: teachers.1.weights: DIR/gone is not a folder",
         "stages.student: teachers.1.teaches: no prompt is edit",
         "stages.compared: models.0: DIR/elsewhere: is not a folder with",
-        "stages.compared: DIR/absent.jsonl: there is no such file",
+        "stages.compared: prompts: DIR/absent.jsonl: there is no such file",
         "stages.model: DIR/runs/other: holds no run",
     ]
     assert len(told) == len(expected)

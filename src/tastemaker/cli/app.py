@@ -38,16 +38,19 @@ class Commands(TyperGroup):
 
 
 def _give_up(error: TastemakerError, cause: BaseException, debug: bool) -> NoReturn:
+    if debug:
+        traceback.print_exception(cause)
+    for line in str(error).splitlines() or [type(error).__name__]:
+        tell(line, "" if isinstance(error, Stopped) else "error: ")
+    raise typer.Exit(error.exit_code)
+
+
+def tell(line: str, word: str = "error: ") -> None:
+    """One line on stderr."""
     from rich.console import Console
     from rich.text import Text
 
-    if debug:
-        traceback.print_exception(cause)
-    word = Text() if isinstance(error, Stopped) else Text("error: ", style="bold red")
-    console = Console(stderr=True, highlight=False)
-    for line in str(error).splitlines() or [type(error).__name__]:
-        console.print(word + Text(line), soft_wrap=True)
-    raise typer.Exit(error.exit_code)
+    Console(stderr=True, highlight=False).print(Text(word, style="bold red") + Text(line), soft_wrap=True)
 
 
 app = typer.Typer(

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from tastemaker.cli.app import Allowed, ConfigFile, Overrides, RunFolder, app
+from tastemaker.cli.app import Allowed, ConfigFile, Overrides, RunFolder, app, tell
 
 
 @app.command()
@@ -135,32 +135,21 @@ def check(
     override: Overrides = None,
     show: Annotated[bool, typer.Option("--show", help="Print every setting with its value, as YAML.")] = False,
 ) -> None:
-    """List every mistake in a config at once, before anything is loaded.
+    """List every mistake in a file at once, before a model is opened.
 
-    Each line names file, line, key and value, the rule that does not hold and what to do. Unknown keys get the nearest known
-    one. Takes about a second and writes nothing. It looks whether the files of judges are there, and, where `data.held_out` is
-    set, whether a file of prompts shares any with it; otherwise it reads no model, prompts or pictures.
+    Any file of settings will do: of `train`, `distill`, `evaluate`, `train-reward`, `categorise`, or a recipe. Each line names
+    file, line, key and value, the rule that does not hold and what to do. Unknown keys get the nearest known one.
+
+    What is wrong with the settings is told in about a second. Then follows what the command itself would find before it opens a
+    model: folders of models and teachers, judges with their rubrics, tokens and extras, prompts row by row with their source
+    pictures, held-out prompts, categories. That takes as long as reading them does. No model is opened, no server asked.
+
+    A recipe is looked at as by `tastemaker run --dry-run`. Exit code 2 where there are mistakes; warnings are none.
 
     Example: `tastemaker check run.yaml --show`
     """
-    from tastemaker.config import TrainConfig, check_judges, dump, load
+    from tastemaker.commands.check import check as start
+    from tastemaker.errors import UserMistake
 
-    settings = load(config, TrainConfig, override or [])
-    check_judges(settings.judges, config.parent)
-    if settings.data.held_out is not None:
-        from tastemaker.named.inputs import MINIATURE_PROMPTS, check_held_out, prompts_of_file
-
-        if settings.data.prompts not in MINIATURE_PROMPTS:
-            check_held_out(settings, config.parent, prompts_of_file(settings, config.parent))
-    if show:
-        typer.echo(dump(settings), nl=False)
-        return
-    rollout, budget = settings.rollout, settings.budget
-    trained = f"steps {rollout.window_start} to {rollout.window_start + rollout.window_size - 1} of which are trained"
-    if settings.algorithm.name == "nft":
-        trained = f"trained on {settings.algorithm.points} points of the forward process"
-    typer.echo(
-        f"{config}: no mistakes. {settings.algorithm.name} on {settings.model}, at most {budget.max_steps} steps of "
-        f"{rollout.prompts} prompts x {rollout.group_size} pictures; {rollout.steps} sampling steps, "
-        f"{trained}; guidance {rollout.guidance:g}."
-    )
+    if not start(config, overrides=override or [], show=show, tell=tell, say=typer.echo):
+        raise typer.Exit(UserMistake.exit_code)

@@ -110,6 +110,8 @@ def prompts_of(config: EvaluateConfig, beside: Path, sources: Path | None) -> li
             "edit": lambda: miniature.held_out_edits(sources, config.most),
         }
         return [prompt for task in config.tasks for prompt in found[task]()]
+    if not (beside / config.prompts).exists():
+        raise UserMistake(f"prompts: {beside / config.prompts}: there is no such file of prompts; name one in JSONL")
     read = read_prompts(beside / config.prompts, decode=sources is not None)
     chosen = [[prompt for prompt in read if prompt.task == task][: config.most] for task in config.tasks]
     if not any(chosen):

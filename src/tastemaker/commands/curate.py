@@ -10,7 +10,8 @@ from pathlib import Path
 from rich.console import Console
 
 from tastemaker import config as settings
-from tastemaker.commands.train import encoding, warn_of_guidance
+from tastemaker.commands.checks import check_training
+from tastemaker.commands.train import encoding, warn, warnings_of
 from tastemaker.config import TrainConfig
 from tastemaker.data.curation import Samples, composite_range, select, threshold_of
 from tastemaker.data.embeddings import EmbeddingCache, encoder_key
@@ -20,8 +21,8 @@ from tastemaker.errors import UserMistake
 from tastemaker.evaluation.curation import half_agreement, print_shares, write_findings, write_walls
 from tastemaker.models.adapter import load
 from tastemaker.named.files import data_files
-from tastemaker.named.inputs import MINIATURE_PROMPTS, check_categories, check_held_out, model_folder, prompts_of
-from tastemaker.named.judges import check_rewards, opened_rewards
+from tastemaker.named.inputs import MINIATURE_PROMPTS, model_folder
+from tastemaker.named.judges import opened_rewards
 from tastemaker.rewards.reward import fingerprints
 from tastemaker.runtime import folder as disk
 from tastemaker.runtime.changes import fingerprint
@@ -89,12 +90,10 @@ def run_curate(
 
     With `bring` the list may be anywhere: the source pictures of what is kept are copied beside it where they lie elsewhere.
     """
-    prompts = prompts_of(config, beside, folder)
+    prompts = check_training(config, beside, folder)
     out = _list_path(config, beside, folder, out, () if bring else prompts)
-    check_categories(config, prompts)
-    check_held_out(config, beside, prompts)
-    check_rewards(config, beside)
-    warn_of_guidance(config, model_folder(config, beside), console)
+    for line in warnings_of(config, model_folder(config, beside)):
+        warn(line, console)
     samples = _judged(config, beside, prompts, folder, embeddings or folder / "embeddings", tuple(allow), console)
     threshold = above if above is not None else threshold_of([composite_range(s.composite_G) for s in samples], keep or KEEP)
     rule = f"range above {threshold:.4g}" + ("" if above is not None else f", which keeps the upper {keep or KEEP:.0%}")

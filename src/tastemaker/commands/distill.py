@@ -5,25 +5,25 @@ settings -> prompts, each with its teacher -> student and teachers opened -> tra
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
 from rich.console import Console
 
 from tastemaker import config as settings
+from tastemaker.commands.checks import check_distillation
 from tastemaker.commands.train import encoding, export, in_processes, tell_bursts, tell_shapes, warn
 from tastemaker.config.distillation import DistillConfig
 from tastemaker.data.embeddings import EmbeddingCache, encoder_key
-from tastemaker.errors import UserMistake
 from tastemaker.models.adapter import load
 from tastemaker.models.stated_guidance import state_guidance
 from tastemaker.named.files import data_files
-from tastemaker.named.inputs import check_edit_share, check_held_out, model_folder, prompts_of
+from tastemaker.named.inputs import model_folder, small_pictures, teacher_folders
 from tastemaker.opening import guided_on_top, stated
 from tastemaker.runtime.distributed import connected
 from tastemaker.runtime.progress import Progress
-from tastemaker.training.distill_start import check_routes, run_distillation
+from tastemaker.training.distill_start import run_distillation
 from tastemaker.training.seats import DELTA
 from tastemaker.training.start import Around, prepare_hardware
 
@@ -53,14 +53,10 @@ def run_distill(
 def _run_distill(
     config: DistillConfig, beside: Path, folder: Path, console: Console, allow: Iterable[str], *, embeddings: Path
 ) -> Path:
-    weights = teacher_folders(config, beside)
-    prompts = prompts_of(config, beside, folder)
-    check_routes(config.teachers, prompts)
-    check_edit_share(config, prompts)
-    check_held_out(config, beside, prompts)
+    prompts = check_distillation(config, beside, folder)
     tell_shapes(prompts, config, console)
-    model = model_folder(config, beside)
-    for line in guided_teachers(config, model, weights):
+    model, weights = model_folder(config, beside), teacher_folders(config, beside)
+    for line in warnings_of(config, model, weights):
         warn(line, console)
     device, dtype = prepare_hardware(config)
     side, files = config.rollout.picture_side, data_files(config, beside)
@@ -84,6 +80,12 @@ def _run_distill(
     return exported
 
 
+def warnings_of(config: DistillConfig, model: Path, weights: Mapping[str, Path]) -> Iterator[str]:
+    """Lines on settings that suit other models."""
+    yield from guided_teachers(config, model, weights)
+    yield from small_pictures(config, model)
+
+
 def guided_teachers(config: DistillConfig, model: Path, weights: Mapping[str, Path]) -> Iterator[str]:
     """A line for each teacher that is guided and says that it is sampled without; for a difference its base speaks."""
     for row, teacher in enumerate(config.teachers):
@@ -91,18 +93,3 @@ def guided_teachers(config: DistillConfig, model: Path, weights: Mapping[str, Pa
         on_base = (folder / DELTA).is_file()
         for line in guided_on_top(f"teachers.{row}: {teacher.name}", stated(model if on_base else folder), [teacher.guidance]):
             yield f"{line}; set its guidance to 1"
-
-
-def teacher_folders(
-    config: DistillConfig, beside: Path, awaits: Callable[[Path], bool] = lambda path: False
-) -> dict[str, Path]:
-    """By the teacher's name. Raises UserMistake for those that are not there, but for those that are still to come."""
-    folders = {teacher.name: beside / teacher.weights for teacher in config.teachers}
-    wrong = [
-        f"teachers.{row}.weights: {folders[teacher.name]} is not a folder; name what a training or an export left"
-        for row, teacher in enumerate(config.teachers)
-        if not folders[teacher.name].is_dir() and not awaits(folders[teacher.name])
-    ]
-    if wrong:
-        raise UserMistake("\n".join(wrong))
-    return folders

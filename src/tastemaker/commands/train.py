@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 from rich.console import Console
 
 from tastemaker import config as settings
+from tastemaker.commands.checks import check_training
 from tastemaker.config import LoraPolicy, TrainConfig
 from tastemaker.config.distillation import DistillConfig
 from tastemaker.data.embeddings import EmbeddingCache, encoder_key
@@ -22,16 +23,8 @@ from tastemaker.models.adapter import Adapter, load
 from tastemaker.models.lora import save_lora
 from tastemaker.models.stated_guidance import state_guidance
 from tastemaker.named.files import data_files
-from tastemaker.named.inputs import (
-    check_categories,
-    check_edit_share,
-    check_held_out,
-    held_out_of,
-    model_folder,
-    not_square,
-    prompts_of,
-)
-from tastemaker.named.judges import check_rewards, opened_rewards
+from tastemaker.named.inputs import held_out_of, model_folder, not_square, small_pictures
+from tastemaker.named.judges import opened_rewards
 from tastemaker.opening import RECORD, guided_on_top, said, stated
 from tastemaker.runtime import folder as disk
 from tastemaker.runtime.distributed import connected, num_processes
@@ -84,15 +77,12 @@ def _quietly(run: Callable[..., Path], config: Any, beside: Path, folder: Path, 
 def _run_train(
     config: TrainConfig, beside: Path, folder: Path, console: Console, allow: Iterable[str], *, embeddings: Path
 ) -> Path:
-    prompts = prompts_of(config, beside, folder)
-    check_categories(config, prompts)
-    check_edit_share(config, prompts)
-    check_held_out(config, beside, prompts)
+    prompts = check_training(config, beside, folder)
     tell_shapes(prompts, config, console)
-    check_rewards(config, beside)
     plan = monitor_plan(config, beside, prompts, console)
     model = model_folder(config, beside)
-    warn_of_guidance(config, model, console)
+    for line in warnings_of(config, model):
+        warn(line, console)
     device, dtype = prepare_hardware(config)
     with connected(device, config.deadlines.step) as ranks, opened_rewards(config, beside, device) as rewards:
         adapter = load(model, device=device, dtype=dtype)
@@ -129,10 +119,11 @@ def tell_shapes(prompts: Sequence[Prompt], config: TrainConfig | DistillConfig, 
         warn(line, console)
 
 
-def warn_of_guidance(config: TrainConfig, model: Path, console: Console) -> None:
-    """One line where the base says that it is sampled without guidance, and the rollouts guide it."""
+def warnings_of(config: TrainConfig, model: Path) -> Iterator[str]:
+    """Lines on settings that suit another model: guidance on top of what is inside, pictures of the miniature's size."""
     for line in guided_on_top(f"model: {config.model}", stated(model), [config.rollout.guidance]):
-        warn(f"{line}; set rollout.guidance to 1", console)
+        yield f"{line}; set rollout.guidance to 1"
+    yield from small_pictures(config, model)
 
 
 def warn(line: str, console: Console) -> None:

@@ -10,6 +10,7 @@ Its files:
     judges.py           judges by name: a folder, our server, a chat server, scorers of faces and lettering, your own
     stages.py           settings of the stages of a recipe whose commands have no file of their own
     recipe.py           the file of a recipe: stages, `like`, and references to what a stage leaves
+    kinds.py            which command a file of settings is for
     categories.py       how prompts get a category: rules, or a model that is asked
     monitor.py          what is watched while training
     base.py             what all groups of settings share: unknown keys refused, frozen, rules that name their keys
@@ -36,7 +37,7 @@ from tastemaker.config.judges import (
     TextRenderingConfig,
     check_judges,
 )
-from tastemaker.config.load import dump, load, parse
+from tastemaker.config.load import dump, load, look, parse
 from tastemaker.config.monitor import MonitorConfig
 from tastemaker.config.rewards import CacheConfig, DeadlineConfig, GateConfig, Judged, RewardConfig
 from tastemaker.config.settings import (
@@ -97,5 +98,6 @@ __all__ = [
     "check_judges",
     "dump",
     "load",
+    "look",
     "parse",
 ]

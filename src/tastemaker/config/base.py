@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Iterable, Iterator
 from typing import Annotated, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, model_validator
 from pydantic_core import PydanticCustomError
 
 Key = str | tuple[str | int, ...]
@@ -19,6 +19,10 @@ Seconds = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 Guidance = Annotated[float, Field(ge=1, le=50)]
 Weight = Annotated[float, Field(ge=0, le=1)]
+
+
+WITHOUT_RULES = {"rules": False}
+"""The context of a validation that looks at each setting alone."""
 
 
 class Broken(NamedTuple):
@@ -54,8 +58,8 @@ class Settings(BaseModel):
         yield from ()
 
     @model_validator(mode="after")
-    def _check_rules(self) -> Settings:
-        if broken := list(self.broken_rules()):
+    def _check_rules(self, info: ValidationInfo) -> Settings:
+        if info.context != WITHOUT_RULES and (broken := list(self.broken_rules())):
             names = [key if isinstance(key, str) else ".".join(map(str, key)) for key in (b.keys[0] for b in broken)]
             text = "; ".join(f"{name}: {b.rule}, {b.remedy}" for name, b in zip(names, broken, strict=True))
             raise PydanticCustomError("broken_rules", "{text}", {"text": text, "broken": broken})

@@ -11,13 +11,15 @@ import difflib
 import inspect
 import json
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path as FilePath
-from typing import Any, NamedTuple, TypeVar, get_args
+from typing import Any, Generic, NamedTuple, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from tastemaker.config.base import Broken, Key, nearest
+from tastemaker.config.base import WITHOUT_RULES, Broken, Key, nearest
 from tastemaker.config.strict_yaml import Document, Path, read, write
 from tastemaker.errors import UserMistake
 
@@ -31,6 +33,48 @@ class Mistake(NamedTuple):
     text: str
     others: tuple[Path, ...] = ()
     """Further keys that a broken rule reads."""
+    is_unknown: bool = False
+    """Whether it is a key that nothing reads."""
+
+
+@dataclass(frozen=True)
+class Looked(Generic[Model]):
+    """A file of settings as it is, mistakes and all."""
+
+    mistakes: tuple[str, ...]
+    """A line each, with file and line."""
+    settings: Model | None
+    """With defaults or examples in place of what is wrong; None where these cannot be."""
+    _document: Document
+    _overridden: dict[Path, str]
+    _source: str
+    _stood_in: frozenset[Path]
+
+    def told(self, lines: Iterable[str]) -> list[str]:
+        """Lines `KEY: mistake` on what `settings` name, in the order of the file, each with its line; others after them.
+
+        None of what only stands in for something: such a key, a reward whose judge is wrong, the rows of a list whose name is.
+        """
+        keyed: list[tuple[int, str]] = []
+        others: list[str] = []
+        for line in lines:
+            key = line.partition(": ")[0]
+            path = _dotted(key)
+            if ":" in key or path[0] not in self._document.data:  # the name of a file and its line
+                others += [line] if not self._stood_in & _LISTS else []
+            elif not any(_touches(one, {path, (*path[:-1], "judge")}) for one in self._stood_in):
+                where = _where(self._document, self._overridden, self._source, path)
+                keyed.append((self._document.line(path), f"{where} {line}"))
+        return [line for _, line in sorted(keyed, key=lambda one: one[0])] + others
+
+
+_LISTS = frozenset({("data",), ("data", "prompts"), ("data", "ratings"), ("data", "votes"), ("prompts",)})
+"""Where settings name a list, of whose rows mistakes are told."""
+
+
+def look(path: str | FilePath, model_class: type[Model], overrides: Iterable[str] = ()) -> Looked[Model]:
+    """As `load`, of a file that may hold mistakes. Raises UserMistake for one that cannot be read."""
+    return _look(text_of(path), model_class, overrides, str(path))
 
 
 def load(path: str | FilePath, model_class: type[Model], overrides: Iterable[str] = ()) -> Model:
@@ -38,32 +82,42 @@ def load(path: str | FilePath, model_class: type[Model], overrides: Iterable[str
 
     Raises UserMistake with one line for each mistake: `file:line key: value, rule, remedy`.
     """
+    return parse(text_of(path), model_class, overrides, source=str(path))
+
+
+def text_of(path: str | FilePath) -> str:
+    """Raises UserMistake for a file that cannot be read."""
     try:
-        text = FilePath(path).read_text(encoding="utf-8")
+        return FilePath(path).read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise UserMistake(f"{path}: not UTF-8 text ({error.reason} at byte {error.start}), save the file as UTF-8") from error
     except OSError as error:
         raise UserMistake(f"{path}: cannot be read ({error.strerror}), give the path of a YAML file") from error
-    return parse(text, model_class, overrides, source=str(path))
 
 
 def parse(text: str, model_class: type[Model], overrides: Iterable[str] = (), source: str = "<text>") -> Model:
     """As `load`, from text."""
+    looked = _look(text, model_class, overrides, source)
+    if looked.mistakes or looked.settings is None:
+        raise UserMistake("\n".join(looked.mistakes))
+    return looked.settings
+
+
+def _look(text: str, model_class: type[Model], overrides: Iterable[str], source: str) -> Looked[Model]:
     document = read(text)
     reports = [f"{source}:{fault.line} {fault.text}" for fault in document.faults]
     if not isinstance(document.data, dict):
         if not reports:
             reports = [f"{source}:1 the file must hold keys and values, such as `seed: 0`"]
-        raise UserMistake("\n".join(reports))
+        return Looked(tuple(reports), None, document, {}, source, frozenset())
     overridden: dict[Path, str] = {}
     for override in overrides:
         reports += apply_override(document.data, override, overridden)
     mistakes, model = _check(document.data, model_class)
     places = sorted(mistakes, key=lambda mistake: document.line(mistake.path))
     reports += [_report(document, overridden, source, mistake) for mistake in places]
-    if reports or model is None:
-        raise UserMistake("\n".join(dict.fromkeys(reports)))
-    return model
+    stood_in = frozenset(path for one in mistakes if not one.is_unknown for path in (one.path, *one.others))
+    return Looked(tuple(dict.fromkeys(reports)), model, document, overridden, source, stood_in)
 
 
 def check_part(
@@ -117,8 +171,13 @@ def apply_override(data: dict[str, Any], override: str, overridden: dict[Path, s
 
 
 def _check(data: dict[str, Any], model_class: type[Model]) -> tuple[list[Mistake], Model | None]:
+    """The mistakes, and the settings with stand-ins for what is wrong; None where these have no valid form.
+
+    A rule that no default fulfils either, such as that weights add up to 1, is not asked of these.
+    """
     data = copy.deepcopy(data)
     mistakes: list[Mistake] = []
+    found: list[Mistake] = []
     put_aside: set[Path] = set()
     for _ in range(8):
         try:
@@ -128,11 +187,16 @@ def _check(data: dict[str, Any], model_class: type[Model]) -> tuple[list[Mistake
         fresh = [m for m in found if not any(_touches(p, put_aside) for p in (m.path, *m.others))]
         mistakes += fresh
         if not found:
-            break
+            return mistakes, None
         for mistake in found:
             for path in (mistake.path, *mistake.others):
                 put_aside.add(path)
                 _put_aside(data, path, model_class)
+    for _ in range(2):
+        with suppress(ValidationError):
+            return mistakes, model_class.model_validate_json(_as_json(data), context=WITHOUT_RULES)
+        for mistake in found:  # what nothing can stand in for, such as the kind of a judge, takes its group with it
+            _put_aside(data, mistake.path[:-1], model_class)
     return mistakes, None
 
 
@@ -185,7 +249,7 @@ def _mistakes(error: Any, data: Any, model_class: type[BaseModel]) -> Iterator[M
         return  # pydantic counts the valid entries; what is wrong with the others is said there
     fields = _fields(data, path[:-1], model_class)
     if kind == "extra_forbidden":
-        yield Mistake(path, f"unknown key, {nearest(str(path[-1]), fields)}")
+        yield Mistake(path, f"unknown key, {nearest(str(path[-1]), fields)}", is_unknown=True)
     elif kind == "missing" and path and _walk(data, path) is not None:
         yield Mistake(path, "has too few entries, add one")
     elif kind == "missing":
@@ -281,10 +345,14 @@ def _report(document: Document, overridden: dict[Path, str], source: str, mistak
     key = ".".join(filter(None, (below, *map(str, mistake.path)))) or "the file"
     value = _walk(document.data, mistake.path)
     shown = f"{_short(value)}, " if value is not None and not isinstance(value, dict) and mistake.path else ""
+    return f"{_where(document, overridden, source, mistake.path)} {key}: {shown}{mistake.text}"
+
+
+def _where(document: Document, overridden: dict[Path, str], source: str, at: Path) -> str:
     for path, override in overridden.items():
-        if _touches(mistake.path, {path}) and len(path) <= len(mistake.path):
-            return f"override {override!r} {key}: {shown}{mistake.text}"
-    return f"{source}:{document.line(mistake.path)} {key}: {shown}{mistake.text}"
+        if _touches(at, {path}) and len(path) <= len(at):
+            return f"override {override!r}"
+    return f"{source}:{document.line(at)}"
 
 
 def _short(value: Any) -> str:

@@ -38,7 +38,11 @@ class File(NamedTuple):
 
 
 FILES = (
-    File("train", TrainConfig, "The file of `tastemaker train`, `check` and `curate`, and of `calibrate --config`."),
+    File(
+        "train",
+        TrainConfig,
+        "The file of `tastemaker train` and `curate`, and of `calibrate --config`. `check` takes any file on this page.",
+    ),
     File("distill", DistillConfig, "The file of `tastemaker distill`; see [distill.md](distill.md)."),
     File("train-reward", RewardTrainConfig, "The file of `tastemaker train-reward`; see [reward-models.md](reward-models.md)."),
     File("evaluate", EvaluateConfig, "The file of `tastemaker evaluate`; see [evaluate.md](evaluate.md)."),

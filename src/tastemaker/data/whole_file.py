@@ -13,8 +13,8 @@ from pathlib import Path
 def whole_file(path: Path) -> Iterator[Path]:
     """A name beside `path` to write to, which becomes `path` at the end of the block, once it is on the disk.
 
-    Several processes, also of other machines, may write the same file: the last one stays. Whatever goes wrong, `path` is what it
-    was.
+    Several processes, also of other machines, may write the same file: the last one stays. Whatever goes wrong, `path` is what
+    it was.
     """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     try:

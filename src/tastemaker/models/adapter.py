@@ -168,9 +168,14 @@ FAMILIES = {
 def load(folder: str | Path, *, device: torch.device | str, dtype: torch.dtype) -> Adapter:
     """Open a local diffusers folder as the adapter of its family: safetensors only, no network, never code from the folder."""
     folder = Path(folder)
-    loader = _loader(_pipeline_class(folder))
+    return _loader(check_folder(folder))(folder, device=device, dtype=dtype)
+
+
+def check_folder(folder: Path) -> str:
+    """The pipeline's class. Raises UserMistake for a folder that is none of a family, or asks for code of its own."""
+    name = _pipeline_class(folder)
     _refuse_code(folder)
-    return loader(folder, device=device, dtype=dtype)
+    return name
 
 
 def _pipeline_class(folder: Path) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
@@ -17,11 +17,14 @@ from tastemaker.data.splits import content_key, text_key
 from tastemaker.errors import UserMistake
 from tastemaker.miniature import task as miniature
 from tastemaker.rewards.composite import called
+from tastemaker.runtime.estimate import num_parameters
 from tastemaker.types import Prompt
 
 MINIATURE = "miniature"
 MINIATURE_PROMPTS = {"miniature": (4000, 0), "miniature-edits": (0, 2000), "miniature-mix": (2000, 2000)}
 """How many prompts and edits the words stand for that `data.prompts` knows."""
+LARGE = 100_000_000
+"""Parameters of a transformer above which a model is no miniature."""
 SQUARE = 1.2
 """The longer side over the shorter one, up to which a source is about square."""
 
@@ -39,10 +42,25 @@ def model_path(model: str, beside: Path) -> Path:
     return miniature.WEIGHTS if model == MINIATURE else beside / model
 
 
-def prompts_of(config: TrainConfig | DistillConfig, beside: Path, folder: Path | None) -> list[Prompt]:
+def teacher_folders(
+    config: DistillConfig, beside: Path, awaits: Callable[[Path], bool] = lambda path: False
+) -> dict[str, Path]:
+    """By the teacher's name. Raises UserMistake for those that are not there, but for those that are still to come."""
+    folders = {teacher.name: beside / teacher.weights for teacher in config.teachers}
+    wrong = [
+        f"teachers.{row}.weights: {folders[teacher.name]} is not a folder; name what a training or an export left"
+        for row, teacher in enumerate(config.teachers)
+        if not folders[teacher.name].is_dir() and not awaits(folders[teacher.name])
+    ]
+    if wrong:
+        raise UserMistake("\n".join(wrong))
+    return folders
+
+
+def prompts_of(config: TrainConfig | DistillConfig, beside: Path, folder: Path | None, *, decode: bool = False) -> list[Prompt]:
     """What `data.prompts` names. The miniature's edits have their source pictures in the run's folder.
 
-    With no folder, for a look at words and categories, those have none, and pictures of a file are not opened.
+    With no folder, for a look at words and categories, those have none, and pictures of a file are opened with `decode` alone.
     """
     if config.data.prompts in MINIATURE_PROMPTS:
         texts, edits = (min(count, config.data.most or count) for count in MINIATURE_PROMPTS[config.data.prompts])
@@ -50,13 +68,16 @@ def prompts_of(config: TrainConfig | DistillConfig, beside: Path, folder: Path |
             return list(_miniature_words(texts, edits, config.seed))
         sources = folder / "sources"
         return [*miniature.training_prompts(texts, config.seed), *miniature.training_edits(edits, sources, config.seed)]
-    return prompts_of_file(config, beside, decode=folder is not None)
-
-
-def prompts_of_file(config: TrainConfig | DistillConfig, beside: Path, *, decode: bool = False) -> list[Prompt]:
-    """What `data.prompts` names where it is a file."""
-    found = read_prompts(beside / config.data.prompts, skip_bad=config.data.skip_bad, decode=decode)
+    found = _read(config, beside, "prompts", decode=decode or folder is not None)
     return first_of_each_task(found, config.data.most)
+
+
+def _read(config: TrainConfig | DistillConfig, beside: Path, key: str, *, decode: bool = False) -> list[Prompt]:
+    """Of the list that `data` has under the key."""
+    name = getattr(config.data, key)
+    if not (beside / name).exists():
+        raise UserMistake(f"data.{key}: {beside / name}: there is no such file of prompts; name one in JSONL")
+    return read_prompts(beside / name, skip_bad=config.data.skip_bad, decode=decode)
 
 
 @cache
@@ -78,7 +99,7 @@ def first_of_each_task(prompts: Sequence[Prompt], most: int | None) -> list[Prom
 
 def held_out_of(config: TrainConfig | DistillConfig, beside: Path) -> list[Prompt]:
     """What `data.held_out` names; nothing where it names none."""
-    return read_prompts(beside / config.data.held_out, skip_bad=config.data.skip_bad) if config.data.held_out else []
+    return _read(config, beside, "held_out") if config.data.held_out else []
 
 
 def check_held_out(config: TrainConfig | DistillConfig, beside: Path, prompts: Sequence[Prompt]) -> None:
@@ -142,6 +163,16 @@ def not_square(prompts: Iterable[Prompt], side: int) -> str | None:
         f"{len(far)} of {len(edits)} edits have a source that is clearly not square ({most!r}: {far[most]:.2f} to 1); they are "
         f"drawn as {side} x {side} pixels all the same (rollout.picture_side), so crop such sources or leave them out"
     )
+
+
+def small_pictures(config: TrainConfig | DistillConfig, model: Path) -> Iterator[str]:
+    """A warning where a large model would draw pictures of the miniature's size because nobody said how large they are."""
+    rollout = config.rollout
+    if "picture_side" not in rollout.model_fields_set and num_parameters(model / "transformer") > LARGE:
+        yield (
+            f"rollout.picture_side is not set, so {config.model} would draw {rollout.picture_side} x {rollout.picture_side} "
+            "pixels, the miniature's size; set it to a size that the model was made for, such as 512"
+        )
 
 
 def check_edit_share(config: TrainConfig | DistillConfig, prompts: Iterable[Prompt]) -> None:

@@ -6,11 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from tastemaker.commands.checks import check_distillation, check_training
 from tastemaker.commands.contest import named_by
 from tastemaker.commands.curate import run_curate
 from tastemaker.commands.distill import run_distill
 from tastemaker.commands.evaluate import Around, run_evaluation
-from tastemaker.commands.stages.checks import check_distillation, check_export, check_training
 from tastemaker.commands.stages.estimates import (
     estimate_curation,
     estimate_distillation,
@@ -44,6 +44,7 @@ from tastemaker.config.reward_training import RewardTrainConfig
 from tastemaker.config.stages import CurateStage, ExportStage
 from tastemaker.export.plan import make_plan
 from tastemaker.export.write import export
+from tastemaker.opening import read_run
 from tastemaker.recipe import Job, Kind
 from tastemaker.runtime import changes
 
@@ -107,6 +108,12 @@ def _export(job: Job) -> None:
     export(plan)
 
 
+def _check_export(job: Job) -> None:
+    run = job.beside / job.config.run
+    if not job.awaits(run):
+        read_run(run)
+
+
 KINDS: dict[str, Kind] = {
     "train-reward": Kind(
         RewardTrainConfig,
@@ -123,7 +130,7 @@ KINDS: dict[str, Kind] = {
         lambda config: (LIST,),
         results=results_of_curation,
         inputs=lambda job: inputs_of_training(job.config.training, job),
-        check=lambda job: check_training(job.config.training, job),
+        check=lambda job: _discard(check_training(job.config.training, job.beside, awaits=job.awaits)),
         estimate=estimate_curation,
     ),
     "train": Kind(
@@ -132,7 +139,7 @@ KINDS: dict[str, Kind] = {
         policy,
         results=lambda job: [policy(job.config)[0], *trained(job.folder / RUN)],
         inputs=lambda job: inputs_of_training(job.config, job),
-        check=lambda job: check_training(job.config, job),
+        check=lambda job: _discard(check_training(job.config, job.beside, awaits=job.awaits)),
         extends=lambda job: extends(job.folder / RUN, job.config.budget.max_steps),
         estimate=lambda job: estimate_training(job.config, job),
     ),
@@ -142,7 +149,7 @@ KINDS: dict[str, Kind] = {
         policy,
         results=lambda job: [policy(job.config)[0], *trained(job.folder / RUN)],
         inputs=inputs_of_distillation,
-        check=check_distillation,
+        check=lambda job: _discard(check_distillation(job.config, job.beside, awaits=job.awaits)),
         extends=lambda job: extends(job.folder / RUN, job.config.budget.max_steps),
         estimate=estimate_distillation,
     ),
@@ -159,7 +166,7 @@ KINDS: dict[str, Kind] = {
         _export,
         lambda config: ("model",),
         inputs=inputs_of_export,
-        check=check_export,
+        check=_check_export,
         estimate=estimate_export,
     ),
 }

@@ -1,0 +1,99 @@
+"""All that can be told of a training or a distillation before its model is opened; for whatever begins one or checks it.
+
+Nothing is said of what `awaits` is true for: paths that a stage of a recipe has still to leave.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from tastemaker.config import TrainConfig
+from tastemaker.config.distillation import DistillConfig
+from tastemaker.errors import UserMistake
+from tastemaker.models.adapter import check_folder
+from tastemaker.named.inputs import (
+    check_categories,
+    check_edit_share,
+    check_held_out,
+    held_out_of,
+    model_folder,
+    prompts_of,
+    teacher_folders,
+)
+from tastemaker.named.judges import check_rewards
+from tastemaker.training.distill_start import check_routes
+from tastemaker.types import Prompt
+
+Awaits = Callable[[Path], bool]
+
+
+def nothing(path: Path) -> bool:
+    """What is awaited outside of a recipe."""
+    return False
+
+
+def check_training(
+    config: TrainConfig, beside: Path, folder: Path | None = None, *, decode: bool = False, awaits: Awaits = nothing
+) -> list[Prompt]:
+    """Its prompts, as `prompts_of` reads them; none that are still to come. Raises UserMistake with every mistake."""
+    prompts: list[Prompt] = []
+    together(
+        lambda: _check_model(config, beside, awaits),
+        lambda: held_out_of(config, beside),
+        lambda: prompts.extend(_prompts(config, beside, folder, decode, awaits)),
+        lambda: _of_prompts(config, beside, prompts, partial(check_categories, config), partial(check_edit_share, config)),
+        lambda: check_rewards(config, beside, awaits),
+    )
+    return prompts
+
+
+def check_distillation(
+    config: DistillConfig, beside: Path, folder: Path | None = None, *, decode: bool = False, awaits: Awaits = nothing
+) -> list[Prompt]:
+    """As `check_training`."""
+    prompts: list[Prompt] = []
+    together(
+        lambda: _check_model(config, beside, awaits),
+        lambda: held_out_of(config, beside),
+        lambda: teacher_folders(config, beside, awaits),
+        lambda: prompts.extend(_prompts(config, beside, folder, decode, awaits)),
+        lambda: _of_prompts(config, beside, prompts, partial(check_routes, config.teachers), partial(check_edit_share, config)),
+    )
+    return prompts
+
+
+def _check_model(config: TrainConfig | DistillConfig, beside: Path, awaits: Awaits) -> None:
+    if not awaits(beside / config.model):
+        folder = model_folder(config, beside)
+        try:
+            check_folder(folder)
+        except UserMistake as error:
+            raise UserMistake(f"model: {error}") from None
+
+
+def _prompts(
+    config: TrainConfig | DistillConfig, beside: Path, folder: Path | None, decode: bool, awaits: Awaits
+) -> list[Prompt]:
+    return [] if awaits(beside / config.data.prompts) else prompts_of(config, beside, folder, decode=decode)
+
+
+def _of_prompts(
+    config: TrainConfig | DistillConfig, beside: Path, prompts: list[Prompt], *checks: Callable[[list[Prompt]], None]
+) -> None:
+    """Nothing can be said of prompts that could not be read, or are still to come."""
+    if prompts:
+        together(*(partial(one, prompts) for one in checks), lambda: check_held_out(config, beside, prompts))
+
+
+def together(*checks: Callable[[], object]) -> None:
+    """Makes all of them, in order. Raises UserMistake with the mistakes of all."""
+    mistakes: list[str] = []
+    for one in checks:
+        try:
+            one()
+        except UserMistake as error:
+            mistakes += str(error).splitlines()
+    if mistakes:
+        raise UserMistake("\n".join(dict.fromkeys(mistakes)))
