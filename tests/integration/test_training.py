@@ -358,6 +358,20 @@ def test_a_loras_reference_is_its_base_without_a_second_transformer(algorithm, c
         assert_same(one, other)
 
 
+def test_the_start_of_a_lora_follows_from_the_seed_alone():
+    def start(seed, drawn):
+        adapter = fresh()
+        torch.manual_seed(drawn)
+        before = torch.get_rng_state()
+        state = make_state(settings(policy=LORA, seed=seed), adapter)
+        assert torch.equal(torch.get_rng_state(), before)
+        return weights(state)
+
+    assert_same(start(0, drawn=1), start(0, drawn=2))
+    of_another_seed = start(1, drawn=1)
+    assert all(torch.equal(value, of_another_seed[name]) == ("lora_B" in name) for name, value in start(0, drawn=1).items())
+
+
 def test_the_reference_of_a_policy_on_an_earlier_lora_is_the_model_with_it():
     """Switched off with the policy's layers it would be another model than the one that training began with."""
     adapter = fresh()
