@@ -6,6 +6,7 @@ import math
 import re
 import threading
 import time
+import weakref
 from dataclasses import replace
 from pathlib import Path
 
@@ -669,6 +670,35 @@ def test_chunks_are_whole_groups_in_order():
         assert [len(chunk.prompts) for chunk in chunks] == sizes == [len(chunk.condition) for chunk in chunks]
         assert [chunk.first for chunk in chunks] == [sum(sizes[:at]) for at in range(len(sizes))]
         assert [prompt for chunk in chunks for prompt in chunk.prompts] == batch.prompts
+
+
+def test_what_a_step_drew_is_let_go_when_it_is_done_with(monkeypatch, tmp_path):
+    """Pictures of a device before the update, and all else before the next step is drawn."""
+
+    class OnDevice(torch.Tensor):
+        def cpu(self):
+            return self.as_subclass(torch.Tensor).clone()
+
+    collect, update, drawn, pictures = policy_module.collect, policy_module.update, [], []
+
+    def collects(*args):
+        assert not any(reference() is not None for reference in drawn)
+        trajectory, images, signal = collect(*args)
+        drawn.extend(weakref.ref(one) for one in (trajectory, trajectory.final_BX, trajectory.states_BSX, signal))
+        pictures.append(weakref.ref(images := images.as_subclass(OnDevice)))
+        return trajectory, images, signal
+
+    def updates(*args):
+        assert pictures[-1]() is None
+        return update(*args)
+
+    def told(step, images, batch):
+        assert type(images) is torch.Tensor and len(images) == 16
+
+    monkeypatch.setattr(policy_module, "collect", collects)
+    monkeypatch.setattr(policy_module, "update", updates)
+    go(settings(budget={"max_steps": 2}), tmp_path, after_step=told)
+    assert len(pictures) == 2
 
 
 def test_a_chunk_is_judged_while_the_next_one_is_drawn(monkeypatch):

@@ -202,7 +202,7 @@ class Running:
 
 
 Observer = Callable[[int, Tensor, Batch], None]
-"""Is called after each step, before it is saved, with its number, pictures and prompts."""
+"""Is called after each step, before it is saved, with its number, pictures (on the CPU) and prompts."""
 
 
 @dataclass(frozen=True)
