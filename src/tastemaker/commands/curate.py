@@ -10,7 +10,7 @@ from pathlib import Path
 from rich.console import Console
 
 from tastemaker import config as settings
-from tastemaker.commands.train import encoding, warn_of_guidance
+from tastemaker.commands.train import encoding, warn_of_guidance, warn_of_levels
 from tastemaker.config import TrainConfig
 from tastemaker.data.curation import Samples, composite_range, select, threshold_of
 from tastemaker.data.embeddings import EmbeddingCache, encoder_key
@@ -94,7 +94,9 @@ def run_curate(
     check_categories(config, prompts)
     check_held_out(config, beside, prompts)
     check_rewards(config, beside)
-    warn_of_guidance(config, model_folder(config, beside), console)
+    model = model_folder(config, beside)
+    warn_of_guidance(config, model, console)
+    warn_of_levels(config, model, console)
     samples = _judged(config, beside, prompts, folder, embeddings or folder / "embeddings", tuple(allow), console)
     threshold = above if above is not None else threshold_of([composite_range(s.composite_G) for s in samples], keep or KEEP)
     rule = f"range above {threshold:.4g}" + ("" if above is not None else f", which keeps the upper {keep or KEEP:.0%}")

@@ -12,7 +12,7 @@ from pathlib import Path
 from rich.console import Console
 
 from tastemaker import config as settings
-from tastemaker.commands.train import encoding, export, in_processes, tell_bursts, tell_shapes, warn
+from tastemaker.commands.train import encoding, export, in_processes, tell_bursts, tell_shapes, warn, warn_of_levels
 from tastemaker.config.distillation import DistillConfig
 from tastemaker.data.embeddings import EmbeddingCache, encoder_key
 from tastemaker.errors import UserMistake
@@ -62,6 +62,7 @@ def _run_distill(
     model = model_folder(config, beside)
     for line in guided_teachers(config, model, weights):
         warn(line, console)
+    warn_of_levels(config, model, console)
     device, dtype = prepare_hardware(config)
     side, files = config.rollout.picture_side, data_files(config, beside)
     with connected(device) as ranks:

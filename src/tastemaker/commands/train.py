@@ -32,7 +32,7 @@ from tastemaker.named.inputs import (
     prompts_of,
 )
 from tastemaker.named.judges import check_rewards, opened_rewards
-from tastemaker.opening import RECORD, guided_on_top, said, stated
+from tastemaker.opening import RECORD, fixed_levels, guided_on_top, said, stated
 from tastemaker.runtime import folder as disk
 from tastemaker.runtime.distributed import connected, num_processes
 from tastemaker.runtime.metrics import read_lines
@@ -93,6 +93,7 @@ def _run_train(
     plan = monitor_plan(config, beside, prompts, console)
     model = model_folder(config, beside)
     warn_of_guidance(config, model, console)
+    warn_of_levels(config, model, console)
     device, dtype = prepare_hardware(config)
     with connected(device, config.deadlines.step) as ranks, opened_rewards(config, beside, device) as rewards:
         adapter = load(model, device=device, dtype=dtype)
@@ -133,6 +134,12 @@ def warn_of_guidance(config: TrainConfig, model: Path, console: Console) -> None
     """One line where the base says that it is sampled without guidance, and the rollouts guide it."""
     for line in guided_on_top(f"model: {config.model}", stated(model), [config.rollout.guidance]):
         warn(f"{line}; set rollout.guidance to 1", console)
+
+
+def warn_of_levels(config: TrainConfig | DistillConfig, model: Path, console: Console) -> None:
+    """One line where the base has noise levels of its own, which the rollouts do not take."""
+    for line in fixed_levels(f"model: {config.model}", model, config.rollout.steps):
+        warn(f"{line}; set rollout.steps to theirs unless that is meant", console)
 
 
 def warn(line: str, console: Console) -> None:
