@@ -214,6 +214,17 @@ def guided_on_top(name: str, own: float | None, scales: Iterable[float]) -> Iter
         )
 
 
+def fixed_levels(name: str, pipeline: Path, steps: int) -> Iterator[str]:
+    """A warning where a pipeline has noise levels of its own, but for another number of steps (`adapter.base_sigmas`)."""
+    index = pipeline / "model_index.json"
+    fixed = read_json(index).get("sample_sigmas") if index.is_file() else None
+    if fixed and len(fixed) != steps:
+        yield (
+            f"{name} fixes the noise levels of {len(fixed)} steps (sample_sigmas), which its pipeline takes whatever the "
+            f"number of steps; {steps} steps are sampled at even ones"
+        )
+
+
 def is_run(folder: Path) -> bool:
     return (folder / "config.yaml").is_file() and (folder / "checkpoints").is_dir()
 

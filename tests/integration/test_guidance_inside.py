@@ -1,4 +1,7 @@
-"""Who has guidance inside is not guided without a word: bases of a training and a curation, teachers of a distillation."""
+"""Who has guidance inside is not guided without a word: bases of a training and a curation, teachers of a distillation.
+
+Nor is a base with noise levels of its own sampled at others.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +11,12 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from tastemaker.commands import curate, train
+from tastemaker.commands import curate, distill, train
+from tastemaker.commands.contest import prepare
 from tastemaker.commands.distill import guided_teachers
 from tastemaker.config import TrainConfig
 from tastemaker.config.distillation import DistillConfig
+from tastemaker.config.evaluation import EvaluateConfig
 from tastemaker.models.stated_guidance import state_guidance
 from tastemaker.named import inputs
 from tastemaker.opening import RECORD
@@ -58,6 +63,35 @@ def test_a_large_model_that_would_draw_the_miniatures_size_is_warned_of(side, la
     config = TrainConfig.model_validate_json(json.dumps({**values, "rollout": {"picture_side": side} if side else {}}))
     lines = [line for line in train.warnings_of(config, student) if "picture_side" in line]
     assert len(lines) == told and all("would draw 64 x 64 pixels" in line for line in lines)
+
+
+@pytest.mark.parametrize("kind", ["train", "curate", "distill", "evaluate"])
+@pytest.mark.parametrize("steps", [4, 5])
+def test_a_base_that_is_not_sampled_at_its_own_noise_levels_is_warned_of(kind, steps, tmp_path, monkeypatch, capsys):
+    def begins(*given):
+        raise Begins
+
+    pipeline = tiny_qwen_image21()
+    pipeline.register_to_config(sample_sigmas=[1.0, 0.9, 0.6, 0.3])
+    pipeline.save_pretrained(base := tmp_path / "base")
+    if kind == "evaluate":
+        models = [{"name": name, "path": str(base)} for name in ("one", "other")]
+        values = {"name": "x", "prompts": "miniature", "most": 4, "steps": steps, "models": models}
+        told = list(prepare(EvaluateConfig.model_validate_json(json.dumps(values)), tmp_path, tmp_path / "out").warnings)
+    else:
+        command = {"train": train, "curate": curate, "distill": distill}[kind]
+        monkeypatch.setattr(command, "prepare_hardware", begins)
+        data = {"prompts": "miniature", "most": 4}
+        config = tiny_config(base, data=data, rollout={"guidance": 1.0, "steps": steps, "window_size": 1})
+        if kind == "distill":
+            teachers = [{"name": "t", "weights": str(base), "teaches": ["t2i"], "guidance": 1.0}]
+            values = {"name": "x", "model": str(base), "teachers": teachers, "data": data, "rollout": {"steps": steps}}
+            config = DistillConfig.model_validate_json(json.dumps(values))
+        with pytest.raises(Begins):
+            getattr(command, f"run_{kind}")(config, tmp_path, tmp_path / "run", Console())
+        told = [line for line in capsys.readouterr().out.splitlines() if line.startswith("warning:")]
+    assert len(told) == (steps != 4)
+    assert all("fixes the noise levels of 4 steps" in line and "5 steps are sampled at even ones" in line for line in told)
 
 
 def test_teachers_of_every_form_that_are_guided_on_top_are_warned_of(student, tmp_path):

@@ -57,7 +57,7 @@ class OneMissing(Brightness):
 
 
 def grpo(**changes):
-    """Five prompts in a step: three here and two there. Passes of one group; in LoRA, whose start is random."""
+    """Five prompts in a step: three here and two there. Passes of one group; in LoRA, whose start is drawn."""
     values = settings(
         rollout={"prompts": 5, "max_batch": 4, "chunks": 2},
         algorithm={"updates_per_rollout": 2, "velocity_kl": 0.1},
@@ -70,7 +70,7 @@ def grpo(**changes):
 
 def train(folder, config, ranks, reward=None, **more):
     adapter = fresh()
-    torch.manual_seed(ranks.rank)  # the LoRA of one is not that of the other
+    torch.manual_seed(ranks.rank)  # of which nothing may depend
     task = Task(PROMPTS, {"brightness": reward or OneMissing()}, SIDE, SIDE)
     return run_training(config, adapter, task, folder, ranks=ranks, **more)
 

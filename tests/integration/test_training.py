@@ -6,6 +6,7 @@ import math
 import re
 import threading
 import time
+import weakref
 from dataclasses import replace
 from pathlib import Path
 
@@ -358,6 +359,20 @@ def test_a_loras_reference_is_its_base_without_a_second_transformer(algorithm, c
         assert_same(one, other)
 
 
+def test_the_start_of_a_lora_follows_from_the_seed_alone():
+    def start(seed, drawn):
+        adapter = fresh()
+        torch.manual_seed(drawn)
+        before = torch.get_rng_state()
+        state = make_state(settings(policy=LORA, seed=seed), adapter)
+        assert torch.equal(torch.get_rng_state(), before)
+        return weights(state)
+
+    assert_same(start(0, drawn=1), start(0, drawn=2))
+    of_another_seed = start(1, drawn=1)
+    assert all(torch.equal(value, of_another_seed[name]) == ("lora_B" in name) for name, value in start(0, drawn=1).items())
+
+
 def test_the_reference_of_a_policy_on_an_earlier_lora_is_the_model_with_it():
     """Switched off with the policy's layers it would be another model than the one that training began with."""
     adapter = fresh()
@@ -557,7 +572,9 @@ def test_a_clip_range_under_the_rounding_floor_is_refused(tmp_path, monkeypatch)
 
     monkeypatch.setattr(update, "accumulate", noisy)
     with pytest.raises(UserMistake, match="rounding"):
-        go(settings(), tmp_path)
+        go(settings(algorithm={"updates_per_rollout": 2}), tmp_path / "clipped")
+    go(settings(budget={"max_steps": 1}), tmp_path / "one update")
+    assert read_lines(tmp_path / "one update" / "metrics.jsonl")[0]["log_ratio_floor"] == pytest.approx(0.02)
 
 
 def judged(config, prompts=PROMPTS, reward=None):
@@ -653,6 +670,35 @@ def test_chunks_are_whole_groups_in_order():
         assert [len(chunk.prompts) for chunk in chunks] == sizes == [len(chunk.condition) for chunk in chunks]
         assert [chunk.first for chunk in chunks] == [sum(sizes[:at]) for at in range(len(sizes))]
         assert [prompt for chunk in chunks for prompt in chunk.prompts] == batch.prompts
+
+
+def test_what_a_step_drew_is_let_go_when_it_is_done_with(monkeypatch, tmp_path):
+    """Pictures of a device before the update, and all else before the next step is drawn."""
+
+    class OnDevice(torch.Tensor):
+        def cpu(self):
+            return self.as_subclass(torch.Tensor).clone()
+
+    collect, update, drawn, pictures = policy_module.collect, policy_module.update, [], []
+
+    def collects(*args):
+        assert not any(reference() is not None for reference in drawn)
+        trajectory, images, signal = collect(*args)
+        drawn.extend(weakref.ref(one) for one in (trajectory, trajectory.final_BX, trajectory.states_BSX, signal))
+        pictures.append(weakref.ref(images := images.as_subclass(OnDevice)))
+        return trajectory, images, signal
+
+    def updates(*args):
+        assert pictures[-1]() is None
+        return update(*args)
+
+    def told(step, images, batch):
+        assert type(images) is torch.Tensor and len(images) == 16
+
+    monkeypatch.setattr(policy_module, "collect", collects)
+    monkeypatch.setattr(policy_module, "update", updates)
+    go(settings(budget={"max_steps": 2}), tmp_path, after_step=told)
+    assert len(pictures) == 2
 
 
 def test_a_chunk_is_judged_while_the_next_one_is_drawn(monkeypatch):

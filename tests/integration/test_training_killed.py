@@ -12,7 +12,8 @@ import time
 from pathlib import Path
 
 import pytest
-from test_training import Brightness, assert_same, fresh, go, settings, weights
+import torch
+from test_training import LORA, Brightness, assert_same, fresh, go, settings, weights
 
 import tastemaker.training.policy as policy
 import tastemaker.training.update as update
@@ -49,6 +50,23 @@ def test_killed_in_a_phase(tmp_path, monkeypatch, uninterrupted, phase):
     assert trained == [3, 4]
     assert_same(uninterrupted, weights(resumed))
     assert [line["step"] for line in read_lines(tmp_path / "metrics.jsonl")] == [1, 2, 3, 4]
+
+
+def test_a_lora_killed_before_its_first_checkpoint_starts_as_the_same(tmp_path, monkeypatch):
+    """Whatever was drawn from torch's own generator before, as other stages of a recipe do."""
+
+    def begun(folder, drawn):
+        adapter = fresh()
+        torch.manual_seed(drawn)
+        return go(settings(policy=LORA), folder, adapter)
+
+    def dies(*args):
+        raise Killed
+
+    with monkeypatch.context() as patched, pytest.raises(Killed):
+        patched.setattr(policy, "update", dies)
+        begun(tmp_path / "killed", 1)
+    assert_same(weights(begun(tmp_path / "whole", 2)), weights(begun(tmp_path / "killed", 3)))
 
 
 @pytest.mark.parametrize("chunks", [1, 2])

@@ -26,6 +26,8 @@ class GRPO(GroupRelative):
 
     clip_range: float
     ratio_norm: bool
+    at_old: bool = False
+    """No setting: the weights are still those of the rollout (`training.update.at_old_weights`), where the ratio is 1."""
 
     def loss(
         self,
@@ -52,6 +54,6 @@ class GRPO(GroupRelative):
                 [velocity_gain(sampler.kind, sigmas[n], sigmas[m], sampler.eta) for n, m in zip(steps, after, strict=True)]
             )
             ratio = normalised_log_ratio(ratio, divergence, old.std.flatten(), gain_S.flatten().repeat(shape_BS[0]))
-        loss, metrics = clipped_surrogate(ratio.unflatten(0, shape_BS), advantages_B, self.clip_range)
+        loss, metrics = clipped_surrogate(ratio.unflatten(0, shape_BS), advantages_B, self.clip_range, at_old=self.at_old)
         metrics["kl_old"] = divergence.mean().detach()
         return self.near_reference(loss, metrics, velocities_BSX, reference_BSX)

@@ -13,13 +13,13 @@ from rich.console import Console
 
 from tastemaker import config as settings
 from tastemaker.commands.checks import check_distillation
-from tastemaker.commands.train import encoding, export, in_processes, tell_bursts, tell_shapes, warn
+from tastemaker.commands.train import encoding, export, in_processes, tell_bursts, tell_shapes, unsuited, warn
 from tastemaker.config.distillation import DistillConfig
 from tastemaker.data.embeddings import EmbeddingCache, encoder_key
 from tastemaker.models.adapter import load
 from tastemaker.models.stated_guidance import state_guidance
 from tastemaker.named.files import data_files
-from tastemaker.named.inputs import model_folder, small_pictures, teacher_folders
+from tastemaker.named.inputs import model_folder, teacher_folders
 from tastemaker.opening import guided_on_top, stated
 from tastemaker.runtime.distributed import connected
 from tastemaker.runtime.progress import Progress
@@ -83,7 +83,7 @@ def _run_distill(
 def warnings_of(config: DistillConfig, model: Path, weights: Mapping[str, Path]) -> Iterator[str]:
     """Lines on settings that suit other models."""
     yield from guided_teachers(config, model, weights)
-    yield from small_pictures(config, model)
+    yield from unsuited(config, model)
 
 
 def guided_teachers(config: DistillConfig, model: Path, weights: Mapping[str, Path]) -> Iterator[str]:

@@ -25,7 +25,7 @@ from tastemaker.models.stated_guidance import state_guidance
 from tastemaker.named.files import data_files
 from tastemaker.named.inputs import held_out_of, model_folder, not_square, small_pictures
 from tastemaker.named.judges import opened_rewards
-from tastemaker.opening import RECORD, guided_on_top, said, stated
+from tastemaker.opening import RECORD, fixed_levels, guided_on_top, said, stated
 from tastemaker.runtime import folder as disk
 from tastemaker.runtime.distributed import connected, num_processes
 from tastemaker.runtime.metrics import read_lines
@@ -120,10 +120,17 @@ def tell_shapes(prompts: Sequence[Prompt], config: TrainConfig | DistillConfig, 
 
 
 def warnings_of(config: TrainConfig, model: Path) -> Iterator[str]:
-    """Lines on settings that suit another model: guidance on top of what is inside, pictures of the miniature's size."""
+    """Lines on settings that suit another model: guidance on top of what is inside, its size of pictures, its noise levels."""
     for line in guided_on_top(f"model: {config.model}", stated(model), [config.rollout.guidance]):
         yield f"{line}; set rollout.guidance to 1"
+    yield from unsuited(config, model)
+
+
+def unsuited(config: TrainConfig | DistillConfig, model: Path) -> Iterator[str]:
+    """Lines where the base would draw the miniature's size, or has noise levels of its own, which the rollouts do not take."""
     yield from small_pictures(config, model)
+    for line in fixed_levels(f"model: {config.model}", model, config.rollout.steps):
+        yield f"{line}; set rollout.steps to theirs unless that is meant"
 
 
 def warn(line: str, console: Console) -> None:

@@ -98,10 +98,10 @@ class GRPOConfig(GroupConfig):
     name: Literal["grpo"] = "grpo"
     """Chooses this algorithm."""
     clip_range: Annotated[float, Field(gt=0, lt=1)] = 1e-4
-    """The ratio counts within 1 ± this; null is 1e-4, and 4e-4 with ratio_norm, whose ratios and their rounding are larger.
-    These are the miniature's: for one change of the velocity the ratio's spread falls as 1 / sqrt(D), D being the latent's
-    elements (16 times less at 1024 pixels), so choose it by the logged mean_abs_log_ratio and clip_fraction of the first
-    steps."""
+    """The ratio counts within 1 ± this; null is 1e-4, and 4e-4 with ratio_norm, whose ratios and their rounding are larger. It
+    has no effect with updates_per_rollout 1: in the first mini-batch of a rollout the ratio is 1. These are the miniature's:
+    for one change of the velocity the ratio's spread falls as 1 / sqrt(D), D being the latent's elements (16 times less at
+    1024 pixels), so choose it by the later mini-batches of a run with updates_per_rollout of 2 or more (docs/running.md)."""
     ratio_norm: bool = False
     """Normalise the log ratio of each step by its standard deviation."""
 

@@ -18,6 +18,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+ROUNDING = 1e-6
+"""More than a composite of float32 scores is off, so that two which are exactly `min_range` apart do not differ by more."""
+
 
 @dataclass(frozen=True, eq=False)
 class Advantages:
@@ -26,7 +29,7 @@ class Advantages:
     advantages_B: Tensor
     """float32; 0 where `kept_B` is False."""
     kept_B: Tensor
-    """bool; False for a sample without a signal: no score that differs inside its group, or a group below `min_range`."""
+    """bool; False for a sample without a signal: no score that differs inside its group, or that by `min_range` at most."""
     means_PR: Tensor
     """float32; NaN where the group has no score for the reward."""
     stds_PR: Tensor
@@ -48,8 +51,8 @@ def group_advantages(
     """Eq. 6 for all groups of a batch. `group_B` holds integer ids in any order; a row of weights per sample serves categories.
 
     A reward with fewer than two scores in a group, or with equal ones, contributes exactly 0 there and keeps its weight. A
-    group whose `composite` (max - min over its samples with every weighted score) is below `min_range` gets 0; this needs
-    `ranges_R2`. `clip` bounds advantages to [-clip, clip]. A sample at the group's mean has advantage 0 and is kept.
+    group whose `composite` (max - min over its samples with every weighted score) is no more than `min_range` gets 0; this
+    needs `ranges_R2`. `clip` bounds advantages to [-clip, clip]. A sample at the group's mean has advantage 0 and is kept.
 
     Raises ValueError for weights that are negative or do not sum to 1, floors below 0, and infinite scores.
     """
@@ -78,7 +81,8 @@ def group_advantages(
             raise ValueError(
                 f"min_range is {min_range}, which compares range-normalised scores; give ranges_R2, the rewards' ranges"
             )
-        kept_B = kept_B & (_group_range(composite(values_BR, weights_BR, ranges_R2), row_B, num_groups) >= min_range)[row_B]
+        range_P = _group_range(composite(values_BR, weights_BR, ranges_R2), row_B, num_groups)
+        kept_B = kept_B & (range_P > min_range + ROUNDING)[row_B]
     advantages_B = torch.where(kept_B, advantages_B, 0.0)
     if clip is not None:
         advantages_B = advantages_B.clamp(-clip, clip)

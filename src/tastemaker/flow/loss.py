@@ -18,18 +18,20 @@ def clipped_surrogate(
     *,
     clip_high: float | None = None,
     weights_S: Tensor | None = None,
+    at_old: bool = False,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """- mean_B mean_S min(r A, clip(r, 1 - clip_range, 1 + clip_high) A), r = exp(log_ratio)  (Eq. 4).
 
     `log_ratio_BS` is in nats per latent element, which is why clip ranges are around 1e-4: the ratio is the D-th root of
     the true one for D elements. `clip_high` defaults to `clip_range`. `weights_S` (at least 0, not all 0) makes the mean
     over steps a weighted mean; only their proportions matter. r - 1 is kept instead of r, since float32 knows 1 + 1e-6 to
-    one digit only.
+    one digit only. `at_old` says that the weights are still the old policy's: r is then exactly 1, with its gradient, because
+    all that `log_ratio_BS` is there is rounding, which must not clip.
 
     Metrics: clip_fraction (of the B x S terms, those whose gradient the clip removes), mean_abs_log_ratio and approx_kl
-    (nats per element), max_ratio. approx_kl is - mean log ratio, unbiased for KL(old || new) per element when the samples
-    are old's; the usual r - 1 - log r would be about D times too small for a per-element ratio, and of a *normalised* log
-    ratio neither is a KL.
+    (nats per element), max_ratio; all but the first are of the given log ratio, `at_old` too. approx_kl is - mean log ratio,
+    unbiased for KL(old || new) per element when the samples are old's; the usual r - 1 - log r would be about D times too
+    small for a per-element ratio, and of a *normalised* log ratio neither is a KL.
     """
     clip_high = clip_range if clip_high is None else clip_high
     if not (0 < clip_range < 1 and clip_high > 0):
@@ -38,7 +40,8 @@ def clipped_surrogate(
         shapes = f"{tuple(log_ratio_BS.shape)} and {tuple(advantages_B.shape)}"
         raise ValueError(f"log_ratio_BS and advantages_B have shapes {shapes}, expected (B, S) and (B,)")
     log_ratio_BS, advantages_B1 = widened(log_ratio_BS), widened(advantages_B).detach()[:, None]
-    excess_BS = log_ratio_BS.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).expm1()
+    held_BS = log_ratio_BS.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
+    excess_BS = (held_BS - held_BS.detach() if at_old else held_BS).expm1()
     clipped_BS = excess_BS.clamp(-clip_range, clip_high)
     gain_BS = advantages_B1 + torch.minimum(excess_BS * advantages_B1, clipped_BS * advantages_B1)
     loss = -_mean_over_steps(gain_BS, weights_S).mean()
@@ -47,7 +50,7 @@ def clipped_surrogate(
         metrics = {
             "clip_fraction": inactive_BS.float().mean(),
             "mean_abs_log_ratio": log_ratio_BS.abs().mean(),
-            "max_ratio": 1 + excess_BS.max(),
+            "max_ratio": 1 + held_BS.expm1().max(),
             "approx_kl": -log_ratio_BS.mean(),
         }
     return loss, metrics

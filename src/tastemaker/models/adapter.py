@@ -64,7 +64,7 @@ class Adapter(Protocol):
         ...
 
     def sigmas(self, num_steps: int, height: int, width: int) -> Tensor:
-        """(N + 1,) float32, from 1 down to 0: exactly the schedule the pipeline would use."""
+        """(N + 1,) float32, from 1 down to 0: exactly the schedule the pipeline would use, but see `base_sigmas`."""
         ...
 
     def prefix(self, condition: Condition) -> Any:
@@ -133,7 +133,10 @@ def _stack(parts: Sequence[Tensor]) -> Tensor:
 
 
 def base_sigmas(pipeline: Any, num_steps: int) -> list[float]:
-    """The base grid: what a model's author fixed (`sample_sigmas`) where it has `num_steps` steps, else an even one."""
+    """The base grid: what a model's author fixed (`sample_sigmas`) where it has `num_steps` steps, else an even one.
+
+    Its pipeline would take the fixed one whatever the number of steps; `opening.fixed_levels` warns where that is another.
+    """
     fixed = pipeline.config.get("sample_sigmas")
     return list(fixed) if fixed and len(fixed) == num_steps else np.linspace(1.0, 1 / num_steps, num_steps).tolist()
 

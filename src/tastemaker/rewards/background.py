@@ -1,6 +1,7 @@
 """Functions in daemon threads: one that hangs does not hold up the end of the process.
 
-(The threads of `concurrent.futures` are waited for.)
+(The threads of `concurrent.futures` are waited for.) Each has the GPU of the thread that made it: torch keeps the current one
+by thread, and the judges of every process would otherwise work on the first.
 """
 
 from __future__ import annotations
@@ -10,7 +11,10 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
+from functools import partial
 from typing import Any, TypeVar
+
+import torch
 
 Result = TypeVar("Result")
 
@@ -18,7 +22,7 @@ Result = TypeVar("Result")
 def in_thread(name: str, function: Callable[..., Result], *arguments: Any) -> Future[Result]:
     """The future of `function(*arguments)`, which begins at once in a thread of its own, and ends with it."""
     future: Future[Result] = Future()
-    threading.Thread(target=_settle, args=(future, lambda: function(*arguments)), name=name, daemon=True).start()
+    _start(name, partial(_settle, future, partial(function, *arguments)))
     return future
 
 
@@ -28,7 +32,7 @@ class BackgroundThread:
     def __init__(self, name: str):
         self._work: queue.SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = queue.SimpleQueue()
         self._closed = False
-        threading.Thread(target=self._run, name=name, daemon=True).start()
+        _start(name, self._run)
 
     def submit(self, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
         """The future of `function(*arguments)`. Raises RuntimeError after `close`."""
@@ -55,6 +59,17 @@ class BackgroundThread:
                 continue
             _settle(future, call)
             del item, future, call  # a batch of pictures, kept alive until the next one otherwise
+
+
+def _start(name: str, call: Callable[[], None]) -> None:
+    device = torch.cuda.current_device() if torch.cuda.is_initialized() else None
+
+    def run() -> None:
+        if device is not None:
+            torch.cuda.set_device(device)
+        call()
+
+    threading.Thread(target=run, name=name, daemon=True).start()
 
 
 def _settle(future: Future[Any], call: Callable[[], Any]) -> None:

@@ -11,7 +11,8 @@ from __future__ import annotations
 import hashlib
 import math
 import operator
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -38,6 +39,14 @@ def seed(*keys: Key) -> int:
 def generator(*keys: Key, device: torch.device | str = "cpu") -> torch.Generator:
     """A torch generator; on the CPU it tells only 2**32 keys apart, so prefer `noise` for noise."""
     return torch.Generator(device).manual_seed(seed(*keys))
+
+
+@contextmanager
+def keyed(device: torch.device, *keys: Key) -> Iterator[None]:
+    """Inside, torch's own random numbers depend on the keys alone; outside nothing is changed."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed(*keys))
+        yield
 
 
 def random(*keys: Key) -> np.random.Generator:

@@ -57,12 +57,14 @@ def train(
             mine = batch.share(now.ranks.rank, now.ranks.count)
             with state.as_old():
                 trajectory, images, signal = collect(now, batch, mine, step, scoring, partial(finite, now, mine, state, guard))
+            images = images.cpu()  # judged; on the device they would lie beside the backward pass
             with attention_with_gradients(next(now.adapter.transformer.parameters())):
                 metrics = update(now, state, mine, trajectory, signal, guard)
             state.old_follows(step)
             seconds = time.perf_counter() - began
             run.log(step, {**signal.metrics, **metrics, "images": len(signal.kept_B), "seconds": seconds})
             after_step(step, images, mine)
+            del trajectory, images, signal  # not kept until the next step is drawn
 
 
 def pipeline(setup: Setup) -> ScoringPipeline:

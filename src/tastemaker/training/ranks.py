@@ -61,7 +61,7 @@ def check_alike(
 
 
 def begin_alike(ranks: Ranks, state: PolicyState, guard: NanGuard) -> None:
-    """Gives every process the state of the first: a fresh LoRA is random, and checkpoints are read by one process."""
+    """Gives every process the state of the first, which alone reads checkpoints."""
     if ranks.count == 1:
         return
     plain = ranks.gather({**state.plain(), "guard": guard.state()})[0]

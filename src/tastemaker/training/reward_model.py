@@ -12,7 +12,6 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -137,7 +136,7 @@ def reward_parameters(
     else:
         which = targets if isinstance(targets, str) else list(targets)
         config = LoraConfig(r=rank, lora_alpha=rank if alpha is None else alpha, target_modules=which)
-        with _drawn(vlm.device, seed, "lora"):
+        with seeds.keyed(vlm.device, seed, "lora"):
             vlm.model = get_peft_model(vlm.model, config)
     if checkpointing:
         vlm.core.gradient_checkpointing_enable({"use_reentrant": False})
@@ -166,7 +165,7 @@ def train_reward(
 def update(setup: RewardSetup, state: PolicyState, step: int, guard: NanGuard) -> Metrics:
     """One optimiser step on the examples of `step`; skipped, and counted, when loss or gradient is not finite."""
     examples = examples_of_step(setup.examples, step, setup.batch_size, setup.seed)
-    with _drawn(setup.vlm.device, setup.seed, "dropout", step):
+    with seeds.keyed(setup.vlm.device, setup.seed, "dropout", step):
         metrics = accumulate(setup, examples, state.take_gradients)
     norm = torch.nn.utils.clip_grad_norm_(state.parameters, setup.max_grad_norm)
     state.attempts += 1
@@ -256,14 +255,6 @@ def _forward(setup: RewardSetup, asked: Sequence[tuple[Question, str]]) -> tuple
         end = keep - 1 - lead
         labels_QK[row, end - len(reason) : end] = torch.tensor(reason, dtype=torch.long, device=logits_QKV.device)
     return log_p_Q5, log_mass_Q, rationale_loss(logits_QKV, labels_QK)
-
-
-@contextmanager
-def _drawn(device: torch.device, *keys: seeds.Key) -> Iterator[None]:
-    """Inside, torch's own random numbers depend on the keys alone; outside nothing is changed."""
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(seeds.seed(*keys))
-        yield
 
 
 def save_judge(folder: Path | str, vlm: VLM, rubric: Rubric, read_out: ReadOut) -> Path:

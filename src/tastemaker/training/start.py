@@ -24,6 +24,7 @@ from tastemaker.rewards.composite import Composite, Gate
 from tastemaker.rewards.reward import Reward, fingerprints
 from tastemaker.rollout import Sampler
 from tastemaker.runtime import device as hardware
+from tastemaker.runtime import seeds
 from tastemaker.runtime.changes import Place
 from tastemaker.runtime.distributed import ALONE, Ranks
 from tastemaker.runtime.guard import NanGuard
@@ -163,10 +164,11 @@ def make_composite(config: Judged, rewards: Mapping[str, Reward]) -> Composite:
 
 
 def make_state(config: TrainConfig | DistillConfig, adapter: Adapter) -> PolicyState:
-    """A fresh policy: makes exactly its parameters trainable."""
+    """A fresh policy: makes exactly its parameters trainable. A LoRA's start follows from the seed."""
     algorithm = None if isinstance(config, DistillConfig) else config.algorithm
     old_policy = algorithm.old_policy if isinstance(algorithm, NFTConfig) else None
-    trained_parameters(config.policy, adapter)
+    with seeds.keyed(next(adapter.transformer.parameters()).device, config.seed, "lora"):
+        trained_parameters(config.policy, adapter)
     if config.optimiser.gradient_checkpointing:
         adapter.transformer.enable_gradient_checkpointing()
     return PolicyState.fresh(adapter.transformer, config.optimiser, old_policy)
@@ -200,7 +202,7 @@ class Running:
 
 
 Observer = Callable[[int, Tensor, Batch], None]
-"""Is called after each step, before it is saved, with its number, pictures and prompts."""
+"""Is called after each step, before it is saved, with its number, pictures (on the CPU) and prompts."""
 
 
 @dataclass(frozen=True)

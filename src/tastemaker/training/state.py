@@ -25,6 +25,8 @@ from tastemaker.runtime.signals import StopRequest
 from tastemaker.runtime.state import flatten, unflatten
 
 Metrics = dict[str, float]
+OF_SETTINGS = ("betas", "eps", "weight_decay")
+"""Of AdamW's groups: what a resumed run has from its settings, which may have been changed, and not from its checkpoint."""
 
 
 class RunLike(Protocol):
@@ -210,7 +212,10 @@ class PolicyState:
         put_trained(self.transformer, tensors["policy"])
         for name, value in self.master.items():
             value.data.copy_(tensors["policy"][name])
+        stated = [{name: group[name] for name in OF_SETTINGS} for group in self.optimiser.param_groups]
         self.optimiser.load_state_dict(unflatten(tensors["optimiser"], plain["optimiser"]))
+        for group, values in zip(self.optimiser.param_groups, stated, strict=True):
+            group.update(values)
         self.updates, self.attempts, self.step = plain["updates"], plain["attempts"], plain["step"]
         self.over_floor = plain.get("over_floor", 0)
         for group, values in (("ema", self.ema), ("old", self.old)):

@@ -62,10 +62,11 @@ def update(setup: Setup, state: PolicyState, batch: Batch, trajectory: Trajector
     num_updates = min(setup.updates_per_rollout, len(groups))
     for number in range(num_updates):
         some = groups[number::num_updates]
-        metrics = over_ranks(setup.ranks, accumulate(setup, batch, trajectory, signal, some, state.take_gradients))
+        now = setup if collected else at_old_weights(setup)
+        metrics = over_ranks(setup.ranks, accumulate(now, batch, trajectory, signal, some, state.take_gradients))
         setup.ranks.add_up(state.parameters)
         if not collected and isinstance(setup.algorithm, GRPO):
-            check_floor(setup.algorithm, state, metrics)
+            check_floor(setup.algorithm, state, metrics, clips=setup.updates_per_rollout > 1)
         norm = torch.nn.utils.clip_grad_norm_(state.parameters, setup.max_grad_norm)
         state.attempts += 1
         finite = guard.check(state.attempts, {"loss": metrics["loss"], "grad_norm": norm}, ids)
@@ -247,14 +248,22 @@ def loss_of(setup: Setup, some: Pass, trajectory: Trajectory, signal: Signal) ->
     return setup.algorithm.loss(here, advantages, setup.sampler, velocities, unconditional, reference)
 
 
-def check_floor(algorithm: GRPO, state: PolicyState, metrics: dict[str, Tensor]) -> None:
-    """The log ratio before the first update of a rollout is rounding alone; a clip range below it would clip noise.
+def at_old_weights(setup: Setup) -> Setup:
+    """For what comes before the first update of a rollout: GRPO's ratio is 1 there, and clips no rounding."""
+    if not isinstance(setup.algorithm, GRPO):
+        return setup
+    return replace(setup, algorithm=replace(setup.algorithm, at_old=True))
 
-    A run does not begin like that, and ends after `MAX_OVER_FLOOR` such rollouts in a row: of few samples the floor is a rough
-    figure, and one that is above by chance must not end what has gone well so far.
+
+def check_floor(algorithm: GRPO, state: PolicyState, metrics: dict[str, Tensor], *, clips: bool) -> None:
+    """The log ratio before the first update of a rollout is rounding alone; a clip range below it would clip noise after it.
+
+    It is refused where there are later updates, which are clipped (`clips`): a run does not begin like that, and ends after
+    `MAX_OVER_FLOOR` such rollouts in a row. Of few samples the floor is a rough figure, and one that is above by chance must
+    not end what has gone well so far.
     """
     floor = metrics["floor"] = metrics["mean_abs_log_ratio"].clone()
-    over = math.isfinite(float(floor)) and float(floor) >= algorithm.clip_range
+    over = clips and math.isfinite(float(floor)) and float(floor) >= algorithm.clip_range
     state.over_floor = state.over_floor + 1 if over else 0
     if state.over_floor >= MAX_OVER_FLOOR or (over and state.updates == 0):
         raise UserMistake(

@@ -30,7 +30,7 @@ def by_loop(values, weights, floors, group, clip=None, min_range=0.0, ranges=Non
                 )
                 for i in complete
             ]
-            if not sums or max(sums) - min(sums) < min_range:
+            if not sums or max(sums) - min(sums) <= min_range + 1e-6:
                 continue
         for i in members:
             has = [k for k in range(num_rewards) if not math.isnan(values[i, k])]
@@ -163,9 +163,16 @@ def test_a_group_below_the_range_threshold_is_dropped_whole():
     assert ours.groups_without_signal == 1
 
 
-def test_a_group_exactly_at_the_threshold_is_kept():
-    ours = one_reward([1.0, 2.0], min_range=0.25, ranges_R2=torch.tensor([[1.0, 5.0]]))
-    assert ours.advantages_B.tolist() == [-1.0, 1.0]
+@pytest.mark.parametrize(("low", "high"), [(0.0, 0.1), (0.2, 0.3), (0.3, 0.4), (0.9, 1.0)])
+def test_a_group_exactly_at_the_threshold_is_dropped(low, high):
+    """Of scores in float32, in which some of these steps are above 0.1 and some below."""
+
+    def kept(*scores: float) -> bool:
+        values, group = torch.tensor(scores)[:, None], torch.zeros(2, dtype=torch.long)
+        limit = {"min_range": 0.1, "ranges_R2": torch.tensor([[0.0, 1.0]])}
+        return bool(group_advantages(values, torch.ones(1), torch.zeros(1), group, **limit).kept_B.all())
+
+    assert not kept(low, high) and kept(low - 1e-5, high)
 
 
 def test_composite_is_never_computed_from_a_part():

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tastemaker.errors import ServiceFailed, Stopped
-from tastemaker.rewards.background import BackgroundThread
+from tastemaker.rewards.background import BackgroundThread, in_thread
 from tastemaker.rewards.pipeline import ScoringPipeline, joined
 from tastemaker.rewards.reward import FunctionReward, score_all
 from tastemaker.types import Prompt, Scores
@@ -197,3 +197,19 @@ def test_a_hung_function_does_not_hold_up_the_end_of_the_process():
     hangs.set()
     thread.join(10)
     assert not thread.is_alive()
+
+
+@pytest.mark.parametrize("initialised", [True, False])
+def test_a_thread_has_the_gpu_of_the_one_that_made_it(monkeypatch, initialised):
+    """torch's own current device is kept by thread, and 0 in a new one."""
+    current = threading.local()
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: initialised)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: getattr(current, "device", 0))
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: setattr(current, "device", device))
+    current.device = 3
+    worker = BackgroundThread("judging")
+    current.device = 5
+    begun = [worker.submit(torch.cuda.current_device), in_thread("asking", torch.cuda.current_device)]
+    within = worker.submit(lambda: in_thread("asking", torch.cuda.current_device).result(10))
+    assert [future.result(10) for future in (*begun, within)] == ([3, 5, 3] if initialised else [0, 0, 0])
+    worker.close()
