@@ -37,6 +37,8 @@ from tastemaker.training.reward_data import StoredQuestion
 from tastemaker.training.reward_model import Example, Rated, RewardSetup, examples_of_step, losses
 
 EMA_DECAY = 0.99
+READ_OUTS = (DIRECT, DIRECT, THINKING, DIRECT)
+"""In turn: a score after the right reason is soon learnt, and one without any is what the judge is mostly asked for."""
 _NAMING_WEIGHT = 0.2  # its loss is summed over the vocabulary
 _SHOWN = ("naming_loss", "looks", "abs_error", "pairs_right", "caption_loss", "matching_answer", "matching_words")
 _SIZES = ("naming", "looking", "describing", "comparing", *RUBRICS, "glances", "captions", "matching")
@@ -59,16 +61,16 @@ class Plan:
     describing: int = 24
     comparing: int = 56
     """Requests held against pictures."""
-    rating_steps: int = 1500
-    alignment: int = 24
-    aesthetic: int = 18
-    portrait: int = 10
-    instruction: int = 26
+    rating_steps: int = 1800
+    alignment: int = 80
+    aesthetic: int = 26
+    portrait: int = 14
+    instruction: int = 80
     glances: int = 32
     """Rated pictures that the eye scores by itself in a step that rates."""
-    captions: int = 1
+    captions: int = 2
     """Pictures described in a step that rates."""
-    matching: int = 12
+    matching: int = 32
     """Requests held against pictures in a step that rates."""
     muon_lr: float = 0.01
     adam_lr: float = 1.5e-3
@@ -122,7 +124,7 @@ class JudgeTrainer:
         examples: Examples,
         plan: Plan,
         *,
-        read_outs: Sequence[ReadOut] = (DIRECT, THINKING),
+        read_outs: Sequence[ReadOut] = READ_OUTS,
         pointwise: Literal["regression", "soft_label"] = "soft_label",
         ranks: Ranks = ALONE,
     ):

@@ -4,7 +4,7 @@ pictures/ sources/       PNG                      ratings.jsonl votes.jsonl   as
 truth.jsonl              what the oracle and the taste say of each picture: for measuring a judge, never for training one
 base/ parts/             samples of the base and finished parts, from which an interrupted call goes on
 
-python -m tastemaker.miniature.raters FOLDER [--split eval] [--t2i 6000 --edits 4000 --pictures 4 --base 0.25]
+python -m tastemaker.miniature.raters FOLDER [--split eval] [--t2i 13000 --edits 9000 --pictures 4 --base 0.25]
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ class Sitting:
     """How much is rated. `base` is the share of pictures that the base draws, at most one a prompt."""
 
     split: str = "train"
-    t2i: int = 6000
-    edits: int = 4000
+    t2i: int = 13000
+    edits: int = 9000
     pictures: int = 4
     base: float = 0.25
     panel: int = 9
