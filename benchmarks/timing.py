@@ -31,6 +31,8 @@ class Way:
     """Only outcomes whose names begin like this are compared."""
     tolerance: float = 5e-3
     """Largest difference that counts as the same, as a share of the largest value of that outcome."""
+    of_all: bool = False
+    """Whether the difference is that of all values together (root mean square) instead of the largest."""
     target: float | None = None
     """How many times as fast as this way the contest's first is meant to be at least."""
 
@@ -83,8 +85,8 @@ def measure(contest: Contest, repeats: int, device: torch.device, clock: Clock =
         own = seconds.get(way.name, [])
         rate = contest.amount / median(own) if own else float("nan")
         ratios = [theirs / mine for theirs, mine in zip(own, ours, strict=False)]
-        difference = differences[way.name]
-        rows.append(Row(contest.title, way.name, contest.unit, rate, ratios, difference, way.tolerance, way.target))
+        apart = differences[way.name]
+        rows.append(Row(contest.title, way.name, contest.unit, rate, ratios, apart, way.tolerance, way.target))
     return rows
 
 
@@ -105,18 +107,22 @@ def synchronise(device: torch.device) -> None:
 
 
 def check(contest: Contest) -> dict[str, float]:
-    """Largest difference of each of the other ways from the way it must equal."""
+    """Difference of each of the other ways from the way it must equal."""
     ways = {way.name: way for way in (contest.ours, *contest.others)}
     outcomes = {name: {key: value.detach().float().cpu() for key, value in way.run().items()} for name, way in ways.items()}
     return {
-        way.name: largest_difference(outcomes[way.name], outcomes[(way.like or contest.ours).name], way.compared)
+        way.name: difference(outcomes[way.name], outcomes[(way.like or contest.ours).name], way.compared, way.of_all)
         for way in contest.others
     }
 
 
-def largest_difference(got: Outcome, expected: Outcome, compared: str = "") -> float:
-    """max |got - expected| over max |expected|, of the outcome for which that is largest; inf for one that is missing."""
+def difference(got: Outcome, expected: Outcome, compared: str = "", of_all: bool = False) -> float:
+    """|got - expected| over |expected|, of the outcome for which that is largest; inf for one that is missing.
+
+    |x| is the largest of x, or with `of_all` its root mean square.
+    """
     names = [name for name in {**got, **expected} if name.startswith(compared)]
     if not names or any(name not in got or name not in expected for name in names):
         return float("inf")
-    return max(float((got[name] - expected[name]).abs().max() / expected[name].abs().max().clamp_min(1e-30)) for name in names)
+    size = torch.linalg.vector_norm if of_all else lambda x: x.abs().max()
+    return max(float(size(got[name] - expected[name]) / size(expected[name]).clamp_min(1e-30)) for name in names)

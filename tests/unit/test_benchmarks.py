@@ -43,7 +43,7 @@ def test_all_ways_agree(tmp_path, threads, capsys):
 
 
 def test_a_fast_wrong_way_is_not_timed(threads):
-    from benchmarks.timing import Contest, Way, largest_difference, measure
+    from benchmarks.timing import Contest, Way, difference, measure
 
     right, runs = {"answer": torch.tensor([1.0, 2.0])}, []
 
@@ -55,5 +55,8 @@ def test_a_fast_wrong_way_is_not_timed(threads):
     ours, fast, fair = measure(contest, 3, torch.device("cpu"))
     assert runs == ["wrong"] and not fast.agrees and fast.ratios == [] and fast.speedup is None
     assert fair.agrees and len(fair.ratios) == 3 and ours.difference is None
-    assert largest_difference({}, right) == float("inf")
-    assert largest_difference({"answer": right["answer"], "more": right["answer"]}, right, "answer") == 0
+    assert difference({}, right) == float("inf")
+    assert difference({"answer": right["answer"], "more": right["answer"]}, right, "answer") == 0
+    far = {"answer": torch.tensor([3.0, 4.0])}
+    assert difference({"answer": torch.tensor([3.0, 3.0])}, far) == 0.25
+    assert difference({"answer": torch.tensor([3.0, 3.0])}, far, of_all=True) == pytest.approx(0.2)
