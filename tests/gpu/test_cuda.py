@@ -185,7 +185,7 @@ def test_the_bf16_floor_is_below_the_clip_range_or_the_run_is_refused(tmp_path):
     tiny_qwen_image21().save_pretrained(tmp_path / "model")
     adapter = load(tmp_path / "model", device=DEVICE, dtype=torch.bfloat16)
     print(f"bf16: mean |log ratio| of replay {ratio_floor(adapter):.1e} nats per element")
-    config = training(algorithm={"updates_per_rollout": 2})
+    config = training()
     try:
         go(config, tmp_path / "run", adapter)
     except UserMistake as refusal:

@@ -572,9 +572,7 @@ def test_a_clip_range_under_the_rounding_floor_is_refused(tmp_path, monkeypatch)
 
     monkeypatch.setattr(update, "accumulate", noisy)
     with pytest.raises(UserMistake, match="rounding"):
-        go(settings(algorithm={"updates_per_rollout": 2}), tmp_path / "clipped")
-    go(settings(budget={"max_steps": 1}), tmp_path / "one update")
-    assert read_lines(tmp_path / "one update" / "metrics.jsonl")[0]["log_ratio_floor"] == pytest.approx(0.02)
+        go(settings(), tmp_path)
 
 
 def judged(config, prompts=PROMPTS, reward=None):

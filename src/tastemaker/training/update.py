@@ -66,7 +66,7 @@ def update(setup: Setup, state: PolicyState, batch: Batch, trajectory: Trajector
         metrics = over_ranks(setup.ranks, accumulate(now, batch, trajectory, signal, some, state.take_gradients))
         setup.ranks.add_up(state.parameters)
         if not collected and isinstance(setup.algorithm, GRPO):
-            check_floor(setup.algorithm, state, metrics, clips=setup.updates_per_rollout > 1)
+            check_floor(setup.algorithm, state, metrics)
         norm = torch.nn.utils.clip_grad_norm_(state.parameters, setup.max_grad_norm)
         state.attempts += 1
         finite = guard.check(state.attempts, {"loss": metrics["loss"], "grad_norm": norm}, ids)
@@ -255,15 +255,14 @@ def at_old_weights(setup: Setup) -> Setup:
     return replace(setup, algorithm=replace(setup.algorithm, at_old=True))
 
 
-def check_floor(algorithm: GRPO, state: PolicyState, metrics: dict[str, Tensor], *, clips: bool) -> None:
+def check_floor(algorithm: GRPO, state: PolicyState, metrics: dict[str, Tensor]) -> None:
     """The log ratio before the first update of a rollout is rounding alone; a clip range below it would clip noise after it.
 
-    It is refused where there are later updates, which are clipped (`clips`): a run does not begin like that, and ends after
-    `MAX_OVER_FLOOR` such rollouts in a row. Of few samples the floor is a rough figure, and one that is above by chance must
-    not end what has gone well so far.
+    A run does not begin like that, and ends after `MAX_OVER_FLOOR` such rollouts in a row: of few samples the floor is a rough
+    figure, and one that is above by chance must not end what has gone well so far.
     """
     floor = metrics["floor"] = metrics["mean_abs_log_ratio"].clone()
-    over = clips and math.isfinite(float(floor)) and float(floor) >= algorithm.clip_range
+    over = math.isfinite(float(floor)) and float(floor) >= algorithm.clip_range
     state.over_floor = state.over_floor + 1 if over else 0
     if state.over_floor >= MAX_OVER_FLOOR or (over and state.updates == 0):
         raise UserMistake(

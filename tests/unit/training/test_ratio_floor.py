@@ -1,7 +1,4 @@
-"""A clip range under the rounding of the log ratio is refused: at once when a run begins, and later when it stays so.
-
-Not where a rollout has one update alone, which is not clipped.
-"""
+"""A clip range under the rounding of the log ratio is refused: at once when a run begins, and later when it stays so."""
 
 import pytest
 import torch
@@ -32,10 +29,10 @@ def after(updates: int) -> PolicyState:
     return state
 
 
-def passes(state: PolicyState, *floors: float, clips: bool = True) -> None:
+def passes(state: PolicyState, *floors: float) -> None:
     for floor in floors:
         metrics = {"mean_abs_log_ratio": torch.tensor(floor)}
-        check_floor(ALGORITHM, state, metrics, clips=clips)
+        check_floor(ALGORITHM, state, metrics)
         torch.testing.assert_close(metrics["floor"], torch.tensor(floor), equal_nan=True)  # it is logged
 
 
@@ -49,10 +46,6 @@ def test_later_it_ends_by_three_in_a_row_and_not_by_one_bad_estimate():
     passes(after(9), ABOVE, ABOVE, BELOW, ABOVE, ABOVE)
     with pytest.raises(UserMistake, match="is not above the rounding"):
         passes(after(9), ABOVE, ABOVE, ABOVE)
-
-
-def test_where_nothing_is_clipped_none_is_refused():
-    passes(after(0), ABOVE, ABOVE, ABOVE, ABOVE, clips=False)
 
 
 def test_the_count_survives_a_resumption():
