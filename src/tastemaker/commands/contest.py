@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from tastemaker.commands.checks import together
 from tastemaker.config.evaluation import EvaluateConfig, ModelConfig
 from tastemaker.data.prompts import read_prompts
 from tastemaker.errors import UserMistake
@@ -84,15 +85,14 @@ def named_by(
                 entrants.append(_entrant(model, config, beside))
         except UserMistake as error:
             mistakes += [f"{key}: {line}" for line in str(error).splitlines()]
-    for check in (
-        lambda: None if awaits(beside / config.prompts) else prompts.extend(prompts_of(config, beside, sources)),
-        lambda: check_rewards(config, beside, awaits),
-        lambda: check_categories(config, prompts) if prompts else None,
-    ):
-        try:
-            check()
-        except UserMistake as error:
-            mistakes += str(error).splitlines()
+    try:
+        together(
+            lambda: None if awaits(beside / config.prompts) else prompts.extend(prompts_of(config, beside, sources)),
+            lambda: check_rewards(config, beside, awaits),
+            lambda: check_categories(config, prompts) if prompts else None,
+        )
+    except UserMistake as error:
+        mistakes += str(error).splitlines()
     if mistakes:
         raise UserMistake("\n".join(mistakes))
     return prompts, entrants
