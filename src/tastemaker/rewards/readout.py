@@ -27,6 +27,9 @@ from tastemaker.rewards.rubrics import Rubric
 
 SCORES = (1, 2, 3, 4, 5)
 
+ROUNDING = 1e-6
+"""How far a sum of probabilities in float32 may lie from what it is: a mass of 0.9 is not "less than 0.9" on some machines."""
+
 Row = dict[str, Tensor]
 """One encoded question: `input_ids` and its like (1, L), and whatever the model wants of the pictures."""
 
@@ -175,7 +178,7 @@ def average(readings: Sequence[Reading | Missing]) -> Reading:
 def _reading(score: float, mass: float, p_5: tuple[float, ...], min_mass: float) -> Reading:
     if not (math.isfinite(score) and math.isfinite(mass)):
         return Reading(Missing("the judge's logits are not finite"), mass)
-    if mass < min_mass:
+    if mass < min_mass - ROUNDING:
         return Reading(Missing(f"only {mass:.3f} of the probability is on the scores 1 to 5, less than {min_mass:g}"), mass)
     return Reading(score, mass, p_5)
 

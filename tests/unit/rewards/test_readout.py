@@ -74,9 +74,16 @@ def logits(*probabilities: float) -> torch.Tensor:
 
 
 def test_the_score_is_the_expectation_over_the_five_tokens():
-    reading = read(logits(0.0, 0.0, 0.09, 0.36, 0.45), TOKENS, 0.9)[0]
+    reading = read(logits(0.0, 0.0, 0.095, 0.38, 0.475), TOKENS, 0.9)[0]
     assert reading.score == pytest.approx(0.1 * 3 + 0.4 * 4 + 0.5 * 5, abs=1e-5)
-    assert reading.mass == pytest.approx(0.9, abs=1e-6)
+    assert reading.mass == pytest.approx(0.95, abs=1e-6)
+
+
+@pytest.mark.parametrize("shares", [(0.1, 0.4, 0.5), (0.2, 0.3, 0.5), (0.15, 0.15, 0.7), (1 / 3, 1 / 3, 1 / 3)])
+def test_exactly_the_least_mass_is_enough_however_it_rounds(shares):
+    reading = read(logits(0.0, 0.0, *(0.9 * share for share in shares)), TOKENS, 0.9)[0]
+    assert reading.score == pytest.approx(sum(s * k for s, k in zip((3, 4, 5), shares, strict=True)), abs=1e-5)
+    assert isinstance(read(logits(0.0, 0.0, *(0.89999 * share for share in shares)), TOKENS, 0.9)[0].score, Missing)
 
 
 def test_too_little_mass_is_missing_and_says_so():

@@ -129,17 +129,20 @@ def test_second_signal_leaves_at_once() -> None:
 # ---- device ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("flags", "found"), [("fpu amx_bf16 amx_tile", True), ("fpu avx512_bf16 xamx_bf16", False)])
-def test_bf16_on_a_cpu_only_with_amx(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: str, found: bool) -> None:
+@pytest.mark.parametrize(
+    ("flags", "found"),
+    [("fpu amx_bf16 amx_tile", True), ("fpu avx512_bf16", True), ("fpu avx512f xamx_bf16 amx_int8 avx512_bf16x", False)],
+)
+def test_bf16_on_a_cpu_only_where_it_multiplies_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: str, found: bool) -> None:
     (tmp_path / "cpuinfo").write_text(f"processor : 0\nflags\t\t: {flags}\nbugs: amx_bf16\n")
-    assert device.has_amx_bf16(tmp_path / "cpuinfo") is found
-    monkeypatch.setattr(device, "has_amx_bf16", lambda: found)
+    assert device.cpu_multiplies_bf16(tmp_path / "cpuinfo") is found
+    monkeypatch.setattr(device, "cpu_multiplies_bf16", lambda: found)
     assert device.pick_precision("auto", "cpu") is (torch.bfloat16 if found else torch.float32)
     assert device.pick_precision("bf16", "cpu") is torch.bfloat16 and device.pick_precision("fp32", "cuda") is torch.float32
 
 
-def test_no_cpuinfo_is_no_amx(tmp_path: Path) -> None:
-    assert device.has_amx_bf16(tmp_path / "nowhere") is False
+def test_no_cpuinfo_is_no_bf16(tmp_path: Path) -> None:
+    assert device.cpu_multiplies_bf16(tmp_path / "nowhere") is False
 
 
 def test_physical_cores_of_this_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
