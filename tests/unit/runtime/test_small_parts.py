@@ -133,7 +133,7 @@ def test_second_signal_leaves_at_once() -> None:
     ("flags", "found"),
     [("fpu amx_bf16 amx_tile", True), ("fpu avx512_bf16", True), ("fpu avx512f xamx_bf16 amx_int8 avx512_bf16x", False)],
 )
-def test_bf16_on_a_cpu_only_where_it_multiplies_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: str, found: bool) -> None:
+def test_bf16_on_a_cpu_that_multiplies_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: str, found: bool) -> None:
     (tmp_path / "cpuinfo").write_text(f"processor : 0\nflags\t\t: {flags}\nbugs: amx_bf16\n")
     assert device.cpu_multiplies_bf16(tmp_path / "cpuinfo") is found
     monkeypatch.setattr(device, "cpu_multiplies_bf16", lambda: found)
