@@ -6,6 +6,8 @@ and resumable (EX_TEMPFAIL) · 1 anything else: a training that diverged, a dama
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 
 class TastemakerError(Exception):
     """A failure with one clear line for the person at the keyboard; `exit_code` is what the command returns."""
@@ -47,3 +49,15 @@ class Stopped(TastemakerError):
     """The run was asked to stop (SIGTERM, Ctrl-C) and did so at a safe point; the same command resumes it."""
 
     exit_code = 75
+
+
+def together(*checks: Callable[[], object]) -> None:
+    """Makes all of them, in order. Raises UserMistake with the mistakes of all."""
+    mistakes: list[str] = []
+    for one in checks:
+        try:
+            one()
+        except UserMistake as error:
+            mistakes += str(error).splitlines()
+    if mistakes:
+        raise UserMistake("\n".join(dict.fromkeys(mistakes)))

@@ -23,7 +23,7 @@ from tastemaker.data.embeddings import EmbeddingCache
 from tastemaker.data.prompts import read_prompts
 from tastemaker.errors import ServiceFailed, Stopped, UserMistake
 from tastemaker.evaluation.curation import half_agreement, shares_by_category, write_findings, write_walls
-from tastemaker.named import inputs
+from tastemaker.named import prompts as named_prompts
 from tastemaker.rewards.reward import Missing
 from tastemaker.runtime.metrics import read_lines
 from tastemaker.runtime.signals import StopRequest
@@ -252,7 +252,7 @@ def test_mistakes_come_before_anything_is_drawn(config, tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_a_curated_list_of_the_miniature_is_trained_on(config, tmp_path, monkeypatch):
     """The truth of its prompts travels in the list; another threshold draws nothing anew, another seed is refused."""
-    monkeypatch.setitem(inputs.MINIATURE_PROMPTS, "miniature", (6, 0))
+    monkeypatch.setitem(named_prompts.MINIATURE_PROMPTS, "miniature", (6, 0))
     monkeypatch.setattr(Console, "print", lambda self, *args, **kwargs: None)
     more = {"overrides": ["data.prompts=miniature", "threads=1"], "folder": tmp_path / "f"}
     out = command.curate(config, **more)

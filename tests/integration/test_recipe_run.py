@@ -17,7 +17,7 @@ from tastemaker.data.prompts import read_prompts, write_prompts
 from tastemaker.errors import UserMistake
 from tastemaker.miniature import task
 from tastemaker.models.stated_guidance import stated_guidance
-from tastemaker.named.inputs import first_of_each_task
+from tastemaker.named.prompts import first_of_each_task
 from tastemaker.recipe import Stage, open_recipe, outlook
 from tastemaker.recipe import run as run_stages
 from tastemaker.runtime.metrics import read_lines

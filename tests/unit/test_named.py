@@ -35,16 +35,11 @@ from tastemaker.config.judges import shipped_rubrics
 from tastemaker.config.stages import CurateStage
 from tastemaker.data.prompts import write_prompts
 from tastemaker.errors import UserMistake
-from tastemaker.named import inputs, judges
-from tastemaker.named.inputs import (
-    MINIATURE_PROMPTS,
-    check_categories,
-    check_edit_share,
-    check_held_out,
-    not_square,
-    prompts_of,
-)
+from tastemaker.named import judges
+from tastemaker.named import prompts as named_prompts
+from tastemaker.named.inputs import check_categories, check_edit_share, check_held_out, not_square
 from tastemaker.named.judges import check_rewards, opened_rewards, remote_judge
+from tastemaker.named.prompts import MINIATURE_PROMPTS, prompts_of
 from tastemaker.recipe import Job
 from tastemaker.rewards import extras, schema
 from tastemaker.rewards.faces_arcface import ArcFaceEmbedder
@@ -203,13 +198,61 @@ def test_sources_that_are_clearly_not_square_are_told_in_one_line(tmp_path):
 
 def test_the_words_for_the_miniatures_prompts(tmp_path, monkeypatch):
     monkeypatch.setattr(
-        inputs, "MINIATURE_PROMPTS", {name: (min(t, 3), min(e, 2)) for name, (t, e) in MINIATURE_PROMPTS.items()}
+        named_prompts, "MINIATURE_PROMPTS", {name: (min(t, 3), min(e, 2)) for name, (t, e) in MINIATURE_PROMPTS.items()}
     )
     for name, tasks in (("miniature", "ttt"), ("miniature-edits", "ee"), ("miniature-mix", "tttee")):
         some = prompts_of(parse(CONFIG, TrainConfig, [f"data.prompts={name}"]), tmp_path, tmp_path / name)
         assert "".join(prompt.task[0] for prompt in some) == tasks
         assert all(Path(source).parent == tmp_path / name / "sources" for prompt in some for source in prompt.sources)
         assert len({prompt.id for prompt in some}) == len(some) and (tmp_path / name).exists() == ("e" in tasks)
+
+
+def several(folder: Path, *names: str) -> TrainConfig:
+    return parse(CONFIG, TrainConfig, [f"data.prompts=[{', '.join(names)}]"])
+
+
+def test_several_lists_are_one_after_the_other(tmp_path, monkeypatch):
+    monkeypatch.setitem(named_prompts.MINIATURE_PROMPTS, "miniature-edits", (0, 3))
+    (tmp_path / "b").mkdir()
+    write_prompts(tmp_path / "a.jsonl", [Prompt("2", "x"), Prompt("1", "y")])
+    write_prompts(tmp_path / "b" / "c.jsonl", [Prompt("3", "x"), Prompt("4", "z")])
+    config = several(tmp_path, "b/c.jsonl", "a.jsonl", "miniature-edits")
+    found = prompts_of(config, tmp_path, tmp_path / "run")
+    assert [prompt.id for prompt in found[:4]] == ["3", "4", "2", "1"] and [p.task for p in found[4:]] == ["edit"] * 3
+    first = config.model_copy(update={"data": config.data.model_copy(update={"most": 1})})
+    assert [prompt.id for prompt in prompts_of(first, tmp_path, tmp_path / "run")] == ["3", found[4].id]  # of each task
+
+
+def test_mistakes_of_several_lists_are_told_at_once(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"id": "1"}\n')
+    with pytest.raises(UserMistake) as told:
+        prompts_of(several(tmp_path, "a.jsonl", "nowhere.jsonl"), tmp_path, None)
+    first, second = str(told.value).splitlines()
+    assert "a.jsonl:1: text: missing" in first and "nowhere.jsonl: there is no such file" in second
+
+
+def test_one_id_in_two_lists_is_refused(tmp_path):
+    write_prompts(tmp_path / "a.jsonl", [Prompt("1", "x"), Prompt("2", "y")])
+    write_prompts(tmp_path / "b.jsonl", [Prompt("2", "z"), Prompt("1", "x")])
+    with pytest.raises(UserMistake, match=r"^data\.prompts: id '2' and 1 more is in a\.jsonl and in b\.jsonl; "):
+        prompts_of(several(tmp_path, "a.jsonl", "b.jsonl"), tmp_path, None)
+
+
+def test_while_a_list_is_awaited_nothing_is_said_but_of_the_others(tmp_path):
+    write_prompts(tmp_path / "a.jsonl", [Prompt("1", "x")])
+    later = tmp_path / "later.jsonl"
+    assert prompts_of(several(tmp_path, "a.jsonl", "later.jsonl"), tmp_path, None, awaits=lambda path: path == later) == []
+    with pytest.raises(UserMistake, match=r"nowhere\.jsonl"):
+        prompts_of(several(tmp_path, "nowhere.jsonl", "later.jsonl"), tmp_path, None, awaits=lambda path: path == later)
+
+
+def test_a_list_named_twice_and_no_list_are_refused(tmp_path):
+    with pytest.raises(UserMistake, match=r"data\.prompts: .*, 'a\.jsonl' is named 2 times"):
+        several(tmp_path, "a.jsonl", "b.jsonl", "a.jsonl")
+    with pytest.raises(UserMistake, match=r"data\.prompts"):
+        several(tmp_path)
+    with pytest.raises(UserMistake, match=r"data\.prompts"):
+        several(tmp_path, "a.jsonl", "5")
 
 
 def test_a_broken_source_is_told_with_its_line_before_a_model_is_loaded(tmp_path):

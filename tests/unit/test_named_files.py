@@ -56,6 +56,14 @@ def test_prompts_and_held_out_ones_with_their_source_pictures(tmp_path: Path) ->
         **{"held_out": lists / "h.jsonl", "held_out.pictures": [lists / "c.png"]},
     }
     assert data_files(config, tmp_path) == found
+    several = parse(CONFIG, TrainConfig, ["data.prompts=[lists/p.jsonl, miniature, lists/h.jsonl]", "data.held_out=null"])
+    assert data_files(several, tmp_path) == {
+        "model": task.WEIGHTS,
+        "prompts": [lists / "p.jsonl", lists / "h.jsonl"],
+        "prompts.pictures": [lists / "in/b.png", lists / "a.png", lists / "c.png"],
+    }
+    one = parse(CONFIG, TrainConfig, ["data.prompts=[lists/p.jsonl, miniature]", "data.held_out=null"])
+    assert data_files(one, tmp_path)["prompts"] == lists / "p.jsonl"
     words = parse(CONFIG, TrainConfig, ["data.prompts=miniature", "data.held_out=null"])
     assert data_files(words, tmp_path) == {"model": task.WEIGHTS}
 

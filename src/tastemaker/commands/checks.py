@@ -11,18 +11,17 @@ from pathlib import Path
 
 from tastemaker.config import TrainConfig
 from tastemaker.config.distillation import DistillConfig
-from tastemaker.errors import UserMistake
+from tastemaker.errors import UserMistake, together
 from tastemaker.models.adapter import check_folder
 from tastemaker.named.inputs import (
     check_categories,
     check_edit_share,
     check_held_out,
-    held_out_of,
     model_folder,
-    prompts_of,
     teacher_folders,
 )
 from tastemaker.named.judges import check_rewards
+from tastemaker.named.prompts import held_out_of, prompts_of
 from tastemaker.training.distill_start import check_routes
 from tastemaker.types import Prompt
 
@@ -42,7 +41,7 @@ def check_training(
     together(
         lambda: _check_model(config, beside, awaits),
         lambda: held_out_of(config, beside),
-        lambda: prompts.extend(_prompts(config, beside, folder, decode, awaits)),
+        lambda: prompts.extend(prompts_of(config, beside, folder, decode=decode, awaits=awaits)),
         lambda: _of_prompts(config, beside, prompts, partial(check_categories, config), partial(check_edit_share, config)),
         lambda: check_rewards(config, beside, awaits),
     )
@@ -58,7 +57,7 @@ def check_distillation(
         lambda: _check_model(config, beside, awaits),
         lambda: held_out_of(config, beside),
         lambda: teacher_folders(config, beside, awaits),
-        lambda: prompts.extend(_prompts(config, beside, folder, decode, awaits)),
+        lambda: prompts.extend(prompts_of(config, beside, folder, decode=decode, awaits=awaits)),
         lambda: _of_prompts(config, beside, prompts, partial(check_routes, config.teachers), partial(check_edit_share, config)),
     )
     return prompts
@@ -73,27 +72,9 @@ def _check_model(config: TrainConfig | DistillConfig, beside: Path, awaits: Awai
             raise UserMistake(f"model: {error}") from None
 
 
-def _prompts(
-    config: TrainConfig | DistillConfig, beside: Path, folder: Path | None, decode: bool, awaits: Awaits
-) -> list[Prompt]:
-    return [] if awaits(beside / config.data.prompts) else prompts_of(config, beside, folder, decode=decode)
-
-
 def _of_prompts(
     config: TrainConfig | DistillConfig, beside: Path, prompts: list[Prompt], *checks: Callable[[list[Prompt]], None]
 ) -> None:
     """Nothing can be said of prompts that could not be read, or are still to come."""
     if prompts:
         together(*(partial(one, prompts) for one in checks), lambda: check_held_out(config, beside, prompts))
-
-
-def together(*checks: Callable[[], object]) -> None:
-    """Makes all of them, in order. Raises UserMistake with the mistakes of all."""
-    mistakes: list[str] = []
-    for one in checks:
-        try:
-            one()
-        except UserMistake as error:
-            mistakes += str(error).splitlines()
-    if mistakes:
-        raise UserMistake("\n".join(dict.fromkeys(mistakes)))

@@ -6,10 +6,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from tastemaker.commands.checks import together
 from tastemaker.config.evaluation import EvaluateConfig, ModelConfig
 from tastemaker.data.prompts import read_prompts
-from tastemaker.errors import UserMistake
+from tastemaker.errors import UserMistake, together
 from tastemaker.evaluation.benchmark import Drawing
 from tastemaker.miniature import task as miniature
 from tastemaker.named.inputs import MINIATURE, check_categories

@@ -21,8 +21,9 @@ from tastemaker.errors import UserMistake
 from tastemaker.evaluation.curation import half_agreement, print_shares, write_findings, write_walls
 from tastemaker.models.adapter import load
 from tastemaker.named.files import data_files
-from tastemaker.named.inputs import MINIATURE_PROMPTS, model_folder
+from tastemaker.named.inputs import model_folder
 from tastemaker.named.judges import opened_rewards
+from tastemaker.named.prompts import prompt_files
 from tastemaker.rewards.reward import fingerprints
 from tastemaker.runtime import folder as disk
 from tastemaker.runtime.changes import fingerprint
@@ -103,10 +104,14 @@ def run_curate(
 
 def _list_path(config: TrainConfig, beside: Path, folder: Path, out: Path | None, prompts: Iterable[Prompt]) -> Path:
     """Beside the prompts, because their source pictures are named from there; of the miniature, in `folder`."""
-    if out is None and config.data.prompts in MINIATURE_PROMPTS:
+    if out is not None:
+        return checked_list(out, prompts)
+    given = prompt_files(config, beside)
+    if not given:
         return folder / "curated.jsonl"
-    given = beside / config.data.prompts
-    return checked_list(out or given.with_name(f"{given.stem}.curated.jsonl"), prompts)
+    if len(config.data.lists) > 1:
+        raise UserMistake("--out: the prompts are of several lists, so the one to be written needs a name; give it with --out")
+    return checked_list(given[0].with_name(f"{given[0].stem}.curated.jsonl"), prompts)
 
 
 def checked_list(out: Path, prompts: Iterable[Prompt]) -> Path:

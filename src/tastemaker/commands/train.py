@@ -23,8 +23,9 @@ from tastemaker.models.adapter import Adapter, load
 from tastemaker.models.lora import save_lora
 from tastemaker.models.stated_guidance import state_guidance
 from tastemaker.named.files import data_files
-from tastemaker.named.inputs import held_out_of, model_folder, not_square, small_pictures
+from tastemaker.named.inputs import model_folder, not_square, small_pictures
 from tastemaker.named.judges import opened_rewards
+from tastemaker.named.prompts import held_out_of
 from tastemaker.opening import RECORD, fixed_levels, guided_on_top, said, stated
 from tastemaker.runtime import folder as disk
 from tastemaker.runtime.distributed import connected, num_processes

@@ -8,10 +8,11 @@ variant.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Discriminator, Field, Tag, WithJsonSchema, model_validator
 from pydantic.config import JsonDict
 
 from tastemaker.config.base import Broken, Count, Guidance, Name, Positive, Settings, Share, Weight
@@ -205,11 +206,21 @@ class OptimiserConfig(Settings):
     """Compute each block again on the way back instead of keeping what it computed: less memory, more time (docs/scale.md)."""
 
 
+ListName = Annotated[str, Field(min_length=1)]
+Lists = Annotated[
+    Annotated[ListName, Tag("one")] | Annotated[tuple[ListName, ...], Field(min_length=1), Tag("several")],
+    Discriminator(lambda given: "several" if isinstance(given, list | tuple) else "one"),
+    WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "minItems": 1}]}),
+]
+"""Chosen by what is given, so that a mistake is told by the rules of one of the two."""
+
+
 class DataConfig(Settings):
     """What is trained on."""
 
-    prompts: Annotated[str, Field(min_length=1)] = Field(examples=["prompts.jsonl"])
-    """A JSONL file of prompts, or one of the words miniature, miniature-edits and miniature-mix."""
+    prompts: Lists = Field(examples=["prompts.jsonl"])
+    """A JSONL file of prompts, or one of the words miniature, miniature-edits and miniature-mix; or several of these, as
+    [drawings.jsonl, edits.jsonl]."""
     most: Positive | None = None
     """Use no more than so many prompts of each task, the first ones; null uses all."""
     edit_share: Annotated[float, Field(gt=0, lt=1)] | None = None
@@ -218,7 +229,18 @@ class DataConfig(Settings):
     """A JSONL file of prompts for evaluation. None of them may be trained on: prompts of the same id or text (and source
     pictures) are refused."""
     skip_bad: Count = 0
-    """Most bad rows that are skipped (and counted) before reading stops with an error."""
+    """Most bad rows of each file that are skipped (and counted) before reading stops with an error."""
+
+    def broken_rules(self) -> Iterator[Broken]:
+        """No list is named twice."""
+        for name, count in Counter(self.lists).items():
+            if count > 1:
+                yield Broken(("prompts",), f"{name!r} is named {count} times", "a list counts once, remove the others")
+
+    @property
+    def lists(self) -> tuple[str, ...]:
+        """What `prompts` names, one or several."""
+        return (self.prompts,) if isinstance(self.prompts, str) else self.prompts
 
 
 class CheckpointConfig(Settings):

@@ -27,7 +27,8 @@ from tastemaker.errors import Corrupt, UserMistake
 from tastemaker.miniature import oracle, world
 from tastemaker.miniature.identity import network
 from tastemaker.miniature.judge import model
-from tastemaker.named.inputs import MINIATURE_PROMPTS, model_path
+from tastemaker.named.inputs import model_path
+from tastemaker.named.prompts import prompt_files
 from tastemaker.rewards.rubrics import FOLDER as RUBRICS
 from tastemaker.rewards.rubrics import shipped
 from tastemaker.rewards.vlm_folder import base_of
@@ -39,8 +40,7 @@ Files = dict[str, Path | list[Path]]
 def data_files(config: TrainConfig | DistillConfig, beside: Path) -> Files:
     """The model, and the prompts, held-out ones too, where they come from files."""
     files: Files = {"model": model_path(config.model, beside)}
-    if config.data.prompts not in MINIATURE_PROMPTS:
-        files |= list_files("prompts", beside / config.data.prompts)
+    files |= lists_files("prompts", prompt_files(config, beside))
     if config.data.held_out is not None:
         files |= list_files("held_out", beside / config.data.held_out)
     return files
@@ -50,6 +50,14 @@ def list_files(name: str, path: Path, root: Path | None = None) -> Files:
     """A JSONL file, and apart from it the pictures that its rows name, where they name some."""
     pictures = named_files(path, root)
     return {name: path, **({f"{name}.pictures": pictures} if pictures else {})}
+
+
+def lists_files(name: str, paths: list[Path]) -> Files:
+    """Several JSONL files as one: a single one by itself, so that its digest is that of the file."""
+    if len(paths) < 2:
+        return list_files(name, paths[0]) if paths else {}
+    pictures = [picture for path in paths for picture in named_files(path, None)]
+    return {name: paths, **({f"{name}.pictures": pictures} if pictures else {})}
 
 
 def said_files(config: RewardTrainConfig, beside: Path) -> Files:

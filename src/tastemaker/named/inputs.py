@@ -1,28 +1,24 @@
-"""From the words of settings to models and prompts: what `model` and `data` name."""
+"""From the words of settings to models, and what is said of prompts before and after they are read."""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from difflib import get_close_matches
-from functools import cache
 from pathlib import Path
 
 from tastemaker.config import Judged, TrainConfig
 from tastemaker.config.distillation import DistillConfig
 from tastemaker.data.jsonl import TASKS
 from tastemaker.data.pictures import elongation
-from tastemaker.data.prompts import read_prompts
 from tastemaker.data.splits import content_key, text_key
 from tastemaker.errors import UserMistake
 from tastemaker.miniature import task as miniature
+from tastemaker.named.prompts import held_out_of
 from tastemaker.rewards.composite import called
 from tastemaker.runtime.estimate import num_parameters
 from tastemaker.types import Prompt
 
 MINIATURE = "miniature"
-MINIATURE_PROMPTS = {"miniature": (4000, 0), "miniature-edits": (0, 2000), "miniature-mix": (2000, 2000)}
-"""How many prompts and edits the words stand for that `data.prompts` knows."""
 LARGE = 100_000_000
 """Parameters of a transformer above which a model is no miniature."""
 SQUARE = 1.2
@@ -55,51 +51,6 @@ def teacher_folders(
     if wrong:
         raise UserMistake("\n".join(wrong))
     return folders
-
-
-def prompts_of(config: TrainConfig | DistillConfig, beside: Path, folder: Path | None, *, decode: bool = False) -> list[Prompt]:
-    """What `data.prompts` names. The miniature's edits have their source pictures in the run's folder.
-
-    With no folder, for a look at words and categories, those have none, and pictures of a file are opened with `decode` alone.
-    """
-    if config.data.prompts in MINIATURE_PROMPTS:
-        texts, edits = (min(count, config.data.most or count) for count in MINIATURE_PROMPTS[config.data.prompts])
-        if folder is None:
-            return list(_miniature_words(texts, edits, config.seed))
-        sources = folder / "sources"
-        return [*miniature.training_prompts(texts, config.seed), *miniature.training_edits(edits, sources, config.seed)]
-    found = _read(config, beside, "prompts", decode=decode or folder is not None)
-    return first_of_each_task(found, config.data.most)
-
-
-def _read(config: TrainConfig | DistillConfig, beside: Path, key: str, *, decode: bool = False) -> list[Prompt]:
-    """Of the list that `data` has under the key."""
-    name = getattr(config.data, key)
-    if not (beside / name).exists():
-        raise UserMistake(f"data.{key}: {beside / name}: there is no such file of prompts; name one in JSONL")
-    return read_prompts(beside / name, skip_bad=config.data.skip_bad, decode=decode)
-
-
-@cache
-def _miniature_words(texts: int, edits: int, seed: int) -> tuple[Prompt, ...]:
-    """Once for all that look at them: thousands of edits take seconds."""
-    return (*miniature.training_prompts(texts, seed), *miniature.training_edits(edits, None, seed))
-
-
-def first_of_each_task(prompts: Sequence[Prompt], most: int | None) -> list[Prompt]:
-    """In their order; all of them where `most` is None."""
-    seen: Counter[str] = Counter()
-    kept = []
-    for prompt in prompts:
-        seen[prompt.task] += 1
-        if most is None or seen[prompt.task] <= most:
-            kept.append(prompt)
-    return kept
-
-
-def held_out_of(config: TrainConfig | DistillConfig, beside: Path) -> list[Prompt]:
-    """What `data.held_out` names; nothing where it names none."""
-    return _read(config, beside, "held_out") if config.data.held_out else []
 
 
 def check_held_out(config: TrainConfig | DistillConfig, beside: Path, prompts: Sequence[Prompt]) -> None:
@@ -180,6 +131,6 @@ def check_edit_share(config: TrainConfig | DistillConfig, prompts: Iterable[Prom
     share, present = config.data.edit_share, {prompt.task for prompt in prompts}
     if share is not None and len(present) < 2:
         raise UserMistake(
-            f"data.edit_share: {share:g} of a step's prompts are to be edits, but all of {config.data.prompts} are "
+            f"data.edit_share: {share:g} of a step's prompts are to be edits, but all of {' and '.join(config.data.lists)} are "
             f"{'edits' if 'edit' in present else 'text to image'}; remove it, or give prompts of both tasks"
         )

@@ -10,11 +10,8 @@ from tastemaker.config import LoraPolicy, NFTConfig, TrainConfig
 from tastemaker.config.distillation import DistillConfig
 from tastemaker.config.evaluation import EvaluateConfig
 from tastemaker.miniature.world.splits import HELD_OUT_SIZE
-from tastemaker.named.inputs import (
-    MINIATURE,
-    MINIATURE_PROMPTS,
-    model_path,
-)
+from tastemaker.named.inputs import MINIATURE, model_path
+from tastemaker.named.prompts import MINIATURE_PROMPTS, prompt_files
 from tastemaker.recipe import Job
 from tastemaker.runtime.device import Precision, pick_device, pick_precision
 from tastemaker.runtime.estimate import (
@@ -99,12 +96,13 @@ def estimate_curation(job: Job) -> Estimate:
     config: TrainConfig = job.config.training
     if (model := _parameters(config.model, job)) is None:
         return Estimate()
-    path = job.beside / config.data.prompts
-    by_task = MINIATURE_PROMPTS.get(config.data.prompts) or ([sum(1 for _ in path.open())] if path.is_file() else None)
     each, rate = _machine(config.precision)
-    if by_task is None:
+    given = prompt_files(config, job.beside)
+    if not all(path.is_file() for path in given):
         return Estimate(memory=each * model)
-    count = sum(min(one, config.data.most or one) for one in by_task)
+    counts = [one for name in config.data.lists for one in MINIATURE_PROMPTS.get(name, ())]
+    counts += [sum(1 for _ in path.open()) for path in given]
+    count = sum(min(one, config.data.most or one) for one in counts)
     rollout = config.rollout
     forwards = count * rollout.group_size * rollout.steps * (2 if rollout.guidance != 1 else 1)
     tokens = (rollout.picture_side // PIXELS) ** 2

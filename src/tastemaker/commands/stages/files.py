@@ -24,11 +24,8 @@ from tastemaker.named.files import (
     vlm_files,
     world_files,
 )
-from tastemaker.named.inputs import (
-    MINIATURE,
-    MINIATURE_PROMPTS,
-    model_path,
-)
+from tastemaker.named.inputs import MINIATURE, model_path
+from tastemaker.named.prompts import prompt_files
 from tastemaker.opening import find_model
 from tastemaker.recipe import Job
 from tastemaker.rewards.vlm_folder import CARD_FILE
@@ -98,8 +95,10 @@ def inputs_of_distillation(job: Job) -> dict[str, Path | list[Path]]:
 
 def _data(config: TrainConfig | DistillConfig, job: Job) -> Files:
     """The program that makes the miniature's prompts is their file."""
-    made: Files = {"prompts": world_files()} if config.data.prompts in MINIATURE_PROMPTS else {}
-    return grouped("data_files", {**data_files(config, job.beside), **made})
+    files, given = data_files(config, job.beside), prompt_files(config, job.beside)
+    if len(given) < len(config.data.lists):
+        files["prompts"] = [*given, *world_files()]
+    return grouped("data_files", files)
 
 
 def inputs_of_evaluation(job: Job) -> dict[str, Path | list[Path]]:
