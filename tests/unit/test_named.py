@@ -2,10 +2,12 @@
 
 import inspect
 import io
+import json
 import re
 import sys
 import tomllib
 from dataclasses import fields, replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ import torch
 from PIL import Image
 from rich.console import Console
 
+from tastemaker.commands.checks import check_distillation, check_training
 from tastemaker.commands.curate import curate
 from tastemaker.commands.distill import distill
 from tastemaker.commands.stages.kinds import KINDS
@@ -111,6 +114,39 @@ def test_the_monitor_watches_what_the_config_says(tmp_path):
 def rows(path, *prompts):
     write_prompts(path, prompts)
     return path
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "told"),
+    [
+        ("QwenImagePipeline", "prompt 'e': qwen-image takes no source pictures"),
+        ("QwenImageEditPlusPipeline", "prompt 'a' and 1 more: qwen-image-edit-plus needs source pictures"),
+        ("QwenImage21Pipeline", None),
+    ],
+)
+@pytest.mark.parametrize("command", ["train", "distill"])
+def test_prompts_that_a_model_cannot_draw_are_told_before_it_is_loaded(tmp_path, pipeline, told, command):
+    """Its index alone says which family it is; there is nothing else in the folder."""
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "model_index.json").write_text(json.dumps({"_class_name": pipeline}))
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    source = (str(tmp_path / "a.png"),)
+    rows(tmp_path / "p.jsonl", Prompt("a", "x"), Prompt("e", "make it red", "general", "edit", source), Prompt("b", "y"))
+    text = "name: a\nmodel: model\ndata: {prompts: p.jsonl}\n"
+    if command == "train":
+        (tmp_path / "mine.py").write_text("def f(question):\n    return 0.5\n")
+        text += "rewards: [{name: own, low: 0, high: 1, floor: 0.1, judge: {kind: python, path: mine.py, call: f}}]\n"
+        look = partial(check_training, parse(text, TrainConfig), tmp_path)
+    else:
+        (tmp_path / "t").mkdir()
+        text += "teachers: [{name: t, weights: t, teaches: [t2i, edit]}]\n"
+        look = partial(check_distillation, parse(text, DistillConfig), tmp_path)
+    if told is None:
+        assert [prompt.id for prompt in look()] == ["a", "e", "b"]
+        return
+    with pytest.raises(UserMistake) as mistake:
+        look()
+    assert str(mistake.value) == f"data.prompts: {told}; change the prompts or the model"
 
 
 def test_what_is_held_out_is_not_trained_on(tmp_path):

@@ -12,7 +12,7 @@ from pathlib import Path
 from tastemaker.config import TrainConfig
 from tastemaker.config.distillation import DistillConfig
 from tastemaker.errors import UserMistake, together
-from tastemaker.models.adapter import check_folder
+from tastemaker.models.adapter import Family, family_of
 from tastemaker.named.inputs import (
     check_categories,
     check_edit_share,
@@ -23,6 +23,7 @@ from tastemaker.named.inputs import (
 from tastemaker.named.judges import check_rewards
 from tastemaker.named.prompts import held_out_of, prompts_of
 from tastemaker.training.distill_start import check_routes
+from tastemaker.training.start import check_tasks
 from tastemaker.types import Prompt
 
 Awaits = Callable[[Path], bool]
@@ -39,10 +40,10 @@ def check_training(
     """Its prompts, as `prompts_of` reads them; none that are still to come. Raises UserMistake with every mistake."""
     prompts: list[Prompt] = []
     together(
-        lambda: _check_model(config, beside, awaits),
+        lambda: _family(config, beside, awaits),
         lambda: held_out_of(config, beside),
         lambda: prompts.extend(prompts_of(config, beside, folder, decode=decode, awaits=awaits)),
-        lambda: _of_prompts(config, beside, prompts, partial(check_categories, config), partial(check_edit_share, config)),
+        lambda: _of_prompts(config, beside, prompts, awaits, partial(check_categories, config)),
         lambda: check_rewards(config, beside, awaits),
     )
     return prompts
@@ -54,27 +55,43 @@ def check_distillation(
     """As `check_training`."""
     prompts: list[Prompt] = []
     together(
-        lambda: _check_model(config, beside, awaits),
+        lambda: _family(config, beside, awaits),
         lambda: held_out_of(config, beside),
         lambda: teacher_folders(config, beside, awaits),
         lambda: prompts.extend(prompts_of(config, beside, folder, decode=decode, awaits=awaits)),
-        lambda: _of_prompts(config, beside, prompts, partial(check_routes, config.teachers), partial(check_edit_share, config)),
+        lambda: _of_prompts(config, beside, prompts, awaits, partial(check_routes, config.teachers)),
     )
     return prompts
 
 
-def _check_model(config: TrainConfig | DistillConfig, beside: Path, awaits: Awaits) -> None:
-    if not awaits(beside / config.model):
-        folder = model_folder(config, beside)
-        try:
-            check_folder(folder)
-        except UserMistake as error:
-            raise UserMistake(f"model: {error}") from None
+def _family(config: TrainConfig | DistillConfig, beside: Path, awaits: Awaits) -> Family | None:
+    """Of the model; None where it is still to come."""
+    if awaits(beside / config.model):
+        return None
+    folder = model_folder(config, beside)
+    try:
+        return family_of(folder)
+    except UserMistake as error:
+        raise UserMistake(f"model: {error}") from None
+
+
+def _check_tasks(config: TrainConfig | DistillConfig, beside: Path, awaits: Awaits, prompts: list[Prompt]) -> None:
+    if (family := _family(config, beside, awaits)) is not None:
+        check_tasks(family.name, family.tasks, prompts)
 
 
 def _of_prompts(
-    config: TrainConfig | DistillConfig, beside: Path, prompts: list[Prompt], *checks: Callable[[list[Prompt]], None]
+    config: TrainConfig | DistillConfig,
+    beside: Path,
+    prompts: list[Prompt],
+    awaits: Awaits,
+    more: Callable[[list[Prompt]], None],
 ) -> None:
     """Nothing can be said of prompts that could not be read, or are still to come."""
     if prompts:
-        together(*(partial(one, prompts) for one in checks), lambda: check_held_out(config, beside, prompts))
+        together(
+            lambda: _check_tasks(config, beside, awaits, prompts),
+            lambda: more(prompts),
+            lambda: check_edit_share(config, prompts),
+            lambda: check_held_out(config, beside, prompts),
+        )

@@ -11,7 +11,7 @@ import json
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -40,13 +40,14 @@ class Adapter(Protocol):
     """One model family. `transformer` is what is trained; everything else of `pipeline` is frozen."""
 
     family: str
+    """Its name in `FAMILIES`."""
     pipeline: Any
     transformer: nn.Module
     dtype: torch.dtype
     """That the pipeline was loaded in, and forwards are computed in."""
     lora_targets: tuple[str, ...]
     tasks: tuple[Task, ...]
-    """What the pipeline can be asked for: "t2i" needs prompts without source pictures, "edit" prompts with some."""
+    """As in `FAMILIES`."""
     rescales_guidance: bool
     """Whether the pipeline rescales a guided velocity to the norm of the conditional one (`flow.guidance.guided`)."""
 
@@ -160,25 +161,39 @@ def scheduler_sigmas(scheduler: Any, grid: Sequence[float], num_tokens: int) -> 
     return fresh.sigmas
 
 
+class Family(NamedTuple):
+    """What can be said of a model family without importing it."""
+
+    name: str
+    tasks: tuple[Task, ...]
+    """What the pipeline can be asked for: "t2i" needs prompts without source pictures, "edit" prompts with some."""
+    loader: str
+    """Where it lives, imported only when asked for."""
+
+
 FAMILIES = {
-    "QwenImage21Pipeline": "tastemaker.models.qwen_image21:load_qwen_image21",
-    "QwenImagePipeline": "tastemaker.models.qwen_image:load_qwen_image",
-    "QwenImageEditPlusPipeline": "tastemaker.models.qwen_image_edit:load_qwen_image_edit_plus",
+    "QwenImage21Pipeline": Family("qwen-image-2.1", ("t2i", "edit"), "tastemaker.models.qwen_image21:load_qwen_image21"),
+    "QwenImagePipeline": Family("qwen-image", ("t2i",), "tastemaker.models.qwen_image:load_qwen_image"),
+    "QwenImageEditPlusPipeline": Family(
+        "qwen-image-edit-plus", ("edit",), "tastemaker.models.qwen_image_edit:load_qwen_image_edit_plus"
+    ),
 }
-"""Pipeline class named in model_index.json -> where its loader lives; imported only when asked for."""
+"""By the pipeline class named in model_index.json."""
 
 
 def load(folder: str | Path, *, device: torch.device | str, dtype: torch.dtype) -> Adapter:
     """Open a local diffusers folder as the adapter of its family: safetensors only, no network, never code from the folder."""
     folder = Path(folder)
-    return _loader(check_folder(folder))(folder, device=device, dtype=dtype)
+    module, _, name = family_of(folder).loader.partition(":")
+    opened: Adapter = getattr(import_module(module), name)(folder, device=device, dtype=dtype)
+    return opened
 
 
-def check_folder(folder: Path) -> str:
-    """The pipeline's class. Raises UserMistake for a folder that is none of a family, or asks for code of its own."""
-    name = _pipeline_class(folder)
+def family_of(folder: Path) -> Family:
+    """Raises UserMistake for a pipeline's folder that is none of a family, or asks for code of its own."""
+    family = FAMILIES[_pipeline_class(folder)]
     _refuse_code(folder)
-    return name
+    return family
 
 
 def _pipeline_class(folder: Path) -> str:
@@ -192,11 +207,6 @@ def _pipeline_class(folder: Path) -> str:
     if not isinstance(name, str) or name not in FAMILIES:
         raise UserMistake(f"{index} names the pipeline {name!r}; tastemaker knows {', '.join(sorted(FAMILIES))}")
     return name
-
-
-def _loader(pipeline_class: str) -> Callable[..., Adapter]:
-    module, _, name = FAMILIES[pipeline_class].partition(":")
-    return getattr(import_module(module), name)
 
 
 def _refuse_code(folder: Path) -> None:

@@ -24,7 +24,7 @@ from PIL.Image import Image
 from torch import Tensor, nn
 
 from tastemaker.errors import UserMistake
-from tastemaker.models.adapter import base_sigmas, encode_each, freeze_all_but_transformer, scheduler_sigmas
+from tastemaker.models.adapter import FAMILIES, base_sigmas, encode_each, freeze_all_but_transformer, scheduler_sigmas
 from tastemaker.types import Condition, Task
 
 MAX_TOKENS = 512
@@ -130,8 +130,8 @@ class TwoStreamAdapter(ABC):
 class QwenImageAdapter(TwoStreamAdapter):
     """Text to image."""
 
-    family: ClassVar[str] = "qwen-image"
-    tasks: ClassVar[tuple[Task, ...]] = ("t2i",)
+    family: ClassVar[str] = FAMILIES["QwenImagePipeline"].name
+    tasks: ClassVar[tuple[Task, ...]] = FAMILIES["QwenImagePipeline"].tasks
 
     def _encode_one(self, text: str, sources: Sequence[Image], *, target: Grid) -> Condition:
         if sources:

@@ -26,7 +26,7 @@ from PIL.Image import Image
 from torch import Tensor, nn
 
 from tastemaker.errors import UserMistake
-from tastemaker.models.adapter import base_sigmas, encode_each, freeze_all_but_transformer, scheduler_sigmas
+from tastemaker.models.adapter import FAMILIES, base_sigmas, encode_each, freeze_all_but_transformer, scheduler_sigmas
 from tastemaker.models.processor_shim import allow_processors_without_torchvision
 from tastemaker.types import Condition, Task
 
@@ -93,12 +93,12 @@ class QwenImage21Adapter:
     pipeline: QwenImage21Pipeline
     transformer: nn.Module
     dtype: torch.dtype
-    family: ClassVar[str] = "qwen-image-2.1"
+    family: ClassVar[str] = FAMILIES["QwenImage21Pipeline"].name
     lora_targets: ClassVar[tuple[str, ...]] = (
         *("to_q", "to_k", "to_v", "to_out.0"),
         *("img_mlp.proj", "img_mlp.gate_layer", "img_mlp.out"),
     )
-    tasks: ClassVar[tuple[Task, ...]] = ("t2i", "edit")
+    tasks: ClassVar[tuple[Task, ...]] = FAMILIES["QwenImage21Pipeline"].tasks
     rescales_guidance: ClassVar[bool] = False
 
     @torch.no_grad()

@@ -23,7 +23,7 @@ from PIL.Image import Image
 from torch import Tensor
 
 from tastemaker.errors import UserMistake
-from tastemaker.models.adapter import freeze_all_but_transformer
+from tastemaker.models.adapter import FAMILIES, freeze_all_but_transformer
 from tastemaker.models.processor_shim import allow_processors_without_torchvision
 from tastemaker.models.qwen_image import Grid, TwoStreamAdapter, check_transformer, unpadded
 from tastemaker.types import Condition, Task
@@ -35,8 +35,8 @@ SLOT = "<|image_pad|>"
 class QwenImageEditPlusAdapter(TwoStreamAdapter):
     """Editing; every prompt needs a source picture."""
 
-    family: ClassVar[str] = "qwen-image-edit-plus"
-    tasks: ClassVar[tuple[Task, ...]] = ("edit",)
+    family: ClassVar[str] = FAMILIES["QwenImageEditPlusPipeline"].name
+    tasks: ClassVar[tuple[Task, ...]] = FAMILIES["QwenImageEditPlusPipeline"].tasks
 
     def _encode_one(self, text: str, sources: Sequence[Image], *, target: Grid) -> Condition:
         if not sources:

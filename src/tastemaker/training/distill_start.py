@@ -63,7 +63,7 @@ def make_distillation(
     weights: Mapping[str, Path],
 ) -> Setup:
     """The loop's view. `weights` has each teacher's folder by name; the adapter is still the base."""
-    check_tasks(adapter, prompts)
+    check_tasks(adapter.family, adapter.tasks, prompts)
     seat = LoraSeat(adapter) if all_loras(config.policy, weights.values()) else CopySeat(adapter)
     teachers = Teachers(seat, route_of(config.teachers))
     for row, teacher in enumerate(config.teachers):

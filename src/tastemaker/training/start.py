@@ -51,7 +51,7 @@ def make_setup(
 ) -> Setup:
     """The loop's view of the settings. `rewards` maps the names of the configuration to judges."""
     rollout, algorithm, optimiser = config.rollout, config.algorithm, config.optimiser
-    check_tasks(adapter, prompts)
+    check_tasks(adapter.family, adapter.tasks, prompts)
     sampler = make_sampler(config, adapter, adapter.sigmas(rollout.steps, height, width))
     return Setup(
         adapter=adapter,
@@ -89,15 +89,13 @@ def _reference(policy: PolicyConfig, transformer: nn.Module) -> nn.Module:
     return frozen_copy(transformer)
 
 
-def check_tasks(adapter: Adapter, prompts: Sequence[Prompt]) -> None:
+def check_tasks(family: str, tasks: Sequence[str], prompts: Sequence[Prompt]) -> None:
     """Raises UserMistake where prompts ask for what the model cannot do, before it is found out in the middle of a run."""
-    wrong = [prompt.id for prompt in prompts if ("edit" if prompt.sources else "t2i") not in adapter.tasks]
+    wrong = [prompt.id for prompt in prompts if ("edit" if prompt.sources else "t2i") not in tasks]
     if wrong:
         others = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
-        rule = "needs source pictures" if adapter.tasks == ("edit",) else "takes no source pictures"
-        raise UserMistake(
-            f"data.prompts: prompt {wrong[0]!r}{others}: {adapter.family} {rule}; change the prompts or the model"
-        )
+        rule = "needs source pictures" if tuple(tasks) == ("edit",) else "takes no source pictures"
+        raise UserMistake(f"data.prompts: prompt {wrong[0]!r}{others}: {family} {rule}; change the prompts or the model")
 
 
 def make_sampler(config: TrainConfig, adapter: Adapter, sigmas: Tensor) -> Sampler:
