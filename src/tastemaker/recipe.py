@@ -33,6 +33,7 @@ from tastemaker.config.recipe import REFERENCE, RecipeText, StageText, filled, r
 from tastemaker.errors import Corrupt, UserMistake
 from tastemaker.runtime import changes
 from tastemaker.runtime import folder as disk
+from tastemaker.runtime.digests import Digests
 from tastemaker.runtime.estimate import Estimate
 from tastemaker.runtime.lock import Lock
 
@@ -159,7 +160,7 @@ def open_recipe(
 
 def outlook(recipe: Recipe) -> list[Outlook]:
     """Of every stage, without running anything; a stage runs when one that it needs will."""
-    with _Digests(recipe.folder) as digests:
+    with Digests(recipe.folder) as digests:
         found: dict[str, Outlook] = {}
         for stage in recipe.stages:
             waits = [name for name in stage.needs if found[name].why]
@@ -201,7 +202,7 @@ def run(recipe: Recipe, only: str | None = None) -> None:
 
 def _run(recipe: Recipe, stage: Stage, place: str) -> None:
     say = recipe.console.print
-    with _Digests(recipe.folder) as digests:
+    with Digests(recipe.folder) as digests:
         look = _look(recipe, stage, digests)
         if not look.why:
             say(f"stage {place}, [bold]{stage.name}[/]: finished, unchanged", highlight=False)
@@ -219,7 +220,7 @@ def _run(recipe: Recipe, stage: Stage, place: str) -> None:
     finally:
         record["seconds"] += time.monotonic() - began
         _write(job.folder, record)
-    with _Digests(recipe.folder) as digests:
+    with Digests(recipe.folder) as digests:
         record["outputs"] = {name: digests.of(job.folder / name) for name in _results(kind, job)}
     _write(job.folder, {**record, "state": "finished"})
     say(f"stage {place}, {stage.name}: finished after {record['seconds']:.0f} s", highlight=False)
@@ -244,7 +245,7 @@ def _require(recipe: Recipe, stage: Stage) -> None:
 # ---- is it finished? -----------------------------------------------------------------------------
 
 
-def _look(recipe: Recipe, stage: Stage, digests: _Digests) -> Outlook:
+def _look(recipe: Recipe, stage: Stage, digests: Digests) -> Outlook:
     """Of a stage whose needed stages are finished."""
     folder = recipe.folder / stage.name
     record = _read(folder)
@@ -278,7 +279,7 @@ def _listed(names: Sequence[str]) -> str:
     return "; ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
 
 
-def _made_of(recipe: Recipe, stage: Stage, digests: _Digests) -> dict[str, Any]:
+def _made_of(recipe: Recipe, stage: Stage, digests: Digests) -> dict[str, Any]:
     """All that decides a stage's outputs. A recipe's folder may move: paths in it are written as references."""
     plain = json.dumps(stage.config.model_dump(mode="json")).replace(
         json.dumps(f"{recipe.folder.absolute()}/")[1:-1], REFERENCE
@@ -289,7 +290,7 @@ def _made_of(recipe: Recipe, stage: Stage, digests: _Digests) -> dict[str, Any]:
     return {"kind": stage.kind, "settings": json.loads(plain), "inputs": read}
 
 
-def _left(recipe: Recipe, reference: str, digests: _Digests) -> str:
+def _left(recipe: Recipe, reference: str, digests: Digests) -> str:
     """Digest of what a finished stage left under the name: of its results alone, where they are a part of it."""
     name, _, inner = reference.removeprefix(REFERENCE).partition("/")
     outputs = (_read(recipe.folder / name) or {"outputs": {}})["outputs"]
@@ -297,43 +298,6 @@ def _left(recipe: Recipe, reference: str, digests: _Digests) -> str:
     if not left:
         return digests.of(recipe.folder / name / inner)
     return hashlib.sha256("".join(f"{digest}  {file}\n" for file, digest in sorted(left.items())).encode()).hexdigest()
-
-
-class _Digests:
-    """As `changes.fingerprint`, with a memory on the disk: files are not read twice."""
-
-    def __init__(self, folder: Path) -> None:
-        self._path = folder / "digests.json"
-        self._kept: dict[str, list[Any]] = json.loads(self._path.read_text()) if self._path.exists() else {}
-        self._new = False
-
-    def of(self, place: Path | Sequence[Path]) -> str:
-        """An empty word where there is nothing."""
-        if not isinstance(place, Path):
-            return hashlib.sha256("".join(f"{self.of(one)}\n" for one in place).encode()).hexdigest()
-        if not place.is_dir():
-            return self._of_file(place) if place.is_file() else ""
-        lines = (f"{self._of_file(place / name)}  {name.as_posix()}\n" for name in changes.names_in(place))
-        return hashlib.sha256("".join(lines).encode()).hexdigest()
-
-    def _of_file(self, path: Path) -> str:
-        status = path.stat()
-        stamp = [status.st_size, status.st_mtime_ns]
-        key = str(path.absolute())
-        if self._kept.get(key, [])[:2] == stamp:
-            return str(self._kept[key][2])
-        digest = changes.fingerprint(path)
-        if changes.is_settled(status):
-            self._kept[key], self._new = [*stamp, digest], True
-        return digest
-
-    def __enter__(self) -> _Digests:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        if self._new and self._path.parent.is_dir():
-            disk.write_text_atomic(self._path, json.dumps(self._kept) + "\n")
-            self._new = False
 
 
 # ---- records -------------------------------------------------------------------------------------
