@@ -13,7 +13,7 @@ from rich.console import Console
 
 from tastemaker import config as settings
 from tastemaker.commands.checks import check_distillation
-from tastemaker.commands.train import encoding, export, in_processes, tell_bursts, tell_shapes, unsuited, warn
+from tastemaker.commands.train import encoding, export, in_processes, tell_shapes, tell_unsteady, unsuited, warn
 from tastemaker.config.distillation import DistillConfig
 from tastemaker.data.embeddings import EmbeddingCache, encoder_key
 from tastemaker.models.adapter import load
@@ -72,7 +72,7 @@ def _run_distill(
         state = run_distillation(config, adapter, prompts, weights, folder, embeddings=cache, around=around, data_files=files)
     if not ranks.first:  # which exports for all
         return folder
-    tell_bursts(folder, config, console)
+    tell_unsteady(folder, config, console)
     state_guidance(adapter.transformer, 1.0)
     with state.averaged():
         exported = export(config, adapter, folder)

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from tastemaker import config as settings
 from tastemaker.commands.checks import check_training
-from tastemaker.config import LoraPolicy, TrainConfig
+from tastemaker.config import LoraPolicy, NFTConfig, TrainConfig
 from tastemaker.config.distillation import DistillConfig
 from tastemaker.data.embeddings import EmbeddingCache, encoder_key
 from tastemaker.evaluation.monitor import Plan, watching
@@ -32,9 +32,9 @@ from tastemaker.runtime.distributed import connected, num_processes
 from tastemaker.runtime.metrics import read_lines
 from tastemaker.runtime.progress import Progress, telling
 from tastemaker.runtime.together import helped, how_many
-from tastemaker.training.bursts import unheld_bursts
 from tastemaker.training.ranks import check_share
 from tastemaker.training.start import Task, prepare_hardware, run_training
+from tastemaker.training.unsteady import risen_loss, unheld_bursts
 from tastemaker.types import Prompt
 
 
@@ -108,7 +108,7 @@ def _run_train(
                 write_monitor_chart(folder)
     if not ranks.first:  # which exports for all
         return folder
-    tell_bursts(folder, config, console)
+    tell_unsteady(folder, config, console)
     with state.averaged():
         exported = export(config, adapter, folder)
     console.print(f"trained {state.step} steps; the policy is in {exported}")
@@ -143,8 +143,12 @@ def encoding(console: Console) -> Callable[[int, int], None]:
     return telling(partial(console.print, markup=False, highlight=False, soft_wrap=True), "encoding prompts")
 
 
-def tell_bursts(folder: Path, config: TrainConfig | DistillConfig, console: Console) -> None:
-    if line := unheld_bursts(read_lines(folder / "metrics.jsonl"), config.optimiser.max_grad_norm):
+def tell_unsteady(folder: Path, config: TrainConfig | DistillConfig, console: Console) -> None:
+    lines = read_lines(folder / "metrics.jsonl")
+    told = [unheld_bursts(lines, config.optimiser.max_grad_norm)]
+    if isinstance(config, TrainConfig) and isinstance(config.algorithm, NFTConfig):
+        told.append(risen_loss(lines, config.algorithm.velocity_kl))
+    for line in filter(None, told):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
