@@ -9,6 +9,7 @@ Its files:
     metrics.py     JSON lines with one line a step, no gap and no double
     lock.py        one process per run folder
     changes.py     what differs between a run and its resumption
+    digests.py     SHA-256 of files and folders, remembered between commands
     signals.py     SIGTERM and Ctrl-C ask the loop to stop at a safe point
     seeds.py       keyed random numbers: no result depends on order, batch or number of processes
     distributed.py one process, or several that train as one
