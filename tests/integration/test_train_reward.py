@@ -25,7 +25,7 @@ from tastemaker.config.reward_training import RewardTrainConfig
 from tastemaker.data.ratings import Rating, read_ratings, write_ratings
 from tastemaker.data.votes import Side, Vote, write_votes
 from tastemaker.errors import Stopped, UserMistake
-from tastemaker.evaluation import judge_card
+from tastemaker.evaluation import judge_card, judge_measures
 from tastemaker.rewards.judge import Question
 from tastemaker.rewards.vlm import VLMJudge
 from tastemaker.runtime.metrics import read_lines
@@ -114,7 +114,7 @@ def test_brightness_is_learnt_and_the_card_says_so(trained):
     raters = card["measured"]["raters.ratings"]
     assert raters["value"] > 0.8 and raters["n"] == within["n"]
     assert card["missing"] == {} and card["steps"] == 60
-    assert set(card["measured"]) == set(judge_card.HEADINGS)
+    assert set(card["measured"]) == set(judge_measures.HEADINGS)
 
 
 def test_the_numbers_are_those_of_scipy_on_the_judge_that_is_served(config, trained):

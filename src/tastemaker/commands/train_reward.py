@@ -18,7 +18,7 @@ from rich.console import Console
 from tastemaker import config as settings
 from tastemaker.config.reward_training import JudgeLora, RewardTrainConfig
 from tastemaker.errors import UserMistake
-from tastemaker.evaluation import judge_card
+from tastemaker.evaluation import judge_card, judge_measures
 from tastemaker.named.files import Files, said_files
 from tastemaker.rewards.cache import CachedJudge
 from tastemaker.rewards.readout import QuestionEncoder
@@ -281,14 +281,16 @@ def _measure(
     console.print("measuring the judge on the pictures it was not trained on", highlight=False)
     answers = run.folder / "answers"
     done = 0
-    with closing(Progress(judge_card.num_questions(test, calibration, chosen.lettered_pictures), console=console)) as progress:
+    with closing(
+        Progress(judge_measures.num_questions(test, calibration, chosen.lettered_pictures), console=console)
+    ) as progress:
 
         def told(count: int) -> None:
             nonlocal done
             done += count
             progress.log(done, {"images": count})
 
-        measured = judge_card.measure(
+        measured = judge_measures.measure(
             CachedJudge(judge, answers / "as_shown"),
             test,
             calibration,

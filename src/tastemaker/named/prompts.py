@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 from tastemaker.config import TrainConfig
@@ -45,7 +45,7 @@ def prompts_of(
         elif not awaits(beside / name):
             found[name] = _read(config, beside, "prompts", name, decode=decode or folder is not None)
 
-    together(*(lambda name=name: read(name) for name in config.data.lists))
+    together(*(partial(read, name) for name in config.data.lists))
     _check_ids(found)
     if len(found) < len(config.data.lists):
         return []

@@ -13,7 +13,8 @@ from scipy.stats import spearmanr
 from tastemaker.data.ratings import Rating
 from tastemaker.data.votes import Side, Vote
 from tastemaker.errors import UserMistake
-from tastemaker.evaluation.judge_card import HEADINGS, as_markdown, make_card, measure, num_questions, read_card, write_card
+from tastemaker.evaluation.judge_card import as_markdown, make_card, read_card, write_card
+from tastemaker.evaluation.judge_measures import HEADINGS, measure, num_questions
 from tastemaker.evaluation.lettering import lettered
 from tastemaker.rewards.judge import Answer
 from tastemaker.rewards.reward import Missing
