@@ -78,6 +78,8 @@ class Kind:
     estimate: Callable[[Job], Estimate] = lambda job: Estimate()
     results: Callable[[Job], Sequence[str]] | None = None
     """Of a finished stage, the part of what it left without which it would have to run again; None is all of its outputs."""
+    unread: Callable[[Any], Sequence[str]] = lambda config: ()
+    """Settings and groups of them, given all, of which no output depends."""
     extends: Callable[[Job], bool] = lambda job: True
     """Whether what is in its folder, finished or not, can go on with another budget, and need not begin anew."""
 
@@ -252,7 +254,7 @@ def _look(recipe: Recipe, stage: Stage, digests: Digests) -> Outlook:
     if record is None:
         return Outlook(stage, "not run yet")
     finished = record["state"] == "finished"
-    if changed := _changed(stage, record["made_of"], _made_of(recipe, stage, digests)):
+    if changed := _changed(recipe, stage, record["made_of"], _made_of(recipe, stage, digests)):
         rest = [key for key in changed if not changes.allowed(key, recipe.allow)]
         free = all(changes.allowed(key, changes.free_settings(stage.config)) for key in rest)
         goes_on = not rest or (free and recipe.kinds[stage.kind].extends(recipe.job(stage)))
@@ -263,9 +265,10 @@ def _look(recipe: Recipe, stage: Stage, digests: Digests) -> Outlook:
     return Outlook(stage, f"of it changed or went missing since: {_listed(spoilt)}" if spoilt else "")
 
 
-def _changed(stage: Stage, was: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, str]:
+def _changed(recipe: Recipe, stage: Stage, was: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, str]:
     """What decides a result and has changed, by the name of the setting or input, with how it is told."""
     idle = [key for key in changes.free_settings(stage.config) if key.endswith(IDLE)]
+    idle += recipe.kinds[stage.kind].unread(stage.config)
     found = {}
     for change in changes.differences(was, now):
         group, _, name = change.key.partition(".")

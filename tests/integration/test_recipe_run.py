@@ -100,6 +100,25 @@ def test_every_kind_of_stage_runs_and_only_what_changed_runs_again(recipe: Path,
     assert looks["curated"] == "changed: data_files.prompts has other content" and looks["t2i"] == "needs curated"
 
 
+def test_a_curation_is_drawn_again_for_what_it_draws_alone(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = recipe.parent / "runs"
+    run(recipe, folder=folder, stage="curated")
+    kept = (folder / "curated" / "curated.jsonl").read_text().splitlines()
+    text = load_recipe(
+        recipe,
+        KINDS,
+        ["stages.curated.training.optimiser.learning_rate=1e-6", "stages.curated.training.algorithm.velocity_kl=0.5"],
+    )
+    assert not outlook(open_recipe(text, KINDS, folder, recipe.parent, Console(quiet=True)))[0].why
+    monkeypatch.setattr("tastemaker.training.curate.draw_and_judge", lambda *args, **rest: pytest.fail("drew again"))
+    wider = ["stages.curated.keep=1", "stages.curated.training.optimiser.learning_rate=1e-6"]
+    run(recipe, folder=folder, stage="curated", overrides=wider)
+    assert {*kept} < {*(folder / "curated" / "curated.jsonl").read_text().splitlines()}
+    assert not (folder / "curated.1").exists()
+    text = load_recipe(recipe, KINDS, ["stages.curated.training.rollout.steps=5"])
+    assert "rollout.steps: " in outlook(open_recipe(text, KINDS, folder, recipe.parent, Console(quiet=True)))[0].why
+
+
 def test_a_longer_budget_and_what_is_allowed_go_on_from_the_last_checkpoint(recipe: Path) -> None:
     """As one that was to be so long from the start, bit for bit."""
     text = RECIPE[: RECIPE.index("  student:")].replace("stage:curated/curated.jsonl", "prompts.jsonl")

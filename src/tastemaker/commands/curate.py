@@ -31,7 +31,7 @@ from tastemaker.runtime.device import resolved
 from tastemaker.runtime.progress import Progress
 from tastemaker.runtime.run import Run
 from tastemaker.runtime.signals import StopRequest
-from tastemaker.training.curate import blocks_of, judge_prompts, judged_blocks, kept_pictures
+from tastemaker.training.curate import blocks_of, judge_prompts, judged_blocks, kept_pictures, unread_settings
 from tastemaker.training.policy import Setup
 from tastemaker.training.start import make_setup, prepare_hardware
 from tastemaker.types import Prompt
@@ -138,6 +138,7 @@ def _judged(
     files = data_files(config, beside)
     with opened_rewards(config, beside, device) as rewards:
         judges = fingerprints([rewards[reward.name] for reward in config.rewards])
+        allow = (*allow, *unread_settings(config))
         opened = Run.open(
             folder, config, allow_changes=allow, data_files=files, judges=judges, hardware=resolved(device, dtype)
         )

@@ -8,15 +8,15 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from tastemaker.config.base import Broken, Settings
-from tastemaker.config.settings import TrainConfig
+from tastemaker.config.settings import FREE, TrainConfig
 
 
 class CurateStage(Settings):
     """Prompts that can teach; see `tastemaker curate`."""
 
-    keep: Annotated[float, Field(gt=0, le=1)] | None = None
+    keep: Annotated[float, Field(gt=0, le=1)] | None = Field(default=None, json_schema_extra=FREE)
     """Keep this share of the prompts, those with the largest ranges; null with no `above` keeps half."""
-    above: Annotated[float, Field(ge=0, le=1)] | None = None
+    above: Annotated[float, Field(ge=0, le=1)] | None = Field(default=None, json_schema_extra=FREE)
     """Keep the prompts whose range is above this."""
     training: TrainConfig = Field(examples=[{"name": "t2i", "model": "miniature"}])
     """The training that they are for: its prompts, sampler and rewards. `like: STAGE/training` takes these settings."""

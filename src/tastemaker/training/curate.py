@@ -23,6 +23,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from tastemaker.config import TrainConfig
 from tastemaker.data.curation import Samples
 from tastemaker.errors import UserMistake
 from tastemaker.flow.advantage import composite
@@ -43,6 +44,12 @@ KEPT_PICTURES = 4096
 """Pictures that are kept for people, of the first blocks. Blocks are shuffled, so these prompts are a random choice."""
 TILE = 128
 """Most pixels of a kept picture's longer side."""
+
+
+def unread_settings(config: TrainConfig) -> tuple[str, ...]:
+    """Of a training, the settings and groups of them that decide how it learns, and nothing of what curation draws and keeps."""
+    learning = [name for name in type(config.algorithm).model_fields if name not in ("name", "guidance_mode")]
+    return ("optimiser", "policy", "budget", *(f"algorithm.{name}" for name in learning))
 
 
 def judge_prompts(setup: Setup, folder: Path, *, trackers: Sequence[Tracker], stop: StopRequest) -> list[Samples]:

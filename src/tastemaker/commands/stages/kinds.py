@@ -47,6 +47,7 @@ from tastemaker.export.write import export
 from tastemaker.opening import read_run
 from tastemaker.recipe import Job, Kind
 from tastemaker.runtime import changes
+from tastemaker.training.curate import unread_settings
 
 EMBEDDINGS = "embeddings"
 """In the recipe's folder: encoded prompts, for all stages."""
@@ -132,6 +133,7 @@ KINDS: dict[str, Kind] = {
         inputs=lambda job: inputs_of_training(job.config.training, job),
         check=lambda job: _discard(check_training(job.config.training, job.beside, awaits=job.awaits)),
         estimate=estimate_curation,
+        unread=lambda config: [f"training.{name}" for name in unread_settings(config.training)],
     ),
     "train": Kind(
         TrainConfig,
