@@ -78,6 +78,8 @@ class Kind:
     estimate: Callable[[Job], Estimate] = lambda job: Estimate()
     results: Callable[[Job], Sequence[str]] | None = None
     """Of a finished stage, the part of what it left without which it would have to run again; None is all of its outputs."""
+    carries: Sequence[str] = ()
+    """Folders in the stage's folder whose files are named by all that decides them: one that begins anew takes them over."""
     unread: Callable[[Any], Sequence[str]] = lambda config: ()
     """Settings and groups of them, given all, of which no output depends."""
     extends: Callable[[Job], bool] = lambda job: True
@@ -214,7 +216,7 @@ def _run(recipe: Recipe, stage: Stage, place: str) -> None:
     kind, job = recipe.kinds[stage.kind], recipe.job(stage)
     kind.check(job)
     if not look.goes_on:
-        _set_aside(job.folder, recipe.console)
+        _set_aside(job.folder, kind.carries, recipe.console)
     record = _begun(job, stage, made_of)
     began = time.monotonic()
     try:
@@ -331,13 +333,17 @@ def _write(folder: Path, record: Mapping[str, Any]) -> None:
     disk.write_text_atomic(folder / STATE, json.dumps(record, indent=1) + "\n")
 
 
-def _set_aside(folder: Path, console: Console) -> None:
-    """What a stage made of other settings or inputs is kept, under the next free number."""
+def _set_aside(folder: Path, carried: Iterable[str], console: Console) -> None:
+    """What a stage made of other settings or inputs is kept, under the next free number, but for what is carried on."""
     if not folder.exists():
         return
     number = next(n for n in range(1, 10_000) if not folder.with_name(f"{folder.name}.{n}").exists())
     aside = folder.with_name(f"{folder.name}.{number}")
     disk.rename_folder(folder, aside)
+    for name in carried:
+        if (aside / name).exists():
+            disk.make_folder((folder / name).parent)
+            disk.rename_folder(aside / name, folder / name)
     console.print(f"what {folder.name} made before is kept in {aside}", highlight=False, soft_wrap=True)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -96,6 +97,28 @@ def test_a_changed_setting_reruns_what_depends_on_it_and_nothing_else(tmp_path: 
     assert CALLS == ["second", "third"]
     assert left(tmp_path, "third") == "oneTWOthree"
     assert (tmp_path / "runs" / "second.1" / "out.txt").read_text() == "onetwo"  # kept
+
+
+def test_what_is_named_by_all_that_decides_it_is_carried_on(tmp_path: Path) -> None:
+    """Once finished and once interrupted; the rest of what was made before stays with it."""
+
+    def keep(job: Job) -> None:
+        pictures = job.folder / "out" / "pictures"
+        pictures.mkdir(parents=True, exist_ok=True)
+        found.append(sorted(path.name for path in pictures.iterdir()))
+        (pictures / job.config.text).write_text("")
+        write(job)
+
+    found: list[list[str]] = []
+    kinds = {"keep": replace(KINDS["write"], run=keep, carries=("out/pictures",))}
+    for text in ("one", "two", "three"):
+        STOP_AT[:] = ["only"] if text == "two" else []
+        recipe = opened(tmp_path, f"name: r\nstages:\n  only: {{kind: keep, text: {text}}}\n", kinds)
+        with nullcontext() if text != "two" else pytest.raises(Stopped):
+            run(recipe)
+    assert found == [[], ["one"], ["one", "two"]]
+    aside = tmp_path / "runs" / "only.1"
+    assert (aside / "out.txt").read_text() == "one" and not (aside / "out" / "pictures").exists()
 
 
 def test_a_rerun_that_leaves_the_same_bytes_reruns_nothing_after_it(tmp_path: Path) -> None:

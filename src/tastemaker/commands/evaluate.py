@@ -48,6 +48,8 @@ from tastemaker.runtime.sittings import counted
 from tastemaker.training.start import make_composite
 from tastemaker.types import Prompt, Scores
 
+PICTURES = "pictures"
+"""In the folder of an evaluation: what was drawn, and what judges said of it, each named by all that decides it."""
 WALL_CASES = 28  # two of each kind of the miniature's edits
 SHIFT_PICTURES = 400
 """Most pictures whose plain statistics are compared; at 1024 pixels a side these are 1.2 GB."""
@@ -175,7 +177,7 @@ def drawn_by_all(
 ) -> dict[tuple[str, float], Drawn]:
     """The pictures of each model at each of its scales; one model is open at a time."""
     places = [(one, scale, contest.drawing(scale)) for one in contest.entrants for scale in one.guidance]
-    folders = {(one.name, scale): contest.folder / "pictures" / f"{one.name}-guidance-{scale:g}" for one, scale, _ in places}
+    folders = {(one.name, scale): contest.folder / PICTURES / f"{one.name}-guidance-{scale:g}" for one, scale, _ in places}
     keys = {one.name: f"{one.source.key} {dtype}" for one in contest.entrants}
     absent = (
         missing_bytes(kept(folders[one.name, scale], keys[one.name], contest.prompts, how), how) for one, scale, how in places

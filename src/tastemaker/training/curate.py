@@ -47,7 +47,7 @@ TILE = 128
 
 
 def unread_settings(config: TrainConfig) -> tuple[str, ...]:
-    """Of a training, the settings and groups of them that decide how it learns, and nothing of what curation draws and keeps."""
+    """Of a training, the settings and groups of them that decide how it learns, and nothing that curation draws or keeps."""
     learning = [name for name in type(config.algorithm).model_fields if name not in ("name", "guidance_mode")]
     return ("optimiser", "policy", "budget", *(f"algorithm.{name}" for name in learning))
 

@@ -10,7 +10,7 @@ from tastemaker.commands.checks import check_distillation, check_training
 from tastemaker.commands.contest import named_by
 from tastemaker.commands.curate import run_curate
 from tastemaker.commands.distill import run_distill
-from tastemaker.commands.evaluate import Around, run_evaluation
+from tastemaker.commands.evaluate import PICTURES, Around, run_evaluation
 from tastemaker.commands.stages.estimates import (
     estimate_curation,
     estimate_distillation,
@@ -162,6 +162,7 @@ KINDS: dict[str, Kind] = {
         inputs=inputs_of_evaluation,
         check=lambda job: _discard(named_by(job.config, job.beside, None, job.awaits)),
         estimate=estimate_evaluation,
+        carries=(f"{RESULTS}/{PICTURES}",),
     ),
     "export": Kind(
         ExportStage,
