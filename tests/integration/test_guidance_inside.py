@@ -56,12 +56,17 @@ def test_a_base_that_is_guided_on_top_is_warned_of_before_it_is_opened(
 
 
 @pytest.mark.parametrize(("side", "large", "told"), [(None, True, 1), (64, True, 0), (None, False, 0)])
-def test_a_large_model_that_would_draw_the_miniatures_size_is_warned_of(side, large, told, student, monkeypatch):
+def test_a_large_model_that_would_draw_the_miniatures_size_is_warned_of(side, large, told, student, tmp_path, monkeypatch):
     if large:
         monkeypatch.setattr(inputs, "LARGE", 1000)
     values = {"name": "x", "model": str(student), "data": {"prompts": "miniature"}, "rewards": [{"name": "facts"}]}
     config = TrainConfig.model_validate_json(json.dumps({**values, "rollout": {"picture_side": side} if side else {}}))
     lines = [line for line in train.warnings_of(config, student) if "picture_side" in line]
+    assert len(lines) == told and all("would draw 64 x 64 pixels" in line for line in lines)
+    models = [{"name": name, "path": str(student)} for name in ("one", "other")]
+    values = {"name": "x", "prompts": "miniature", "most": 4, "models": models, **({"picture_side": side} if side else {})}
+    contest = prepare(EvaluateConfig.model_validate_json(json.dumps(values)), tmp_path, tmp_path / "out")
+    lines = [line for line in contest.warnings if line.startswith("picture_side is not set, so ")]
     assert len(lines) == told and all("would draw 64 x 64 pixels" in line for line in lines)
 
 

@@ -11,7 +11,7 @@ from tastemaker.data.prompts import read_prompts
 from tastemaker.errors import UserMistake, together
 from tastemaker.evaluation.benchmark import Drawing
 from tastemaker.miniature import task as miniature
-from tastemaker.named.inputs import MINIATURE, check_categories
+from tastemaker.named.inputs import MINIATURE, check_categories, small_pictures
 from tastemaker.named.judges import check_rewards
 from tastemaker.opening import Source, find_model, fixed_levels, guided_on_top, is_run
 from tastemaker.runtime import folder as disk
@@ -60,6 +60,7 @@ def prepare(config: EvaluateConfig, beside: Path, folder: Path, embeddings: Path
     pipelines = dict.fromkeys(one.source.pipeline for one in entrants)
     warnings = [line for one in entrants for line in guided_on_top(one.name, one.source.guidance, one.guidance)]
     warnings += [line for folder in pipelines for line in fixed_levels(f"the pipeline in {folder}", folder, config.steps)]
+    warnings += [line for folder in pipelines for line in small_pictures(config, "picture_side", folder, folder)]
     shared = embeddings or folder / "embeddings"
     return Contest(config, beside, folder, tuple(prompts), tuple(entrants), tuple(warnings), shared)
 

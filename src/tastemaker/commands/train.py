@@ -129,7 +129,7 @@ def warnings_of(config: TrainConfig, model: Path) -> Iterator[str]:
 
 def unsuited(config: TrainConfig | DistillConfig, model: Path) -> Iterator[str]:
     """Lines where the base would draw the miniature's size, or has noise levels of its own, which the rollouts do not take."""
-    yield from small_pictures(config, model)
+    yield from small_pictures(config.rollout, "rollout.picture_side", model, config.model)
     for line in fixed_levels(f"model: {config.model}", model, config.rollout.steps):
         yield f"{line}; set rollout.steps to theirs unless that is meant"
 

@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 
-from tastemaker.config import Judged, TrainConfig
-from tastemaker.config.distillation import DistillConfig
+from tastemaker.config import Judged, RolloutConfig, TrainConfig
+from tastemaker.config.distillation import DistillConfig, StudentRollout
+from tastemaker.config.evaluation import EvaluateConfig
 from tastemaker.data.jsonl import TASKS
 from tastemaker.data.pictures import elongation
 from tastemaker.data.splits import content_key, text_key
@@ -116,13 +117,18 @@ def not_square(prompts: Iterable[Prompt], side: int) -> str | None:
     )
 
 
-def small_pictures(config: TrainConfig | DistillConfig, model: Path) -> Iterator[str]:
-    """A warning where a large model would draw pictures of the miniature's size because nobody said how large they are."""
-    rollout = config.rollout
-    if "picture_side" not in rollout.model_fields_set and num_parameters(model / "transformer") > LARGE:
+def small_pictures(
+    drawn: RolloutConfig | StudentRollout | EvaluateConfig, key: str, model: Path, named: Path | str
+) -> Iterator[str]:
+    """A warning where a large model would draw pictures of the miniature's size because nobody said how large they are.
+
+    `key` is the name of what says it, picture_side, in the settings, and `named` what they call the folder `model`.
+    """
+    if "picture_side" not in drawn.model_fields_set and num_parameters(model / "transformer") > LARGE:
+        side = drawn.picture_side
         yield (
-            f"rollout.picture_side is not set, so {config.model} would draw {rollout.picture_side} x {rollout.picture_side} "
-            "pixels, the miniature's size; set it to a size that the model was made for, such as 512"
+            f"{key} is not set, so {named} would draw {side} x {side} pixels, the miniature's size; set it to a size that the "
+            "model was made for, such as 512"
         )
 
 
