@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from tastemaker.models.adapter import Adapter
 from tastemaker.models.lora import add_lora, save_lora
 from tastemaker.models.qwen_image21 import adapt
-from tastemaker.training.seats import DELTA
+from tastemaker.training.teacher_weights import DELTA
 from tiny import tiny_qwen_image21
 
 LORA_FILE = "pytorch_lora_weights.safetensors"

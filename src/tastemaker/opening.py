@@ -152,7 +152,9 @@ class TrainedRun:
 
     @property
     def guidance(self) -> float | None:
-        return 1.0 if self.config.rollout.guidance == 1 else None
+        """Also where it was trained guided on a base that says of itself that it is not: it would be said of this model too."""
+        scale = self.config.rollout.guidance
+        return scale if scale == 1 or self.base.guidance is not None else None
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -192,7 +194,24 @@ def find_model(
         raise UserMistake("\n".join(mistakes))
     if is_pipeline:
         return Pipeline(folder)
-    return OnPipeline(folder, _pipeline(_folder(str(base), beside)), is_lora=not (folder / "config.json").is_file())
+    found = OnPipeline(folder, _pipeline(_folder(str(base), beside)), is_lora=not (folder / "config.json").is_file())
+    if found.is_lora:
+        check_base(folder, found.base)
+    return found
+
+
+def check_base(folder: Path, base: Pipeline) -> None:
+    """Raises UserMistake where the weights, of a LoRA for example, say that they were trained on another base than this one.
+
+    An export says it itself, of what a run left in its own folder the run does.
+    """
+    known = read_json(folder / RECORD).get("base", {}).get("sha256")
+    known = known or read_json(folder.parent / "environment.json").get("data_files", {}).get("model")
+    if known not in (None, base.key):
+        raise UserMistake(
+            f"{folder}: was trained on another base than {base.folder} (SHA-256 {known[:12]}, not {base.key[:12]}), and means "
+            "nothing on this one"
+        )
 
 
 def stated(folder: Path) -> float | None:

@@ -55,12 +55,17 @@ class Job:
     """Names of the stages before it, each with a folder beside its own."""
     allow: tuple[str, ...] = ()
     """Names of what may differ from when it was begun."""
-    waits_for: tuple[Path, ...] = ()
-    """Folders of stages that are still to run."""
+    waits_for: Mapping[Path, Any] = field(default_factory=dict)
+    """The settings of stages that are still to run, by their folders."""
 
     def awaits(self, path: Path) -> bool:
-        """Whether this is what a stage above has still to leave, so that nothing can be said of it yet."""
-        return any(path.absolute().is_relative_to(folder.absolute()) for folder in self.waits_for)
+        """Whether this is what a stage above has still to leave, so that little can be said of it yet."""
+        return self.awaited(path) is not None
+
+    def awaited(self, path: Path) -> Any | None:
+        """The settings of the stage that has still to leave this; None for what no such stage leaves."""
+        found = (config for folder, config in self.waits_for.items() if path.absolute().is_relative_to(folder.absolute()))
+        return next(found, None)
 
 
 @dataclass(frozen=True)
@@ -70,7 +75,10 @@ class Kind:
     settings: type[BaseModel]
     run: Callable[[Job], None]
     outputs: Callable[[Any], Sequence[str]]
-    """Files and folders in the stage's folder that it leaves, given its settings; others may refer to these."""
+    """Files and folders in the stage's folder that it leaves, given its settings; others may refer to these.
+
+    And to what is below them, but for a folder of which the outputs name a part: then to that part alone.
+    """
     inputs: Callable[[Job], Mapping[str, Path | Sequence[Path]]] = lambda job: {}
     """Files and folders outside of the recipe that it reads, by the name under which a change of them is told and allowed."""
     check: Callable[[Job], None] = lambda job: None
@@ -115,8 +123,8 @@ class Recipe:
 
     def job(self, stage: Stage, unfinished: Iterable[str] = ()) -> Job:
         above = tuple(other.name for other in self.stages[: self.stages.index(stage)])
-        folders = tuple(self.folder / name for name in unfinished if name in above)
-        return Job(stage.name, stage.config, self.beside, self.folder / stage.name, self.console, above, self.allow, folders)
+        waits_for = {self.folder / name: self.named(name).config for name in unfinished if name in above}
+        return Job(stage.name, stage.config, self.beside, self.folder / stage.name, self.console, above, self.allow, waits_for)
 
     def named(self, name: str) -> Stage:
         """Raises UserMistake for a name that no stage has."""
@@ -363,12 +371,17 @@ def _shared(values: Mapping[str, Any], model: type[BaseModel], shared: Mapping[s
     return found
 
 
+def _closed(output: str, left: Sequence[str]) -> bool:
+    """Whether no other output names a part of it."""
+    return not any(other.startswith(f"{output}/") for other in left)
+
+
 def _unknown_outputs(text: RecipeText, stage: StageText, outputs: Mapping[str, Sequence[str]]) -> Iterator[str]:
     """References to what a stage does not leave. A stage whose settings are wrong says so itself."""
     for at, reference in references(stage.settings):
         name, _, rest = reference.removeprefix(REFERENCE).partition("/")
         left = outputs.get(name)
-        if left is None or any(rest == output or rest.startswith(f"{output}/") for output in left):
+        if left is None or any(rest == output or (rest.startswith(f"{output}/") and _closed(output, left)) for output in left):
             continue
         place = ("stages", stage.name, *at)
         known = ", ".join(f"{REFERENCE}{name}/{output}" for output in left)

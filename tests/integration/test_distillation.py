@@ -248,6 +248,16 @@ def test_every_prompt_needs_a_teacher_and_every_teacher_a_prompt():
     assert "nobody teaches edit/general, as prompt a" in str(caught.value) and "teachers.0.teaches" in str(caught.value)
 
 
+def test_a_teacher_whose_prompts_all_go_to_others_is_told_of():
+    """A category of one task wins over the task: the teacher of the task would never be asked."""
+    first, second = config().teachers
+    close = second.model_copy(update={"name": "close", "teaches": ("edit/portrait",)})
+    only = [Prompt("a", "x"), Prompt("b", "x", "portrait", "edit")]
+    check_routes([first, second, close], [*only, Prompt("c", "x", task="edit")])
+    with pytest.raises(UserMistake, match=r"^teachers\.1\.teaches: no prompt is taught by this teacher; each such prompt has"):
+        check_routes([first, second, close], only)
+
+
 # ---- a Gaussian flow, whose optimum is known -----------------------------------------------------
 
 

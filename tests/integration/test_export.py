@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
 from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from families import small_sources
 from tastemaker import cli
+from tastemaker.commands.checks import check_distillation
+from tastemaker.config.distillation import DistillConfig
 from tastemaker.errors import DiskFull, UserMistake
 from tastemaker.evaluation.summary import Summary, differences_by_category, rows_by_category
 from tastemaker.evaluation.summary_file import write_summary
@@ -216,6 +221,80 @@ def test_the_card_holds_recipe_hashes_and_numbers(tmp_path, base, full):
     environment = json.loads((full / "environment.json").read_text())
     assert record["base"]["sha256"] == environment["data_files"]["model"] and record["base"]["sha256"] in card
     assert record["guidance"] == 2.0 and record["weights"] == "average"
+
+
+def measured(path, **keys):
+    """Of two models, each of which has something said of it against the other."""
+    rows = [
+        row
+        for model, found in (("first", [0, 1, 0, 0]), ("second", [1, 1, 1, 0]))
+        for row in rows_by_category(found, ["a"] * 4, model=model, task="t2i", guidance=2, forwards_per_image=8)
+    ]
+    differences = [
+        one
+        for pair in (("first", "second"), ("second", "first"))
+        for one in differences_by_category([0, 1, 0, 0], [1, 1, 1, 0], ["a"] * 4, pair=pair, task="t2i", guidance=2)
+    ]
+    return write_summary(path, Summary(tuple(rows), tuple(differences), 1.0, 0, models=keys))
+
+
+@pytest.mark.parametrize("name", ["first", "second"])
+def test_the_numbers_on_a_card_are_those_of_its_own_model(tmp_path, full, name):
+    keys = {"first": "0" * 64, "second": "1" * 64, name: read_run(full).key}
+    path = measured(tmp_path / "summary.json", **keys)
+    card = (export(make_plan(full, tmp_path / "out", evaluation=path)) / "README.md").read_text()
+    assert f"In these numbers this model is called {name}." in card
+    assert f"prompts with guidance 2, {name} gets" in card  # the headline is about it, wherever it stands
+
+
+def test_an_evaluation_of_other_weights_is_refused(tmp_path, full):
+    path = measured(tmp_path / "summary.json", first="0" * 64, second="1" * 64)
+    with pytest.raises(UserMistake, match=r"summary\.json: is of other weights \(first, second\) than step 2 of .*run; ev"):
+        make_plan(full, tmp_path / "out", evaluation=path)
+    card = (export(make_plan(full, tmp_path / "out", evaluation=measured(tmp_path / "old.json"))) / "README.md").read_text()
+    assert "does not say whose weights it measured" in card
+
+
+def test_a_merge_that_rounding_eats_is_warned_of(tmp_path):
+    pipeline = tiny_qwen_image21()
+    with torch.no_grad():
+        for value in pipeline.transformer.parameters():
+            value.copy_((1000 * value).bfloat16())
+    pipeline.save_pretrained(tmp_path / "base")
+    lora = tiny_run(tmp_path / "run", tmp_path / "base", policy=LORA)
+    with pytest.warns(UserWarning, match=r"rounding to bfloat16 leaves \d+% of what was learnt.*--form lora, or --dtype fp32"):
+        export(make_plan(lora, tmp_path / "low", form="transformer", dtype="bf16"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        export(make_plan(lora, tmp_path / "wide", form="transformer", dtype="fp32"))
+
+
+def test_a_lora_on_another_base_is_no_teacher_and_no_model(tmp_path, base, lora):
+    """An export says which base it is for, of a run's own folder the run does."""
+    other = tiny_base(tmp_path / "other")
+    weights = next((other / "transformer").glob("*.safetensors"))
+    moved = {name: value + 1 for name, value in load_file(weights).items()}
+    save_file(moved, weights, metadata={"format": "pt"})
+    exported = export(make_plan(lora, tmp_path / "lora"))
+    own = lora / "lora"
+    own.mkdir(exist_ok=True)
+    for file in exported.glob("*.safetensors"):
+        (own / file.name).write_bytes(file.read_bytes())
+    for folder in (exported, own):
+        values = {
+            "name": "s",
+            "model": str(other),
+            "teachers": [{"name": "a", "weights": str(folder), "teaches": ["t2i"]}],
+            "data": {"prompts": "miniature"},
+        }
+        told = f"{folder}: was trained on another base than {other}"
+        with pytest.raises(UserMistake, match=re.escape(f"teachers.0.weights: {told}")):
+            check_distillation(DistillConfig.model_validate_json(json.dumps(values)), tmp_path)
+        fits = DistillConfig.model_validate_json(json.dumps({**values, "model": str(base)}))
+        assert check_distillation(fits, tmp_path)
+        with pytest.raises(UserMistake, match=re.escape(told)):
+            find_model(folder, base=str(other))
+        find_model(folder, base=str(base))
 
 
 def test_a_card_has_no_numbers_but_those_it_is_given(tmp_path, base):

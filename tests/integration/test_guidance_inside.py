@@ -9,19 +9,22 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from rich.console import Console
 
 from tastemaker.commands import curate, distill, train
 from tastemaker.commands.contest import prepare
 from tastemaker.commands.distill import guided_teachers
+from tastemaker.commands.train import export
 from tastemaker.config import TrainConfig
 from tastemaker.config.distillation import DistillConfig
 from tastemaker.config.evaluation import EvaluateConfig
-from tastemaker.models.stated_guidance import state_guidance
+from tastemaker.models.adapter import load
+from tastemaker.models.stated_guidance import state_guidance, stated_guidance
 from tastemaker.named import inputs
-from tastemaker.opening import RECORD
+from tastemaker.opening import RECORD, read_run, stated
 from tiny import tiny_qwen_image21
-from tiny_run import tiny_base, tiny_config
+from tiny_run import tiny_base, tiny_config, tiny_run
 
 
 class Begins(Exception):
@@ -53,6 +56,17 @@ def test_a_base_that_is_guided_on_top_is_warned_of_before_it_is_opened(
     told = [line for line in capsys.readouterr().out.splitlines() if line.startswith("warning:")]
     assert len(told) == (guidance != 1)
     assert all("has guidance inside" in line and line.endswith("set rollout.guidance to 1") for line in told)
+
+
+@pytest.mark.parametrize("scale", [1.0, 2.0])
+def test_a_model_that_was_trained_guided_does_not_say_what_its_base_said(student, tmp_path, scale):
+    """A base with guidance inside that is trained with it outside: its export and its run name the training's scale."""
+    config = tiny_config(student, rollout={"guidance": scale})
+    adapter = load(student, device="cpu", dtype=torch.float32)
+    assert stated(export(config, adapter, tmp_path)) == scale
+    run = tiny_run(tmp_path / "run", student, rollout={"guidance": scale})
+    assert read_run(run).guidance == scale
+    assert stated_guidance(read_run(run).open("cpu", torch.float32).transformer) == scale
 
 
 @pytest.mark.parametrize(("side", "large", "told"), [(None, True, 1), (64, True, 0), (None, False, 0)])

@@ -26,10 +26,11 @@ from tastemaker.data.splits import split
 from tastemaker.errors import UserMistake
 from tastemaker.miniature import task
 from tastemaker.miniature.judge import model as judge_model
-from tastemaker.recipe import Job, Recipe, open_recipe, outlook
+from tastemaker.recipe import Job, Recipe, check, open_recipe, outlook
 from tastemaker.recipe import run as run_stages
 from tastemaker.rewards.vlm_folder import CARD_FILE
 from tastemaker.runtime.changes import free_settings
+from tiny_run import tiny_base
 
 PAGES = Path(__file__).parents[2] / "docs"
 RECIPE = """\
@@ -134,7 +135,7 @@ def test_judges_can_be_trained_on_ratings_of_one_models_pictures(tmp_path: Path,
 
 def read_by(kind: str, text: str, beside: Path) -> dict[str, Any]:
     config = parse(text, KINDS[kind].settings)
-    return dict(KINDS[kind].inputs(Job("a", config, beside, beside / "runs" / "a", Console(quiet=True))))
+    return dict(KINDS[kind].inputs(Job("a", config, beside, beside / "runs" / "a", Console(quiet=True), above=("b",))))
 
 
 TRAINING = """\
@@ -193,6 +194,59 @@ def test_of_a_judges_training_base_rubric_and_rated_pictures_are_inputs(tmp_path
 def test_of_an_export_a_run_outside_of_the_recipe_is_an_input(tmp_path: Path) -> None:
     assert read_by("export", "run: other/run\n", tmp_path) == {"data_files.run": [tmp_path / "other" / "run"]}
     assert read_by("export", f"run: {tmp_path}/runs/b/run\n", tmp_path) == {}
+
+
+def test_what_a_person_puts_into_the_recipes_folder_is_an_input(tmp_path: Path) -> None:
+    """No stage leaves it, so no reference looks after it."""
+    own = tmp_path / "runs" / "own.jsonl"
+    own.parent.mkdir()
+    rows(own, {"id": "1", "text": "x"})
+    read = read_by("train", TRAINING.replace("prompts: miniature", f"prompts: {own}"), tmp_path)
+    assert read["data_files.prompts"] == own
+
+
+TO_COME = """\
+name: r
+stages:
+  full: {kind: train, model: miniature, data: {prompts: miniature}, rewards: [{name: facts, weight: 1}]}
+  low: {like: full, policy: {kind: lora}}
+  other: {like: low, model: elsewhere}
+  student:
+    kind: distill
+    model: miniature
+    teachers:
+    - {name: one, weights: "stage:full/run", teaches: [t2i]}
+    - {name: two, weights: "stage:other/run/lora", teaches: [edit]}
+    - {name: three, weights: "stage:low/run/lora", teaches: [t2i/portrait]}
+    data: {prompts: miniature-mix, edit_share: 0.5}
+  model: {kind: export, run: "stage:full/run", form: lora}
+  fine: {kind: export, run: "stage:low/run", form: lora}
+"""
+
+
+def test_what_stages_to_come_will_not_leave_is_told_before_they_run(tmp_path: Path) -> None:
+    tiny_base(tmp_path / "elsewhere")
+    recipe = open_recipe(parse_recipe(TO_COME, KINDS), KINDS, tmp_path / "runs", tmp_path, Console(quiet=True))
+    with pytest.raises(UserMistake) as caught:
+        check(recipe, outlook(recipe))
+    found = str(caught.value).replace(str(tmp_path), "DIR")
+    for line in (
+        "stages.student: teachers.0.weights: DIR/runs/full/run is a run; name the weights that it leaves, DIR/runs/full/run/t",
+        "stages.student: teachers.1.weights: a LoRA on elsewhere; the student is miniature, and both need one base",
+        "stages.model: form: DIR/runs/full/run trains all weights, so there is no LoRA",
+    ):
+        assert line in found, line
+    assert "teachers.2" not in found and "stages.fine" not in found
+
+
+@pytest.mark.parametrize("inside", ["lora", "transformer/lora", "checkpoints", "config.yaml"])
+def test_below_a_run_its_policy_alone_can_be_named(tmp_path: Path, inside: str) -> None:
+    text = TO_COME.replace("stage:full/run", f"stage:full/run/{inside}")
+    if inside == "transformer/lora":  # below what it does leave: nobody can know
+        open_recipe(parse_recipe(text, KINDS), KINDS, tmp_path / "runs", tmp_path, Console(quiet=True))
+        return
+    with pytest.raises(UserMistake, match=f"'stage:full/run/{inside}' is not what full leaves, which is stage:full/run/tran"):
+        open_recipe(parse_recipe(text, KINDS), KINDS, tmp_path / "runs", tmp_path, Console(quiet=True))
 
 
 def test_a_changed_picture_or_judge_makes_a_finished_stage_run_again(tmp_path: Path) -> None:

@@ -18,12 +18,15 @@ from tastemaker.named.inputs import (
     check_edit_share,
     check_held_out,
     model_folder,
+    model_path,
     teacher_folders,
 )
 from tastemaker.named.judges import check_rewards
 from tastemaker.named.prompts import held_out_of, prompts_of
+from tastemaker.opening import Pipeline, check_base
 from tastemaker.training.distill_start import check_routes
 from tastemaker.training.start import check_tasks
+from tastemaker.training.teacher_weights import form_of
 from tastemaker.types import Prompt
 
 Awaits = Callable[[Path], bool]
@@ -57,11 +60,28 @@ def check_distillation(
     together(
         lambda: _family(config, beside, awaits),
         lambda: held_out_of(config, beside),
-        lambda: teacher_folders(config, beside, awaits),
+        lambda: _check_teachers(config, beside, awaits),
         lambda: prompts.extend(prompts_of(config, beside, folder, decode=decode, awaits=awaits)),
         lambda: _of_prompts(config, beside, prompts, awaits, partial(check_routes, config.teachers)),
     )
     return prompts
+
+
+def _check_teachers(config: DistillConfig, beside: Path, awaits: Awaits) -> None:
+    """By the names of their files, and of a LoRA or a difference that it is for the student's base, where it says so."""
+    mistakes = []
+    base = None if awaits(beside / config.model) else model_path(config.model, beside)
+    there = {name: folder for name, folder in teacher_folders(config, beside, awaits).items() if not awaits(folder)}
+    for row, teacher in enumerate(config.teachers):
+        if (folder := there.get(teacher.name)) is None:
+            continue
+        try:
+            if form_of(folder) != "whole" and base is not None and base.is_dir():
+                check_base(folder, Pipeline(base))
+        except UserMistake as error:
+            mistakes.append(f"teachers.{row}.weights: {error}")
+    if mistakes:
+        raise UserMistake("\n".join(mistakes))
 
 
 def _family(config: TrainConfig | DistillConfig, beside: Path, awaits: Awaits) -> Family | None:

@@ -24,8 +24,8 @@ from tastemaker.opening import guided_on_top, stated
 from tastemaker.runtime.distributed import connected
 from tastemaker.runtime.progress import Progress
 from tastemaker.training.distill_start import run_distillation
-from tastemaker.training.seats import DELTA
 from tastemaker.training.start import Around, prepare_hardware
+from tastemaker.training.teacher_weights import DELTA
 
 
 def distill(path: Path, *, overrides: Iterable[str] = (), folder: Path | None = None, allow: Iterable[str] = ()) -> Path:

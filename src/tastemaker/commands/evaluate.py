@@ -280,6 +280,7 @@ def summarise(contest: Contest, sides: Sequence[Side], around: Around, seconds: 
         seed=config.seed,
         versions={name: version(name) for name in ("tastemaker", "torch", "diffusers", "transformers")},
         settings=config.model_dump(mode="json"),
+        models={one.name: one.source.key for one in contest.entrants},
         rewards={reward.name: f"weight {reward.weight:g}" for reward in config.rewards},
         notes=tuple(notes),
         warning="; ".join(filter(None, (around.warning, so_far or incomplete))),

@@ -21,7 +21,7 @@ from tastemaker.evaluation.watched import chosen
 from tastemaker.miniature import task as miniature
 from tastemaker.models.adapter import Adapter, load
 from tastemaker.models.lora import save_lora
-from tastemaker.models.stated_guidance import state_guidance
+from tastemaker.models.stated_guidance import state_guidance, stated_guidance
 from tastemaker.named.files import data_files
 from tastemaker.named.inputs import model_folder, not_square, small_pictures
 from tastemaker.named.judges import opened_rewards
@@ -185,7 +185,9 @@ def export(config: TrainConfig | DistillConfig, adapter: Adapter, folder: Path) 
             save_lora(adapter, place)
             (place / RECORD).write_text(json.dumps(said(config, "lora"), indent=1) + "\n", encoding="utf-8")
         else:
-            if config.rollout.guidance == 1:
-                state_guidance(adapter.transformer, 1.0)
+            if (
+                config.rollout.guidance == 1 or stated_guidance(adapter.transformer) is not None
+            ):  # its base's, which it would keep
+                state_guidance(adapter.transformer, config.rollout.guidance)
             adapter.transformer.save_pretrained(place)
     return target

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from scipy.special import ndtr
@@ -44,6 +44,17 @@ def headline(summary: Summary) -> str:
     # Both as they are meant to be sampled, which for a model without guidance may be against one with it.
     chosen = {d.task: d for d in last if d.guidance == last[0].guidance}
     return " ".join(_gain(summary, one, several=len(chosen) > 1) for one in chosen.values())
+
+
+def told_of(summary: Summary, model: str) -> Summary:
+    """The same numbers with what is said of this model first, so that the headline is about it."""
+    return replace(
+        summary,
+        rows=tuple(sorted(summary.rows, key=lambda row: row.model != model)),
+        differences=tuple(d for d in summary.differences if d.pair[0] == model),
+        scores=tuple(sorted(summary.scores, key=lambda row: row.model != model)),
+        score_differences=tuple(d for d in summary.score_differences if d.pair[0] == model),
+    )
 
 
 def _gain(summary: Summary, overall: Difference, *, several: bool) -> str:

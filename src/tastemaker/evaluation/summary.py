@@ -100,8 +100,8 @@ class Difference:
 class Summary:
     """Everything a run's report says in numbers.
 
-    `rewards` names each reward and says what it is; `notes` are sentences for the reader; `warning` is shown above all else,
-    e.g. "incomplete, n=700" or "fabricated data".
+    `models` has a hex key of each model's weights; `rewards` names each reward and says what it is; `notes` are sentences for
+    the reader; `warning` is shown above all else, e.g. "incomplete, n=700" or "fabricated data".
     """
 
     rows: tuple[Row, ...]
@@ -110,6 +110,7 @@ class Summary:
     seed: int
     versions: Mapping[str, str] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
+    models: Mapping[str, str] = field(default_factory=dict)
     rewards: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     warning: str = ""

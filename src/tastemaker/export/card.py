@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from tastemaker import config as settings
-from tastemaker.evaluation.conclusions import headline
+from tastemaker.evaluation.conclusions import headline, told_of
 from tastemaker.evaluation.summary import Summary
 from tastemaker.evaluation.tables import tables
 from tastemaker.export.plan import Plan
@@ -41,7 +41,7 @@ def render_card(plan: Plan, adapter: Adapter) -> str:
         "## What it was made from\n",
         *_origins(plan),
         "## How good it is\n",
-        *(_numbers(plan.evaluation) if plan.evaluation else ["No evaluation came with this export.\n"]),
+        *(_numbers(plan.evaluation, plan.called) if plan.evaluation else ["No evaluation came with this export.\n"]),
         "## Recipe\n",
         "Every setting of the run, defaults written out:\n",
         f"~~~~yaml\n{settings.dump(run.config)}~~~~\n",
@@ -151,11 +151,16 @@ def _folded(name: str, config: BaseModel) -> str:
     return f"<details><summary>{told}</summary>\n\n~~~~yaml\n{settings.dump(config)}~~~~\n\n</details>\n"
 
 
-def _numbers(summary: Summary) -> Iterator[str]:
+def _numbers(summary: Summary, called: str | None) -> Iterator[str]:
     """Over all prompts, with n and 95% intervals; categories are in the evaluation's own report."""
     if summary.warning:
         yield f"**{summary.warning}**\n"
-    yield f"{headline(summary)}\n"
+    if called is None:
+        yield "The evaluation does not say whose weights it measured; whether this model is among them is not known.\n"
+        yield f"{headline(summary)}\n"
+    else:
+        yield f"In these numbers this model is called {called}.\n"
+        yield f"{headline(told_of(summary, called))}\n"
     for table in tables(summary):
         yield f"{table.title}:\n"
         yield from _table(table.columns, table.rows)

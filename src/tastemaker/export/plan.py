@@ -40,6 +40,8 @@ class Plan:
     """That have to fit on the disk."""
     replace: bool
     evaluation: Summary | None
+    called: str | None
+    """This model's name in the evaluation; None where that does not say whose weights it measured."""
     teachers: tuple[Specialist, ...] = ()
     """Of a distilled student."""
 
@@ -70,12 +72,21 @@ def make_plan(
     is_lora = run is not None and isinstance(run.config.policy, LoraPolicy)
     if run is not None and form == "lora" and not is_lora:
         mistakes.append(f"{run_folder}: trained all weights, so there is no LoRA; export it as pipeline or transformer")
+    called = None
+    if run is not None and summary is not None and summary.models:
+        called = next((name for name, key in summary.models.items() if key == run.key), None)
+        if called is None:
+            mistakes.append(
+                f"{evaluation}: is of other weights ({', '.join(summary.models)}) than step {run.step} of {run_folder}; "
+                "evaluate these, or export without it"
+            )
     if mistakes or run is None:
         raise UserMistake("\n".join(mistakes))
     chosen: Form = form or ("lora" if is_lora else "pipeline")
     target = _dtype(run, chosen, dtype, is_lora)
     copied = tuple(_copied(run.base.folder)) if chosen == "pipeline" else ()
-    return Plan(run, out, chosen, target, copied, _num_bytes(run, chosen, target, copied), force, summary, specialists(run))
+    size = _num_bytes(run, chosen, target, copied)
+    return Plan(run, out, chosen, target, copied, size, force, summary, called, specialists(run))
 
 
 def stored(path: Path) -> tuple[int, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import warnings
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,9 @@ def _opened(plan: Plan) -> Adapter:
     else:
         adapter = plan.run.open("cpu", plan.dtype)
         if isinstance(plan.run.config.policy, LoraPolicy):
-            merge_lora(adapter)
+            kept = merge_lora(adapter)
+            if (lost := kept.told(plan.dtype)) is not None:
+                warnings.warn(f"{plan.out}: {lost}; choose --form lora, or --dtype fp32", stacklevel=2)
     lost = [name for name, value in adapter.transformer.named_parameters() if not value.isfinite().all()]
     if lost:
         raise UserMistake(f"{lost[0]} and {len(lost) - 1} more: not finite as {plan.dtype}; choose --dtype bf16 or fp32")

@@ -23,6 +23,7 @@ from torch import nn
 
 from tastemaker.errors import UserMistake
 from tastemaker.models.adapter import Adapter
+from tastemaker.models.rounding import Kept
 
 AdapterT = TypeVar("AdapterT", bound=Adapter)
 
@@ -125,13 +126,28 @@ def _beside_others() -> Iterator[None]:
 
 
 @torch.no_grad()
-def merge_lora(adapter: Adapter, *, name: str = "policy") -> None:
-    """Add the LoRA `name` to the weights and take all LoRA layers off; sums are float32, rounded once to the weights' dtype."""
+def merge_lora(adapter: Adapter, *, name: str = "policy") -> Kept:
+    """Add the LoRA `name` to the weights and take all LoRA layers off; sums are float32, rounded once to the weights' dtype.
+
+    Returns how much of it is left after the rounding.
+    """
+    refuse_dora(adapter.transformer, name, f"the LoRA {name!r}: keep it apart from the weights")
+    kept = Kept()
     for layer in adapter.transformer.modules():
         if isinstance(layer, LoraLayer) and name in layer.lora_A:
-            weight = layer.get_base_layer().weight
-            weight.copy_(weight.float() + layer.get_delta_weight(name).float())
+            weight, change = layer.get_base_layer().weight, layer.get_delta_weight(name).float()
+            before = weight.clone()
+            weight.copy_(weight.float() + change)
+            kept.add(before, change, weight)
     adapter.transformer.unload_lora()
+    return kept
+
+
+def refuse_dora(transformer: nn.Module, name: str, what: str) -> None:
+    """Raises UserMistake for a LoRA with magnitudes of its own (DoRA), which is more than a product to be added."""
+    for layer in transformer.modules():
+        if isinstance(layer, LoraLayer) and name in getattr(layer, "lora_magnitude_vector", {}):
+            raise UserMistake(f"{what}; it has magnitudes (DoRA), and is not a product that could be added to the weights")
 
 
 @contextmanager

@@ -41,6 +41,12 @@ def resolved(device: torch.device | str, dtype: torch.dtype) -> dict[str, str]:
     return {"device": torch.device(device).type, "dtype": str(dtype).removeprefix("torch.")}
 
 
+def waiting(value: torch.Tensor) -> torch.Tensor:
+    """A copy on the CPU, in memory that a GPU can read from directly if there is one."""
+    kept = value.detach().to("cpu", copy=True)
+    return kept.pin_memory() if torch.cuda.is_available() else kept
+
+
 def _cuda_has_bf16() -> bool:
     return torch.cuda.is_bf16_supported(including_emulation=False)
 

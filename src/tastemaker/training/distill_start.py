@@ -14,10 +14,11 @@ from tastemaker.models.adapter import Adapter
 from tastemaker.rewards.composite import called
 from tastemaker.rollout import Sampler
 from tastemaker.runtime.changes import Place
-from tastemaker.training.seats import CopySeat, LoraSeat, is_lora
+from tastemaker.training.seats import CopySeat, LoraSeat
 from tastemaker.training.setup import Setup
 from tastemaker.training.start import Around, check_tasks, make_state, run_loop
 from tastemaker.training.state import PolicyState
+from tastemaker.training.teacher_weights import is_lora
 from tastemaker.training.teachers import Route, Teachers
 from tastemaker.types import Prompt
 
@@ -40,12 +41,14 @@ def check_routes(teachers: Sequence[TeacherConfig], prompts: Sequence[Prompt]) -
     keys = {key for teacher in teachers for key in teacher.teaches}
     untaught = {called(prompt)[0]: prompt for prompt in reversed(prompts) if not keys.intersection(called(prompt))}
     wrong = [f"teachers: nobody teaches {kind}, as prompt {first.id}; {_remedy(first)}" for kind, first in untaught.items()]
-    present = {key for prompt in prompts for key in called(prompt)}
-    wrong += [
-        f"teachers.{row}.teaches: no prompt is {' or '.join(teacher.teaches)}; correct it or remove the teacher"
-        for row, teacher in enumerate(teachers)
-        if not present.intersection(teacher.teaches)
-    ]
+    present, route = {key for prompt in prompts for key in called(prompt)}, route_of(teachers)
+    taught = {route(prompt) for prompt in prompts if keys.intersection(called(prompt))}
+    for row, teacher in enumerate(teachers):
+        if teacher.name not in taught:
+            others = present.intersection(teacher.teaches)
+            why = "each such prompt has a teacher who names it closer" if others else "correct it or remove the teacher"
+            nobody = "is taught by this teacher" if others else f"is {' or '.join(teacher.teaches)}"
+            wrong.append(f"teachers.{row}.teaches: no prompt {nobody}; {why}")
     if wrong:
         raise UserMistake("\n".join(wrong))
 

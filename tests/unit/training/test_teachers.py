@@ -1,17 +1,21 @@
 """Teachers: what sits in the seat is what the folder holds, whoever sat there before; the student is not touched."""
 
+import warnings
 from copy import deepcopy
 
 import pytest
 import torch
+from peft import LoraConfig
+from peft.tuners.lora import LoraLayer
 from safetensors.torch import save_file
 
 from tastemaker.errors import UserMistake
 from tastemaker.models.adapter import Adapter
-from tastemaker.models.lora import policy_parameters, save_lora, with_transformer
+from tastemaker.models.lora import add_lora, merge_lora, policy_parameters, save_lora, with_transformer
 from tastemaker.models.qwen_image21 import adapt
 from tastemaker.runtime.checkpoint import load_safetensors
-from tastemaker.training.seats import DELTA, CopySeat, LoraSeat
+from tastemaker.training.seats import CopySeat, LoraSeat
+from tastemaker.training.teacher_weights import DELTA
 from tastemaker.training.teachers import Teachers
 from tastemaker.types import Prompt
 from teacher_folders import LORA_FILE, delta_folder, lora_folder, moved, teacher_folder
@@ -145,3 +149,102 @@ def test_weights_of_another_transformer_are_refused_with_what_differs(adapter, t
     assert "nothing.weight has no place" in str(caught.value) and f"{name} has shape (3, 3)" in str(caught.value)
     with pytest.raises(UserMistake, match="neither a transformer"):
         teachers.add("e", tmp_path)
+    (tmp_path / "run" / "lora").mkdir(parents=True)
+    (tmp_path / "run" / "config.yaml").touch()
+    with pytest.raises(UserMistake, match=r"run: is the folder of a run; name the weights that it left, .*run/lora"):
+        teachers.add("f", tmp_path / "run")
+
+
+# ---- what rounding would eat -----------------------------------------------------------------------
+
+
+def small_lora(folder, adapter, size):
+    """A LoRA whose product is `size` of each weight that it changes, and the transformer with it in float64."""
+    exact = adapt(tiny_qwen_image21())
+    exact.transformer.load_state_dict(adapter.transformer.state_dict())
+    add_lora(exact, rank=2)
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for layer in exact.transformer.modules():
+            if isinstance(layer, LoraLayer):
+                for factors in (layer.lora_A, layer.lora_B):
+                    weight = factors["policy"].weight
+                    weight.copy_(torch.randn(weight.shape, generator=generator))
+                share = layer.get_delta_weight("policy").norm() / layer.get_base_layer().weight.norm()
+                layer.lora_B["policy"].weight.mul_(size / share)
+    save_lora(exact, folder)
+    return exact.transformer.double()
+
+
+def low(adapter):
+    """In bfloat16, with weights of which float32 has no more."""
+    adapter.transformer.bfloat16()
+    return adapter
+
+
+@pytest.mark.parametrize("size", [1e-3, 3e-4])
+def test_a_small_lora_teaches_all_it_learnt_in_bfloat16(adapter, tmp_path, size):
+    """Added to the weights half of it or more would be rounded away: 0.49 and 0.15 of it were left, of these sizes."""
+    small_lora(tmp_path / "lora", low(adapter), size)
+    teachers = Teachers(CopySeat(adapter), route=lambda prompt: prompt.task)
+    teachers.add("a", tmp_path / "lora")
+    name, layer = next((n, m) for n, m in adapter.transformer.named_modules() if n.endswith("to_q"))
+    x = torch.randn(64, layer.in_features, generator=torch.Generator().manual_seed(1)).bfloat16()
+    saved = load_safetensors(tmp_path / "lora" / LORA_FILE)
+    b, a = (saved[f"transformer.{name}.lora_{one}.weight"].float() for one in "BA")
+    wanted = x.float() @ (b @ a).T
+    with teachers.seated(teachers.by_name["a"]) as seated, torch.no_grad():
+        there = seated.transformer.get_submodule(name)
+        assert torch.equal(there.weight, layer.weight)  # nothing is added to it
+        wide = deepcopy(there).float()  # a copy keeps the hook: what is added is seen without the rounding of the sum
+        found = wide(x.float()) - layer.float()(x.float())
+    torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-3 * float(wanted.abs().max()))
+
+
+def test_a_lora_is_gone_from_the_seat_when_the_next_teacher_comes(adapter, tmp_path):
+    adapter.transformer.save_pretrained(tmp_path / "base")
+    lora_folder(tmp_path / "lora", 1)
+    teachers = Teachers(CopySeat(adapter), route=lambda prompt: prompt.task)
+    for name in ("base", "lora"):
+        teachers.add(name, tmp_path / name)
+    own = velocity(adapter, adapter.transformer)
+    for name, same in (("base", True), ("lora", False), ("base", True), ("lora", False), ("lora", False)):
+        with teachers.seated(teachers.by_name[name]) as seated:
+            assert torch.equal(velocity(adapter, seated.transformer), own) is same
+    assert torch.equal(velocity(adapter, adapter.transformer), own)
+
+
+@pytest.mark.parametrize(("size", "dtype", "told"), [(1e-4, "bf16", True), (1e-1, "bf16", False), (1e-4, "fp32", False)])
+def test_a_difference_that_rounding_eats_is_warned_of(adapter, tmp_path, size, dtype, told):
+    if dtype == "bf16":
+        low(adapter)
+    generator = torch.Generator().manual_seed(1)
+    (tmp_path / "d").mkdir()
+    change = {n: size * v.float().abs().mean() * torch.randn(v.shape, generator=generator) for n, v in
+              adapter.transformer.state_dict().items()}  # fmt: skip
+    save_file(change, tmp_path / "d" / DELTA)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        CopySeat(adapter).add("small", tmp_path / "d")
+    found = [str(one.message) for one in caught if "teacher small" in str(one.message)]
+    assert len(found) == told
+    assert all("of what was learnt" in line and "choose precision: fp32" in line for line in found)
+
+
+@pytest.mark.parametrize("kinds", [("full", "full"), ("full", "delta"), ("lora",)])
+def test_the_base_waits_beside_the_teachers_only_where_one_is_made_from_it(adapter, tmp_path, kinds):
+    seat = CopySeat(adapter)
+    for number, kind in enumerate(kinds):
+        seat.add(str(number), teacher_folder(kind, tmp_path / str(number), number))
+    assert bool(seat._base) is (set(kinds) != {"full"})
+
+
+def test_a_lora_with_magnitudes_is_refused_where_it_would_be_taken_for_a_product(adapter, tmp_path):
+    """DoRA: peft would scale the weights too."""
+    other = adapt(tiny_qwen_image21())
+    other.transformer.add_adapter(LoraConfig(r=2, target_modules=["to_q"], use_dora=True), adapter_name="policy")
+    save_lora(other, tmp_path / "dora")
+    with pytest.raises(UserMistake, match="has no place for .*magnitude"):
+        CopySeat(adapter).add("a", tmp_path / "dora")
+    with pytest.raises(UserMistake, match="magnitudes"):
+        merge_lora(other)

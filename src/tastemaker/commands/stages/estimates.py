@@ -23,7 +23,7 @@ from tastemaker.runtime.estimate import (
     num_parameters,
     seconds_of,
 )
-from tastemaker.training.seats import is_lora
+from tastemaker.training.teacher_weights import DELTA, is_lora
 
 PIXELS = 16
 """Side of the square of pixels that one latent token stands for, in the families there are; for estimates alone."""
@@ -57,14 +57,16 @@ def estimate_distillation(job: Job) -> Estimate:
 
 
 def _copies_for_teachers(config: DistillConfig, job: Job) -> int:
-    """Of the transformer: their seat, and where the device is a CPU the base and the teachers that wait there."""
-    loras = [_leaves_lora(job.beside / teacher.weights) for teacher in config.teachers]
+    """Of the transformer: their seat, and where the device is a CPU the teachers that wait there, and the base for some."""
+    folders = [job.beside / teacher.weights for teacher in config.teachers]
+    loras = [_leaves_lora(folder) for folder in folders]
     if isinstance(config.policy, LoraPolicy) and all(loras):
         return 0
     if pick_device().type != "cpu":
         return 1
     waiting = [not lora and not teacher.on_disk for lora, teacher in zip(loras, config.teachers, strict=True)]
-    return 2 + sum(waiting)
+    from_base = any(loras) or any((folder / DELTA).is_file() for folder in folders)
+    return 1 + from_base + sum(waiting)
 
 
 def _leaves_lora(folder: Path) -> bool:

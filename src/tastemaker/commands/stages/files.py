@@ -70,11 +70,11 @@ def extends_judge(job: Job) -> bool:
 
 
 def _outside(job: Job, files: Files) -> dict[str, Path | list[Path]]:
-    """Those that are not in the recipe's own folder: what stages leave is looked after by the references to it."""
-    inside = job.folder.parent.absolute()
+    """Those that no stage leaves, which are looked after by the references to them; a list beside the stages is one."""
+    inside = [job.folder.with_name(name).absolute() for name in job.above]
     found: dict[str, Path | list[Path]] = {}
     for name, place in files.items():
-        paths = [path for path in _paths(place) if not path.absolute().is_relative_to(inside)]
+        paths = [path for path in _paths(place) if not any(map(path.absolute().is_relative_to, inside))]
         found |= {name: paths[0] if isinstance(place, Path) else paths} if paths else {}
     return found
 

@@ -36,12 +36,13 @@ from tastemaker.commands.stages.files import (
 )
 from tastemaker.commands.train import run_train
 from tastemaker.commands.train_reward import BASE, collect, run_train_reward
-from tastemaker.config import TrainConfig
+from tastemaker.config import FullPolicy, LoraPolicy, TrainConfig
 from tastemaker.config.distillation import DistillConfig
 from tastemaker.config.evaluation import EvaluateConfig
 from tastemaker.config.recipe import REFERENCE
 from tastemaker.config.reward_training import RewardTrainConfig
 from tastemaker.config.stages import CurateStage, ExportStage
+from tastemaker.errors import UserMistake, together
 from tastemaker.export.plan import make_plan
 from tastemaker.export.write import export
 from tastemaker.opening import read_run
@@ -109,10 +110,34 @@ def _export(job: Job) -> None:
     export(plan)
 
 
+def _check_distillation(job: Job) -> None:
+    together(lambda: _check_teachers_to_come(job), lambda: check_distillation(job.config, job.beside, awaits=job.awaits))
+
+
+def _check_teachers_to_come(job: Job) -> None:
+    """Of trainings above, as their settings tell; those that are there are looked at themselves."""
+    config: DistillConfig = job.config
+    mistakes = []
+    for row, teacher in enumerate(config.teachers):
+        path, where = job.beside / teacher.weights, f"teachers.{row}.weights"
+        training = job.awaited(path)
+        if not isinstance(training, TrainConfig | DistillConfig):
+            continue
+        if path.name == RUN:
+            mistakes.append(f"{where}: {path} is a run; name the weights that it leaves, {path.parent / policy(training)[0]}")
+        if isinstance(training.policy, LoraPolicy) and training.model != config.model:
+            mistakes.append(f"{where}: a LoRA on {training.model}; the student is {config.model}, and both need one base")
+    if mistakes:
+        raise UserMistake("\n".join(mistakes))
+
+
 def _check_export(job: Job) -> None:
-    run = job.beside / job.config.run
-    if not job.awaits(run):
-        read_run(run)
+    """Also of a run to come, whether it will have what the form asks for."""
+    config: ExportStage = job.config
+    run = job.beside / config.run
+    training = job.awaited(run) if job.awaits(run) else read_run(run).config
+    if config.form == "lora" and isinstance(getattr(training, "policy", None), FullPolicy):
+        raise UserMistake(f"form: {run} trains all weights, so there is no LoRA; export it as pipeline or transformer")
 
 
 KINDS: dict[str, Kind] = {
@@ -151,7 +176,7 @@ KINDS: dict[str, Kind] = {
         policy,
         results=lambda job: [policy(job.config)[0], *trained(job.folder / RUN)],
         inputs=inputs_of_distillation,
-        check=lambda job: _discard(check_distillation(job.config, job.beside, awaits=job.awaits)),
+        check=_check_distillation,
         extends=lambda job: extends(job.folder / RUN, job.config.budget.max_steps),
         estimate=estimate_distillation,
     ),
