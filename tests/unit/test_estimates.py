@@ -1,13 +1,17 @@
 """What a dry run says of memory is what a training or a distillation will hold."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from rich.console import Console
+from test_train_reward import world
 
 from tastemaker.commands.stages.kinds import KINDS
-from tastemaker.config import TrainConfig
+from tastemaker.config import TrainConfig, dump, load
 from tastemaker.config.distillation import DistillConfig
-from tastemaker.config.stages import CurateStage
+from tastemaker.config.reward_training import RewardTrainConfig
+from tastemaker.config.stages import CurateStage, ExportStage
 from tastemaker.miniature import task as miniature
 from tastemaker.recipe import Job
 from tastemaker.runtime.estimate import Estimate, num_parameters
@@ -72,6 +76,46 @@ def test_frozen_weights_take_the_bytes_of_their_precision(tmp_path, monkeypatch,
     curation = KINDS["curate"].estimate(Job("c", CurateStage(training=training), tmp_path, tmp_path, Console()))
     assert curation.memory == of_lora * num_parameters(miniature.WEIGHTS / "transformer")
     assert set(timed) == {{"fp32": torch.float32, "bf16": torch.bfloat16}[precision]}
+
+
+@pytest.mark.parametrize(("policy", "form"), [(FULL, None), (FULL, "transformer"), (LORA, None), (LORA, "pipeline")])
+def test_an_export_takes_the_room_of_what_it_will_write(tmp_path, policy, form):
+    """Of a run that is still to come too: by its base. A LoRA is small and left out."""
+    values = {
+        "name": "t",
+        "model": "miniature",
+        "data": {"prompts": "miniature"},
+        "rewards": ({"name": "facts"},),
+    }
+    training, stage = TrainConfig(**values, policy=policy), tmp_path / "t2i"
+    job = Job("m", ExportStage(run=str(stage / "run"), form=form), tmp_path, tmp_path, Console(), waits_for={stage: training})
+    found = KINDS["export"].estimate(job)
+    transformer, whole = (sum(f.stat().st_size for f in folder.rglob("*") if f.is_file()) for folder in
+                          (miniature.WEIGHTS / "transformer", miniature.WEIGHTS))  # fmt: skip
+    weights = 4 * num_parameters(miniature.WEIGHTS / "transformer") if policy == FULL else transformer
+    assert found.memory == whole - transformer + weights
+    expected = {"transformer": weights, "pipeline": whole - transformer + weights}
+    assert found.disk == expected.get(form or ("lora" if policy == LORA else "pipeline"))
+    (stage / "run").mkdir(parents=True)
+    (stage / "run" / "config.yaml").write_text(dump(training))
+    assert KINDS["export"].estimate(replace(job, waits_for={})) == found  # and of one that is there
+
+
+@pytest.mark.parametrize("policy", [FULL, LORA])
+def test_a_training_of_a_judge_is_estimated_by_its_examples(tmp_path, policy):
+    path = world(tmp_path)
+    own = {"policy": policy, "precision": "fp32", "budget": {"epochs": 1000, "max_steps": 60}}
+    config = load(path, RewardTrainConfig).model_copy(update={})
+    config = RewardTrainConfig.model_validate({**config.model_dump(), **own})
+    found = KINDS["train-reward"].estimate(Job("j", config, tmp_path, tmp_path, Console()))
+    base = 4 * num_parameters(tmp_path / "base")
+    assert found.memory == (4 * base if policy == FULL else base) and (found.seconds or 0) > 0
+    longer = RewardTrainConfig.model_validate({**config.model_dump(), "budget": {"epochs": 1000, "max_steps": 120}})
+    assert KINDS["train-reward"].estimate(Job("j", longer, tmp_path, tmp_path, Console())).seconds == pytest.approx(
+        2 * found.seconds
+    )
+    awaited = Job("j", config, tmp_path, tmp_path, Console(), waits_for={tmp_path / "base": config})
+    assert KINDS["train-reward"].estimate(awaited) == Estimate()
 
 
 def test_of_a_model_that_is_still_to_come_nothing_is_said(tmp_path):

@@ -60,8 +60,9 @@ def as_table(recipe: Recipe, looks: list[Outlook]) -> Table:
     )
     for column in ("stage", "kind", "runs", "time", "memory", "disk"):
         table.add_column(column)
+    unfinished = [look.stage.name for look in looks if look.why]
     for look in looks:
-        found = recipe.kinds[look.stage.kind].estimate(recipe.job(look.stage)) if look.why else Estimate()
+        found = recipe.kinds[look.stage.kind].estimate(recipe.job(look.stage, unfinished)) if look.why else Estimate()
         table.add_row(look.stage.name, look.stage.kind, look.why or "no: finished, unchanged", *_told(found))
     return table
 

@@ -244,7 +244,7 @@ def test_a_lora_with_magnitudes_is_refused_where_it_would_be_taken_for_a_product
     other = adapt(tiny_qwen_image21())
     other.transformer.add_adapter(LoraConfig(r=2, target_modules=["to_q"], use_dora=True), adapter_name="policy")
     save_lora(other, tmp_path / "dora")
-    with pytest.raises(UserMistake, match="has no place for .*magnitude"):
+    with pytest.raises(UserMistake, match=r"has no place for .*magnitude"):
         CopySeat(adapter).add("a", tmp_path / "dora")
     with pytest.raises(UserMistake, match="magnitudes"):
         merge_lora(other)

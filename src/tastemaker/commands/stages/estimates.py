@@ -6,12 +6,17 @@ from pathlib import Path
 
 import torch
 
+from tastemaker.commands.train_reward import collect
 from tastemaker.config import LoraPolicy, NFTConfig, TrainConfig
 from tastemaker.config.distillation import DistillConfig
 from tastemaker.config.evaluation import EvaluateConfig
+from tastemaker.config.reward_training import JudgeLora, RewardTrainConfig
+from tastemaker.config.stages import ExportStage
+from tastemaker.export.plan import DTYPES
 from tastemaker.miniature.world.splits import HELD_OUT_SIZE
 from tastemaker.named.inputs import MINIATURE, model_path
 from tastemaker.named.prompts import MINIATURE_PROMPTS, prompt_files
+from tastemaker.opening import read_settings
 from tastemaker.recipe import Job
 from tastemaker.runtime.device import Precision, pick_device, pick_precision
 from tastemaker.runtime.estimate import (
@@ -23,10 +28,14 @@ from tastemaker.runtime.estimate import (
     num_parameters,
     seconds_of,
 )
+from tastemaker.training.reward_start import num_steps
 from tastemaker.training.teacher_weights import DELTA, is_lora
 
 PIXELS = 16
 """Side of the square of pixels that one latent token stands for, in the families there are; for estimates alone."""
+
+QUESTION = 600
+"""Tokens of a picture with what a judge is asked of it; for estimates alone."""
 
 
 def estimate_training(config: TrainConfig, job: Job, *, steps: int | None = None) -> Estimate:
@@ -136,4 +145,32 @@ def _parameters(path: str, job: Job) -> int | None:
 
 
 def estimate_export(job: Job) -> Estimate:
-    return Estimate(disk=num_bytes(job.beside / job.config.run)) if (job.beside / job.config.run).is_dir() else Estimate()
+    """Of the base that the run has or will have, all of it for a pipeline; a LoRA itself is left out as small."""
+    config: ExportStage = job.config
+    run = job.beside / config.run
+    training = job.awaited(run) if job.awaits(run) else read_settings(run / "config.yaml")
+    if not isinstance(training, TrainConfig | DistillConfig) or (model := _parameters(training.model, job)) is None:
+        return Estimate()
+    lora = isinstance(training.policy, LoraPolicy)
+    form = config.form or ("lora" if lora else "pipeline")
+    folder = model_path(training.model, job.beside)
+    own = num_bytes(folder / "transformer")
+    each = DTYPES[config.dtype].itemsize * model if config.dtype != "auto" else own if lora else 4 * model
+    rest = num_bytes(folder) - own
+    return Estimate(memory=rest + each, disk={"pipeline": rest + each, "transformer": each, "lora": None}[form])
+
+
+def estimate_judging(job: Job) -> Estimate:
+    """Where the base is there already. The tokens of a picture and its question depend on the processor: about so many."""
+    config: RewardTrainConfig = job.config
+    base = job.beside / config.base
+    if job.awaits(base) or not (model := num_parameters(base)):
+        return Estimate()
+    lora = isinstance(config.policy, JudgeLora)
+    examples = len(collect(config, job.beside, decode=False).examples)
+    seen = num_steps(config, examples) * config.optimiser.batch_size * (2 if config.objective.kind == "pairwise" else 1)
+    each, rate = _machine(config.precision)
+    memory = memory_of_training(0 if lora else model, model, averages=0, copies=0, bytes_each=each if lora else 4)
+    saved = 0 if lora else 4 * model * 3
+    disk = saved * config.checkpoint.keep + (0 if lora else 4 * model)
+    return Estimate(seconds_of(seen * (1 + BACKWARD), model, QUESTION, rate), memory, disk)

@@ -16,6 +16,7 @@ from tastemaker.commands.stages.estimates import (
     estimate_distillation,
     estimate_evaluation,
     estimate_export,
+    estimate_judging,
     estimate_training,
 )
 from tastemaker.commands.stages.files import (
@@ -148,6 +149,7 @@ KINDS: dict[str, Kind] = {
         results=results_of_judging,
         inputs=inputs_of_judging,
         check=lambda job: _discard(collect(job.config, job.beside, decode=False, awaits=job.awaits)),
+        estimate=estimate_judging,
         extends=extends_judge,
     ),
     "curate": Kind(
