@@ -25,7 +25,7 @@ from experiments.arms import (
     t2i_config,
 )
 from experiments.differences import by_seed
-from tastemaker.data.curation import composite_range, select, threshold_of
+from tastemaker.data.curation import select, thresholds_of
 from tastemaker.evaluation.summary import interval, percent, points
 from tastemaker.miniature import task
 from tastemaker.miniature.builder.parts import SIDE
@@ -117,7 +117,7 @@ def curated(bench: Bench, config: ArmConfig, prompts: list[Prompt], design: Desi
     with counted(folder) as seconds, StopRequest() as stop:
         samples = judge_prompts(setup, folder, trackers=[], stop=stop)
         taken = seconds()
-    outcomes = select(samples, threshold_of([composite_range(one.composite_G) for one in samples], design.keep))
+    outcomes = select(samples, thresholds_of(samples, design.keep))
     return [one.prompt for one, outcome in zip(samples, outcomes, strict=True) if outcome.kept], taken
 
 

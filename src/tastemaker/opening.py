@@ -23,6 +23,7 @@ from tastemaker.models.lora import load_lora
 from tastemaker.named.inputs import MINIATURE
 from tastemaker.runtime import checkpoint
 from tastemaker.runtime.changes import fingerprint
+from tastemaker.runtime.metrics import read_lines
 from tastemaker.training.start import trained_parameters
 from tastemaker.training.state import put_trained
 
@@ -159,6 +160,20 @@ class TrainedRun:
     @property
     def files(self) -> tuple[Path, ...]:
         return (self.weights, self.folder / "config.yaml", self.base.folder)
+
+    @property
+    def alarm(self) -> str | None:
+        """In words, where the monitor's first check at this step or after it (else the last one) had alarms."""
+        records = read_lines(self.folder / "monitor.jsonl")
+        if not records:
+            return None
+        check = next((one for one in records if one["step"] >= self.step), records[-1])
+        if not check["alarms"]:
+            return None
+        good = next((one["last_good"] for one in reversed(records) if one.get("last_good")), None)
+        number = "" if good is None else f"; the last good one is {int(good.rpartition('-')[2])}, choose it as step"
+        kinds = " and ".join(check["alarms"])
+        return f"{self.folder}: step {self.step} is one of which the monitor raised an alarm ({kinds}){number}"
 
     def open(self, device: torch.device | str, dtype: torch.dtype) -> Adapter:
         """The base with the run's weights, a LoRA as one named policy; it says of itself whether guidance is inside."""

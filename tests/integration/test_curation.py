@@ -138,7 +138,7 @@ def test_the_first_step_of_training_draws_other_pictures(uninterrupted):
 
 def test_a_missing_score_costs_its_own_prompt_alone(tmp_path, uninterrupted):
     samples = judged(tmp_path, setup_of(Choosy("p1")))
-    outcomes = dict(zip([p.id for p in PROMPTS], select(samples, 0.0), strict=True))
+    outcomes = dict(zip([p.id for p in PROMPTS], select(samples, {"t2i": 0.0}), strict=True))
     assert outcomes["p1"].what == MISSING and samples[1].missing == ("no face",) * 4
     assert np.isnan(samples[1].composite_G).all()
     assert all(outcomes[p.id].kept for p in PROMPTS if p.id != "p1")
@@ -172,8 +172,9 @@ def test_kept_pictures_are_those_that_were_judged(tmp_path):
 def test_files_for_people(tmp_path):
     samples = judged(tmp_path, setup_of(Choosy("p1")))
     threshold = sorted(np.ptp(one.composite_G) for one in samples if one.prompt.id != "p1")[3]
-    outcomes = select(samples, threshold)
-    shares = write_findings(tmp_path, samples, outcomes, threshold, "range above x")
+    thresholds = {"t2i": threshold}
+    outcomes = select(samples, thresholds)
+    shares = write_findings(tmp_path, samples, outcomes, thresholds, "range above x")
     assert (shares[0].category, shares[0].n, shares[0].kept) == ("all", 7, 2)
     assert shares == shares_by_category(samples, outcomes)
     rows = list(csv.DictReader((tmp_path / "table.csv").open()))
@@ -182,7 +183,7 @@ def test_files_for_people(tmp_path):
     assert float(rows[0]["brightness mean"]) == pytest.approx(samples[0].scores["brightness"].mean(), rel=1e-5)
     assert json.loads((tmp_path / "summary.json").read_text())["categories"][0]["outcomes"]["missing scores"] == 1
     assert (tmp_path / "ranges.png").read_bytes().startswith(b"\x89PNG")
-    walls = write_walls(tmp_path, samples, outcomes, kept_pictures(tmp_path), threshold)
+    walls = write_walls(tmp_path, samples, outcomes, kept_pictures(tmp_path), thresholds)
     assert [wall.name for wall in walls] == ["wall-kept.png", "wall-dropped.png"]
 
 

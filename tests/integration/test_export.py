@@ -20,7 +20,9 @@ from typer.testing import CliRunner
 from families import small_sources
 from tastemaker import cli
 from tastemaker.commands.checks import check_distillation
+from tastemaker.commands.contest import prepare
 from tastemaker.config.distillation import DistillConfig
+from tastemaker.config.evaluation import EvaluateConfig
 from tastemaker.errors import DiskFull, UserMistake
 from tastemaker.evaluation.summary import Summary, differences_by_category, rows_by_category
 from tastemaker.evaluation.summary_file import write_summary
@@ -295,6 +297,28 @@ def test_a_lora_on_another_base_is_no_teacher_and_no_model(tmp_path, base, lora)
         with pytest.raises(UserMistake, match=re.escape(told)):
             find_model(folder, base=str(other))
         find_model(folder, base=str(base))
+
+
+def test_a_step_that_the_monitor_accused_is_told_of_wherever_it_is_taken(tmp_path, base):
+    run = tiny_run(tmp_path / "run", base, steps=4)
+
+    def checked(*records):
+        lines = [json.dumps({"step": step, "alarms": alarms, **more}) + "\n" for step, alarms, more in records]
+        (run / "monitor.jsonl").write_text("".join(lines))
+
+    accused = {"prompt-free reward": ["swapped_reward"]}
+    checked((0, {}, {}), (2, {}, {}), (4, accused, {"last_good": "step-00000002"}))
+    told = "step 4 is one of which the monitor raised an alarm (prompt-free reward); the last good one is 2, choose it as step"
+    with pytest.warns(UserWarning, match=re.escape(told)):
+        out = export(make_plan(run, tmp_path / "out"))
+    assert told in (out / "README.md").read_text()
+    models = [{"name": "base", "path": str(base)}, {"name": "mine", "path": str(run)}]
+    config = EvaluateConfig.model_validate_json(json.dumps({"name": "x", "prompts": "miniature", "models": models}))
+    assert any(told in line for line in prepare(config, tmp_path, tmp_path / "compared").warnings)
+    assert read_run(run, step=3).alarm and not read_run(run, step=2).alarm  # 3 was not looked at, and the next check accused
+    checked((0, {}, {}), (2, accused, {"last_good": None}), (3, {}, {}))
+    assert not read_run(run).alarm and "raised" in str(read_run(run, step=2).alarm)
+    assert "the last good" not in str(read_run(run, step=2).alarm)
 
 
 def test_a_card_has_no_numbers_but_those_it_is_given(tmp_path, base):

@@ -10,6 +10,8 @@ import torch
 import toy_world as toy
 from tastemaker.config import TrainConfig
 from tastemaker.errors import Alarmed, Stopped, UserMistake
+from tastemaker.evaluation import monitor
+from tastemaker.evaluation.alarm import Verdict
 from tastemaker.evaluation.monitor import Plan, watching
 from tastemaker.rewards.reward import Missing
 from tastemaker.runtime import checkpoint
@@ -39,7 +41,7 @@ def go(folder, reward=None, *, seed=0, steps=12, every=4, look=2, keep=3, watch=
             "budget": {"max_steps": steps},
         }
     )
-    more = {name: others.pop(name) for name in ("after_step", "stop_request") if name in others}
+    more = {name: others.pop(name) for name in ("after_step", "stop_request", "allow_changes") if name in others}
     if "stop_request" in more:
         more["stop"] = more.pop("stop_request")
     said = []
@@ -144,7 +146,9 @@ def test_an_alarm_ends_the_run_and_keeps_what_was_before(tmp_path):
     with pytest.raises(Alarmed) as caught:
         go(tmp_path, steps=40, every=3, keep=1, stop=True)
     step = lines(tmp_path)[-1]["step"]
-    good = f"step-{(step - 1) // 3 * 3:08d}"
+    clean = step - 2  # the check before; of what was saved after it nobody knows
+    assert lines(tmp_path)[-2]["step"] == clean >= 3 and not lines(tmp_path)[-2]["alarms"]
+    good = f"step-{clean // 3 * 3:08d}"
     assert caught.value.exit_code == 4
     assert f"ended the run at step {step}: {BOUGHT}" in str(caught.value) and good in str(caught.value)
     saved = [good, f"step-{step:08d}"]
@@ -160,14 +164,42 @@ def test_an_alarm_ends_the_run_and_keeps_what_was_before(tmp_path):
     assert [line["step"] for line in incidents(tmp_path) if line["kind"] == "monitor alarm"] == [step]
 
 
+def test_each_new_alarm_keeps_what_the_check_before_it_found_good(tmp_path, monkeypatch):
+    """Two alarms in a row are one; after a check without, the next is another. No step that an alarm saw is kept for good."""
+    raised = {4: False, 6: True, 8: True, 10: False, 12: False, 14: True}
+    steps = iter([2, *raised])
+
+    def verdict(readings):
+        return Verdict((), {"planted": ()} if raised.get(next(steps)) else {})
+
+    monkeypatch.setattr(monitor, "judge", verdict)
+    go(tmp_path, toy.Hue(), steps=14, every=1, keep=1)
+    found = {line["step"]: line["last_good"] for line in lines(tmp_path) if "last_good" in line}
+    assert found == {6: "step-00000004", 14: "step-00000012"}
+    assert checkpoint.steps(tmp_path / "checkpoints") == [4, 12, 14]
+
+
+def test_a_base_judged_by_another_judge_is_refused(tmp_path):
+    """Of the same name: its scores would be held against the bands of the other's."""
+
+    class Signed(toy.Loud):
+        def __init__(self, fingerprint):
+            self.fingerprint = fingerprint
+
+    go(tmp_path, Signed("a"), steps=2)
+    go(tmp_path, Signed("a"), steps=3)
+    with pytest.raises(UserMistake, match="measured with other judges"):
+        go(tmp_path, Signed("b"), steps=4, allow_changes=["judges"])
+
+
 def test_the_line_in_the_terminal_says_all_that_is_needed(tmp_path):
     _, said = go(tmp_path, steps=8, threshold=BARELY)
     alarm = next(line for line in said if "ALARM" in line)
     step = int(alarm.split("step ")[1].split(":")[0])
     assert f"ALARM, {BOUGHT}" in alarm and "swapped reward" in alarm and ", base " in alarm and " sd (limit " in alarm
     assert (
-        f"images/monitor/step-{step:08d}.png" in alarm and "last checkpoint from before" in alarm
-    ) or "no checkpoint" in alarm
+        f"images/monitor/step-{step:08d}.png" in alarm and "found good is kept" in alarm
+    ) or "there is no checkpoint" in alarm
     assert alarm.count("\n") == 0 and sum("ALARM" in line for line in said) == 1
 
 

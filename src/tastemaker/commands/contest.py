@@ -13,7 +13,7 @@ from tastemaker.evaluation.benchmark import Drawing
 from tastemaker.miniature import task as miniature
 from tastemaker.named.inputs import MINIATURE, check_categories, small_pictures
 from tastemaker.named.judges import check_rewards
-from tastemaker.opening import Source, find_model, fixed_levels, guided_on_top, is_run
+from tastemaker.opening import Source, TrainedRun, find_model, fixed_levels, guided_on_top, is_run
 from tastemaker.runtime import folder as disk
 from tastemaker.types import Prompt
 
@@ -58,7 +58,8 @@ def prepare(config: EvaluateConfig, beside: Path, folder: Path, embeddings: Path
         disk.make_folder(folder)
     prompts, entrants = named_by(config, beside, folder / "sources", mistakes=occupied)
     pipelines = dict.fromkeys(one.source.pipeline for one in entrants)
-    warnings = [line for one in entrants for line in guided_on_top(one.name, one.source.guidance, one.guidance)]
+    warnings = [one.source.alarm for one in entrants if isinstance(one.source, TrainedRun) and one.source.alarm is not None]
+    warnings += [line for one in entrants for line in guided_on_top(one.name, one.source.guidance, one.guidance)]
     warnings += [line for folder in pipelines for line in fixed_levels(f"the pipeline in {folder}", folder, config.steps)]
     warnings += [line for folder in pipelines for line in small_pictures(config, "picture_side", folder, folder)]
     shared = embeddings or folder / "embeddings"

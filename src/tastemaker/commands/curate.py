@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -13,12 +13,12 @@ from tastemaker import config as settings
 from tastemaker.commands.checks import check_training
 from tastemaker.commands.train import encoding, warn, warnings_of
 from tastemaker.config import TrainConfig
-from tastemaker.data.curation import Samples, composite_range, select, threshold_of
+from tastemaker.data.curation import Samples, select, thresholds_of
 from tastemaker.data.embeddings import EmbeddingCache, encoder_key
 from tastemaker.data.jsonl import inside
 from tastemaker.data.prompts import write_prompts
 from tastemaker.errors import UserMistake
-from tastemaker.evaluation.curation import half_agreement, print_shares, write_findings, write_walls
+from tastemaker.evaluation.curation import half_agreement, print_shares, told, write_findings, write_walls
 from tastemaker.models.adapter import load
 from tastemaker.named.files import data_files
 from tastemaker.named.inputs import model_folder
@@ -34,7 +34,7 @@ from tastemaker.runtime.signals import StopRequest
 from tastemaker.training.curate import blocks_of, judge_prompts, judged_blocks, kept_pictures, unread_settings
 from tastemaker.training.policy import Setup
 from tastemaker.training.start import make_setup, prepare_hardware
-from tastemaker.types import Prompt
+from tastemaker.types import Prompt, Task
 
 SOURCES = "sources"
 """The folder beside a list for pictures from elsewhere."""
@@ -96,9 +96,11 @@ def run_curate(
     for line in warnings_of(config, model_folder(config, beside)):
         warn(line, console)
     samples = _judged(config, beside, prompts, folder, embeddings or folder / "embeddings", tuple(allow), console)
-    threshold = above if above is not None else threshold_of([composite_range(s.composite_G) for s in samples], keep or KEEP)
-    rule = f"range above {threshold:.4g}" + ("" if above is not None else f", which keeps the upper {keep or KEEP:.0%}")
-    _write(samples, threshold, rule, folder, out, console)
+    given = None if above is None else {one.prompt.task: above for one in samples}
+    thresholds = given or thresholds_of(samples, keep or KEEP)
+    each = " of each task" if len(thresholds) > 1 else ""
+    rule = f"range above {told(thresholds)}" + ("" if given else f", which keeps the upper {keep or KEEP:.0%}{each}")
+    _write(samples, thresholds, rule, folder, out, console)
     return out
 
 
@@ -187,11 +189,13 @@ def _plan(setup: Setup, folder: Path) -> str:
     )
 
 
-def _write(samples: list[Samples], threshold: float, rule: str, folder: Path, out: Path, console: Console) -> None:
+def _write(
+    samples: list[Samples], thresholds: Mapping[Task, float], rule: str, folder: Path, out: Path, console: Console
+) -> None:
     """The list last: where it is, all the rest is too. Raises UserMistake when no prompt is kept."""
-    outcomes = select(samples, threshold)
-    shares = write_findings(folder, samples, outcomes, threshold, rule)
-    walls = write_walls(folder, samples, outcomes, kept_pictures(folder), threshold)
+    outcomes = select(samples, thresholds)
+    shares = write_findings(folder, samples, outcomes, thresholds, rule)
+    walls = write_walls(folder, samples, outcomes, kept_pictures(folder), thresholds)
     print_shares(shares, console)
     halves = half_agreement(samples)
     console.print(

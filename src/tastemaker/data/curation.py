@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tastemaker.types import Prompt
+from tastemaker.types import Prompt, Task
 
 KEPT, TOO_EASY, TOO_HARD, NO_DIFFERENCE, MISSING = "kept", "too easy", "too hard", "no difference", "missing scores"
 OUTCOMES = (KEPT, TOO_EASY, TOO_HARD, NO_DIFFERENCE, MISSING)
@@ -78,9 +78,17 @@ def threshold_of(ranges: Sequence[float] | np.ndarray, keep: float) -> float:
     return float(below[0]) if len(below) else 0.0
 
 
-def select(samples: Sequence[Samples], threshold: float) -> list[Outcome]:
-    """Keeps the prompts whose range is above `threshold`, and says of each other one why it is dropped."""
-    return [_outcome(one.composite_G, threshold) for one in samples]
+def thresholds_of(samples: Sequence[Samples], keep: float) -> dict[Task, float]:
+    """`threshold_of` for each task: tasks have other rewards, and one threshold for both would keep mostly one of them."""
+    ranges: dict[Task, list[float]] = {}
+    for one in samples:
+        ranges.setdefault(one.prompt.task, []).append(composite_range(one.composite_G))
+    return {task: threshold_of(found, keep) for task, found in ranges.items()}
+
+
+def select(samples: Sequence[Samples], thresholds: Mapping[Task, float]) -> list[Outcome]:
+    """Keeps the prompts whose range is above the threshold of their task, and says of each other one why it is dropped."""
+    return [_outcome(one.composite_G, thresholds[one.prompt.task]) for one in samples]
 
 
 def _outcome(composite_G: np.ndarray, threshold: float) -> Outcome:

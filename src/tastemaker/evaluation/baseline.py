@@ -23,6 +23,7 @@ from tastemaker.evaluation.alarm import PROMPT_EFFECT, REWARD, SWAPPED, TRUTH
 from tastemaker.evaluation.band import Band
 from tastemaker.evaluation.picture_statistics import RESOLUTION
 from tastemaker.evaluation.watched import Values, Watched, rms, spread_within
+from tastemaker.rewards.reward import fingerprints
 from tastemaker.runtime import folder as disk
 
 
@@ -89,9 +90,12 @@ def key(watched: Watched, num_seeds: int) -> dict[str, Any]:
         "picture": [setup.height, setup.width],
         "steps": len(setup.sampler.sigmas) - 1,
         "guidance": setup.sampler.guidance,
+        "rescale": setup.sampler.rescale,
+        "negative prompt": setup.negative_prompt,
         "weights": setup.judges.weights_BR(watched.prompts).tolist(),
         "rewards": list(setup.judges.names),
         "truths": [one.name for one in watched.truths],
+        "judges": fingerprints([*setup.judges.rewards, *watched.truths]),
     }
 
 

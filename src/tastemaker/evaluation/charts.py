@@ -173,25 +173,36 @@ def difference_plot(
         return render(figure, form)
 
 
-def range_histograms(
-    ranges: Mapping[str, Sequence[float] | np.ndarray], threshold: float, *, theme: Theme = LIGHT, form: Format = "png"
-) -> bytes:
-    """How far apart the samples of a prompt are: a histogram for each category, what lies above the threshold in colour."""
-    present = {name: (values := np.asarray(found, dtype=float))[~np.isnan(values)] for name, found in ranges.items()}
-    highest = max([threshold, *(float(values.max()) for values in present.values() if len(values))]) or 1.0
+@dataclass(frozen=True)
+class Ranges:
+    """Of the prompts of one panel: the range of each, NaN where there is none, whether it is kept, and the thresholds."""
+
+    values: Sequence[float]
+    kept: Sequence[bool]
+    thresholds: Sequence[float]
+
+
+def range_histograms(ranges: Mapping[str, Ranges], *, theme: Theme = LIGHT, form: Format = "png") -> bytes:
+    """How far apart the samples of a prompt are: a histogram for each panel, what is kept in colour, thresholds as lines."""
+    highest = (
+        max([x for one in ranges.values() for x in (*one.thresholds, *one.values) if not math.isnan(x)], default=0.0) or 1.0
+    )
     edges = np.linspace(0, highest, 31)
     with styled(theme):
-        figure = Figure(figsize=(6.4, 0.7 + 1.35 * len(present)), layout="constrained")
-        axes = figure.subplots(len(present), 1, squeeze=False, sharex=True).ravel()
-        for axis, (name, values) in zip(axes, present.items(), strict=True):
-            kept = values > threshold
+        figure = Figure(figsize=(6.4, 0.7 + 1.35 * len(ranges)), layout="constrained")
+        axes = figure.subplots(len(ranges), 1, squeeze=False, sharex=True).ravel()
+        for axis, (name, panel) in zip(axes, ranges.items(), strict=True):
+            there = ~np.isnan(np.asarray(panel.values, dtype=float))
+            values, kept = np.asarray(panel.values, dtype=float)[there], np.asarray(panel.kept, dtype=bool)[there]
             parts, colours = [values[~kept], values[kept]], [theme.colours[0], theme.gain]
             axis.hist(parts, edges, stacked=True, color=colours, rwidth=0.92, label=["dropped", "kept"])
-            axis.axvline(threshold, color=theme.ink, linewidth=1.1, linestyle="--")
+            for threshold in panel.thresholds:
+                axis.axvline(threshold, color=theme.ink, linewidth=1.1, linestyle="--")
             share = f", {100 * kept.mean():.0f}% kept" if len(values) else ""
             axis.set_title(f"{_wrap(name)} (n={len(values)}{share})", loc="left")
             axis.yaxis.set_major_locator(MaxNLocator(3, integer=True))
-        axes[-1].set_xlabel(f"range of the composite among a prompt's samples; threshold {threshold:.3g}")
+        told = ", ".join(f"{x:.3g}" for x in dict.fromkeys(x for panel in ranges.values() for x in panel.thresholds))
+        axes[-1].set_xlabel(f"range of the composite among a prompt's samples; threshold {told}")
         figure.supylabel("prompts", fontsize=9, color=theme.muted)
         figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper right", ncols=2, frameon=False)
         return render(figure, form)

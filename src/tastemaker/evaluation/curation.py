@@ -18,11 +18,12 @@ from rich.text import Text
 
 from tastemaker.data.curation import KEPT, OUTCOMES, Outcome, Samples, composite_range
 from tastemaker.evaluation.agreement import across_prompts
-from tastemaker.evaluation.charts import range_histograms
+from tastemaker.evaluation.charts import Ranges, range_histograms
 from tastemaker.evaluation.statistics import Estimate
 from tastemaker.evaluation.summary import ALL, percent
 from tastemaker.evaluation.wall import Case, Picture, Wall, save_wall
 from tastemaker.runtime.folder import write_bytes_atomic, write_text_atomic
+from tastemaker.types import Task
 
 WALL_PROMPTS = 12
 WALL_SAMPLES = 12
@@ -31,7 +32,7 @@ WALL_SAMPLES = 12
 
 @dataclass(frozen=True)
 class Share:
-    """What became of the prompts of one category; `outcomes` counts them by what became of them."""
+    """What became of the prompts of one category, by `called` where there are several tasks; `outcomes` counts them."""
 
     category: str
     n: int
@@ -40,27 +41,41 @@ class Share:
 
 
 def write_findings(
-    folder: Path, samples: Sequence[Samples], outcomes: Sequence[Outcome], threshold: float, rule: str
+    folder: Path, samples: Sequence[Samples], outcomes: Sequence[Outcome], thresholds: Mapping[Task, float], rule: str
 ) -> list[Share]:
     """table.csv, summary.json and ranges.png; returns the shares by category, those of all prompts first."""
     shares = shares_by_category(samples, outcomes)
     write_text_atomic(folder / "table.csv", as_csv(samples, outcomes))
-    found = {"rule": rule, "threshold": threshold, "categories": [asdict(share) for share in shares]}
+    found = {"rule": rule, "thresholds": thresholds, "categories": [asdict(share) for share in shares]}
     halves = {key: None if isinstance(x, float) and math.isnan(x) else x for key, x in asdict(half_agreement(samples)).items()}
     text = json.dumps({**found, "half_agreement": halves}, indent=1, allow_nan=False, ensure_ascii=False)
     write_text_atomic(folder / "summary.json", text + "\n")
-    ranges = {
-        share.category: [o.range for s, o in zip(samples, outcomes, strict=True) if share.category in (ALL, s.prompt.category)]
-        for share in shares
-    }
-    write_bytes_atomic(folder / "ranges.png", range_histograms(ranges, threshold))
+    kinds, ranges = headings(samples), {}
+    for share in shares:
+        rows = [row for row, kind in enumerate(kinds) if share.category in (ALL, kind)]
+        bounds = {thresholds[samples[row].prompt.task] for row in rows}
+        ranges[share.category] = Ranges([outcomes[r].range for r in rows], [outcomes[r].kept for r in rows], sorted(bounds))
+    write_bytes_atomic(folder / "ranges.png", range_histograms(ranges))
     return shares
+
+
+def headings(samples: Sequence[Samples]) -> list[str]:
+    """Of each prompt its category, with its task before it where there are several, which are judged by other rewards."""
+    several = len({one.prompt.task for one in samples}) > 1
+    return [f"{one.prompt.task}/{one.prompt.category}" if several else one.prompt.category for one in samples]
+
+
+def told(thresholds: Mapping[Task, float]) -> str:
+    """In words: one number, or one for each task where they differ."""
+    if len(set(thresholds.values())) == 1:
+        return f"{next(iter(thresholds.values())):.4g}"
+    return ", ".join(f"{value:.4g} ({task})" for task, value in thresholds.items())
 
 
 def shares_by_category(samples: Sequence[Samples], outcomes: Sequence[Outcome]) -> list[Share]:
     """All prompts, then each category by name where there are several."""
     whats = [outcome.what for outcome in outcomes]
-    categories = [one.prompt.category for one in samples]
+    categories = headings(samples)
     shares = [_share(ALL, whats)]
     if len(set(categories)) > 1:
         for name in sorted(set(categories)):
@@ -91,14 +106,14 @@ def as_csv(samples: Sequence[Samples], outcomes: Sequence[Outcome]) -> str:
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(
-        ["id", "category", "outcome", "range", "mean", "samples", "scores missing", *columns, "why missing", "text"]
+        ["id", "task", "category", "outcome", "range", "mean", "samples", "scores missing", *columns, "why missing", "text"]
     )
     for one, outcome in zip(samples, outcomes, strict=True):
         why = "; ".join(f"{reason} ({count})" for reason, count in Counter(one.missing).most_common(3))
         numbers = [_cell(outcome.range), _cell(outcome.mean), outcome.num_judged, len(one.missing)]
         statistics = [cell for name in rewards for cell in _mean_and_sd(one.scores[name])]
         prompt = one.prompt
-        writer.writerow([prompt.id, prompt.category, outcome.what, *numbers, *statistics, why, prompt.text])
+        writer.writerow([prompt.id, prompt.task, prompt.category, outcome.what, *numbers, *statistics, why, prompt.text])
     return buffer.getvalue()
 
 
@@ -129,7 +144,7 @@ def write_walls(
     samples: Sequence[Samples],
     outcomes: Sequence[Outcome],
     pictures: Mapping[str, np.ndarray],
-    threshold: float,
+    thresholds: Mapping[Task, float],
 ) -> list[Path]:
     """wall-kept.png and wall-dropped.png, of the prompts that have `pictures`; a wall without prompts is not written."""
     shown = [(one, outcome) for one, outcome in zip(samples, outcomes, strict=True) if one.prompt.id in pictures]
@@ -139,7 +154,7 @@ def write_walls(
         if mine:
             cases = tuple(_case(one, outcome, pictures[one.prompt.id]) for one, outcome in _spread_out(mine))
             heading = f"{name}: {len(cases)} of {sum(outcome.kept == kept for outcome in outcomes)} prompts"
-            wall = Wall(f"{heading}; the range has to be above {threshold:.3g}", ("",) * len(cases[0].pictures), cases)
+            wall = Wall(f"{heading}; the range has to be above {told(thresholds)}", ("",) * len(cases[0].pictures), cases)
             written.append(save_wall(folder / f"wall-{name}.png", wall, columns=1))
     return written
 

@@ -113,8 +113,11 @@ class Monitor:
         verdict = judge(readings)
         more: dict[str, Any] = {"velocity_distance": self.baseline.distance(velocities)}
         more["pictures"] = _show(self.running, f"step-{step:08d}", images)
-        more |= self._first_alarm(step) if verdict.alarms and not self._alarmed() else {}
         before = self.records[-1] if self.records else {"moved": [], "alarms": {}}
+        if not verdict.alarms:
+            self.running.run.hold(step)
+        elif not before["alarms"]:
+            more |= self._keep_good()
         record = self._log(step, readings, verdict, values, {**more, "seconds": time.perf_counter() - began})
         self._tell(record, before, readings)
         if verdict.alarms and self.plan.stop:
@@ -128,12 +131,12 @@ class Monitor:
         found = {name: band.read(values[name], threshold=self.plan.threshold, **tests) for name, band in bands.items()}
         return {name: reading for name, reading in found.items() if reading is not None}
 
-    def _alarmed(self) -> bool:
-        return any(record["alarms"] for record in self.records)
+    def _keep_good(self) -> dict[str, Any]:
+        """At the first of several alarms in a row: the newest checkpoint up to the last check without one is kept for good.
 
-    def _first_alarm(self, step: int) -> dict[str, Any]:
-        """The newest checkpoint from before it is kept for good."""
-        kept = self.running.run.protect_before(step)
+        Those after it were not looked at, and may be as bad as what the alarm saw.
+        """
+        kept = self.running.run.protect_held()
         return {"last_good": None if kept is None else kept.name}
 
     def _log(
@@ -172,13 +175,13 @@ def _kept(record: Mapping[str, Any]) -> str:
     if "last_good" not in record:
         return ""
     if record["last_good"] is None:
-        return "; there is no checkpoint from before it"
-    return f"; the last checkpoint from before it is kept: {record['last_good']}"
+        return "; there is no checkpoint that a check has found good"
+    return f"; the last checkpoint that a check has found good is kept: {record['last_good']}"
 
 
 def _ended(record: Mapping[str, Any], folder: Path) -> str:
     good = record.get("last_good")
-    kept = f"the last checkpoint from before it is kept, {folder / 'checkpoints' / good}" if good else "no checkpoint is older"
+    kept = f"the last good checkpoint is kept, {folder / 'checkpoints' / good}" if good else "no checkpoint was found good"
     kinds = " and ".join(record["alarms"])
     return (
         f"the monitor ended the run at step {record['step']}: {kinds} (see {folder / 'incidents.jsonl'}); {kept}; to train on "

@@ -179,15 +179,27 @@ def partners(kinds: Sequence[object], texts: Sequence[str]) -> tuple[int | None,
 
 
 def chosen(prompts: Sequence[Prompt], count: int, seed: int) -> list[Prompt]:
-    """`count` different prompts, or all there are, as evenly over categories as these allow; the same for a seed."""
+    """`count` different prompts, or all there are, as evenly over categories of each task as these allow; the same for a seed.
+
+    The tasks come first, so that one which has fewer categories, or fewer prompts, has as many places.
+    """
     different = list({(prompt.text, prompt.sources): prompt for prompt in prompts}.values())
     shuffled = [different[row] for row in seeds.random(seed, "monitor prompts").permutation(len(different))]
+    tasks = [
+        _in_turn([one for one in shuffled if one.task == task], "category")
+        for task in dict.fromkeys(one.task for one in shuffled)
+    ]
+    taken = _in_turn([prompt for queue in tasks for prompt in queue], "task")[:count]
+    return sorted(taken, key=lambda one: (one.task, one.category))
+
+
+def _in_turn(prompts: Sequence[Prompt], by: str) -> list[Prompt]:
+    """One of each kind after the other, as long as there are any; of a kind in the order given."""
     queues: dict[str, list[Prompt]] = {}
-    for prompt in shuffled:
-        queues.setdefault(prompt.category, []).append(prompt)
+    for prompt in prompts:
+        queues.setdefault(getattr(prompt, by), []).append(prompt)
     rounds = [(place, name, prompt) for name, queue in queues.items() for place, prompt in enumerate(queue)]
-    taken = sorted(rounds, key=lambda one: one[:2])[:count]
-    return [prompt for _, _, prompt in sorted(taken, key=lambda one: one[1])]
+    return [prompt for *_, prompt in sorted(rounds, key=lambda one: one[:2])]
 
 
 def _judgement(composite: Composite, images: Tensor, prompts: Sequence[Prompt]) -> Judgement:

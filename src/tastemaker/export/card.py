@@ -34,6 +34,7 @@ def render_card(plan: Plan, adapter: Adapter) -> str:
         _front_matter(plan, adapter),
         f"# {run.config.name}\n",
         f"This is {CONTENT[plan.form]}, trained by tastemaker: {weights} after {after}.\n",
+        *([f"**{run.alarm}.**\n"] if run.alarm else []),
         "## How to use it\n",
         f"```python\n{_example(plan, adapter)}```\n",
         _sampling(plan),

@@ -25,6 +25,8 @@ from tastemaker.runtime import folder as disk
 
 def export(plan: Plan) -> Path:
     """Writes what the plan says and returns its folder. Everything but the trained weights is the base's, byte for byte."""
+    if plan.run.alarm is not None:
+        warnings.warn(plan.run.alarm, stacklevel=2)
     diffusers_logging.disable_progress_bar()
     transformers_logging.disable_progress_bar()
     with disk.whole_folder(plan.out, plan.num_bytes, replace=plan.replace) as folder:

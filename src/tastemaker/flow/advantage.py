@@ -1,6 +1,6 @@
 """Scores of a group to advantages: each reward is normalised inside its prompt's group, then the weighted sum is taken (Eq. 6).
 
-    A_i = sum_k w_k (R_ik - mean_k) / max(std_k, floor_k),    sum_k w_k = 1
+    A_i = sum_k w_k (R_ik - mean_k) / max(std_k, floor_k),    sum_k w_k = 1,    sum_i A_i = 0
 
 mean_k and std_k are over the samples of the group that have score k; std is the population one (divides by the count), as
 in Flow-GRPO. The floor is the reward's own noise: a spread below it is a near tie and is not blown up to unit size. All
@@ -8,7 +8,9 @@ arithmetic is float64, results float32. Left out: any normalisation over the who
 spread set another's signal.
 
 A missing score is NaN. It leaves the statistics of its reward in its group, and the sample's other weights are scaled up to
-sum to 1, so that its advantage has the same size as the others'. A score that was not asked for has weight 0 and is NaN too.
+sum to 1, so that its advantage has the same size as the others'. Then advantages no longer sum to 0 by themselves, and their
+mean over the group's samples with a signal is taken off: what a group has in common is no preference, and would push the policy
+as a whole (in DiffusionNFT with the noise that the samples share). A score that was not asked for has weight 0 and is NaN too.
 """
 
 from __future__ import annotations
@@ -83,7 +85,8 @@ def group_advantages(
             )
         range_P = _group_range(composite(values_BR, weights_BR, ranges_R2), row_B, num_groups)
         kept_B = kept_B & (range_P > min_range + ROUNDING)[row_B]
-    advantages_B = torch.where(kept_B, advantages_B, 0.0)
+    lacking_B = ((weights_BR > 0) & ~present_BR).any(1)
+    advantages_B = _centred(torch.where(kept_B, advantages_B, 0.0), kept_B, row_B, lacking_B, num_groups)
     if clip is not None:
         advantages_B = advantages_B.clamp(-clip, clip)
     groups_with_signal = len(row_B[kept_B].unique())
@@ -142,6 +145,14 @@ def _renormalised(weights_BR: Tensor, present_BR: Tensor) -> Tensor:
     share_BR = torch.where(present_BR, weights_BR, 0.0)
     total_B1 = share_BR.sum(1, keepdim=True)
     return torch.where(total_B1 > 0, share_BR / total_B1, 0.0)
+
+
+def _centred(advantages_B: Tensor, kept_B: Tensor, row_B: Tensor, lacking_B: Tensor, num_groups: int) -> Tensor:
+    """Less their mean over the kept samples of a group that lacks scores; where none is missing it is 0 but for rounding."""
+    zeros_P = advantages_B.new_zeros(num_groups)
+    mean_P = zeros_P.index_add(0, row_B, advantages_B) / zeros_P.index_add(0, row_B, kept_B.double()).clamp(min=1)
+    lacks_P = zeros_P.index_add(0, row_B, lacking_B.double()) > 0
+    return torch.where(kept_B & lacks_P[row_B], advantages_B - mean_P[row_B], advantages_B)
 
 
 def _checked_weights(weights: Tensor, values_BR: Tensor) -> Tensor:

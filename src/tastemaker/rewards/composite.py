@@ -176,11 +176,15 @@ class Composite:
         rows = zip(self.names, lowered_R, present_R, strict=True)
         return {name: lowered / present for name, lowered, present in rows if name in targets and present}
 
-    def by_category(self, scores: Scores, prompts: Sequence[Prompt]) -> dict[str, float]:
-        """ "NAME/CATEGORY": the mean of each reward over the pictures of each category; none where no such score is there."""
-        means = {}
-        for category in sorted({prompt.category for prompt in prompts}):
-            rows = [row for row, prompt in enumerate(prompts) if prompt.category == category]
+    def by_category(self, scores: Scores, prompts: Sequence[Prompt], *, with_task: bool = False) -> dict[str, float]:
+        """ "NAME/CATEGORY": the mean of each reward over the pictures of each category; none where no such score is there.
+
+        `with_task` for "NAME/TASK/CATEGORY": of several tasks each has categories of its own.
+        """
+        means: dict[str, float] = {}
+        kinds = [f"{prompt.task}/{prompt.category}" if with_task else prompt.category for prompt in prompts]
+        for category in sorted(set(kinds)):
+            rows = [row for row, kind in enumerate(kinds) if kind == category]
             for name, mean in zip(self.names, scores.values_BR[rows].nanmean(0).tolist(), strict=True):
                 if not math.isnan(mean):
                     means[f"{name}/{category}"] = mean

@@ -5,6 +5,7 @@
                               manifest.json       size and SHA-256 of each file, and of itself; written last
     checkpoints/latest                            the name of the newest step, for people and scripts
     checkpoints/protected                         names of steps that are never removed, one a line
+    checkpoints/held                              a number: the newest step up to it is not removed until another is held
 
 Not here: sharded saves of several processes. One writer at a time (the run's lock sees to that).
 """
@@ -36,7 +37,7 @@ PICKLE_SUFFIXES = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", 
 
 _STEP = re.compile(r"step-(\d{8,})")
 _GROUP = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
-_STATE, _MANIFEST, _POINTER, _PROTECTED = "state.json", "manifest.json", "latest", "protected"
+_STATE, _MANIFEST, _POINTER, _PROTECTED, _HELD = "state.json", "manifest.json", "latest", "protected", "held"
 
 
 class Checkpoint(NamedTuple):
@@ -85,10 +86,13 @@ def size(tensors: Groups, state: Mapping[str, Any] | None = None) -> int:
 
 
 def prune(folder: Path | str, keep: int) -> list[int]:
-    """Removes all but the newest `keep` steps and the protected ones, and returns the numbers removed; a crash leaves no half
-    step behind."""
+    """Removes all but the newest `keep` steps, the protected ones and the one that is held; returns the numbers removed.
+
+    A crash leaves no half step behind.
+    """
     root = Path(folder)
-    removed = [step for step in steps(root)[: -max(keep, 1)] if step_folder(root, step).name not in _protected(root)]
+    kept = {*_protected(root), *(step_folder(root, step).name for step in [held(root)] if step is not None)}
+    removed = [step for step in steps(root)[: -max(keep, 1)] if step_folder(root, step).name not in kept]
     for step in removed:
         doomed = step_folder(root, step)
         temporary = doomed.with_name(f"{doomed.name}{disk.TEMPORARY}pruned-{os.getpid()}")
@@ -105,6 +109,19 @@ def protect(folder: Path | str, step: int) -> Path:
     names = sorted({*_protected(root), target.name})
     disk.write_text_atomic(root / _PROTECTED, "".join(f"{name}\n" for name in names))
     return target
+
+
+def hold(folder: Path | str, step: int) -> None:
+    """Keeps the newest step up to `step`, which need not be saved yet, from being pruned until another is held."""
+    disk.make_folder(Path(folder))
+    disk.write_text_atomic(Path(folder) / _HELD, f"{step}\n")
+
+
+def held(folder: Path | str) -> int | None:
+    """The saved step that is held."""
+    path = Path(folder) / _HELD
+    end = int(path.read_text(encoding="utf-8")) if path.exists() else -1
+    return max((step for step in steps(folder) if step <= end), default=None)
 
 
 def _protected(root: Path) -> set[str]:

@@ -187,10 +187,14 @@ class Run:
         checkpoint.prune(self.checkpoints, self._keep)
         return path
 
-    def protect_before(self, step: int) -> Path | None:
-        """Keeps the newest checkpoint before `step` from ever being removed, and returns its folder; None without one."""
-        before = [saved for saved in checkpoint.steps(self.checkpoints) if saved < step]
-        return checkpoint.protect(self.checkpoints, before[-1]) if before else None
+    def hold(self, step: int) -> None:
+        """All is well up to `step`: the newest checkpoint up to it, also one still to be saved, stays until the next call."""
+        checkpoint.hold(self.checkpoints, step)
+
+    def protect_held(self) -> Path | None:
+        """Keeps the checkpoint that is held for good, and returns its folder; None without one."""
+        step = checkpoint.held(self.checkpoints)
+        return None if step is None else checkpoint.protect(self.checkpoints, step)
 
     def close(self) -> None:
         """Ends trackers and lets other processes in."""

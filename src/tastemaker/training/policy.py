@@ -211,8 +211,9 @@ def signal_of(setup: Setup, batch: Batch, scores: Scores) -> Signal:
     groups = group_index(len(prompts) // setup.group_size, setup.group_size)
     signal = algorithm.signal(gated, groups, composite.counting_BR(gated, prompts))
     capped = {f"capped/{name}": share for name, share in composite.capped(scores, gated).items()}
-    several = len({prompt.category for prompt in setup.prompts}) > 1
-    by_category = composite.by_category(gated, prompts) if several else {}
+    tasks, categories = {prompt.task for prompt in setup.prompts}, {prompt.category for prompt in setup.prompts}
+    several = len(tasks) > 1 or len(categories) > 1
+    by_category = composite.by_category(gated, prompts, with_task=len(tasks) > 1) if several else {}
     means = {f"reward/{name}": mean for name, mean in by_category.items()}
     return replace(signal, metrics={**signal.metrics, **means, **capped})
 

@@ -41,6 +41,11 @@ def by_loop(values, weights, floors, group, clip=None, min_range=0.0, ranges=Non
                     continue
                 kept[i] = True
                 advantages[i] += weights[i, k] / total * (values[i, k] - np.mean(scores)) / max(np.std(scores), floors[k])
+        signals = [i for i in members if kept[i]]
+        if len(complete) < len(members) and signals:
+            mean = np.mean([advantages[i] for i in signals])
+            for i in signals:
+                advantages[i] -= mean
     silent = sum(not kept[group == g].any() for g in np.unique(group))
     return (advantages if clip is None else np.clip(advantages, -clip, clip)), kept, silent
 
@@ -116,7 +121,7 @@ def test_reward_range_does_not_matter_and_small_spreads_keep_their_digits():
 def test_missing_scores():
     values = torch.tensor([[1.0, 5.0], [3.0, NAN], [NAN, 1.0], [NAN, NAN]])
     ours = group_advantages(values, torch.tensor([0.75, 0.25]), torch.zeros(2), torch.zeros(4, dtype=torch.long))
-    torch.testing.assert_close(ours.advantages_B, torch.tensor([-0.75 + 0.25, 1.0, -1.0, 0.0]))
+    torch.testing.assert_close(ours.advantages_B, torch.tensor([-0.5 + 1 / 6, 1.0 + 1 / 6, -1.0 + 1 / 6, 0.0]))
     assert ours.kept_B.tolist() == [True, True, True, False]
     assert ours.means_PR.tolist() == [[2.0, 3.0]]
 
@@ -124,7 +129,23 @@ def test_missing_scores():
 def test_a_reward_with_one_survivor_contributes_zero_and_keeps_its_weight():
     values = torch.tensor([[1.0, 5.0], [3.0, NAN]])
     ours = group_advantages(values, torch.tensor([0.5, 0.5]), torch.zeros(2), torch.zeros(2, dtype=torch.long))
-    torch.testing.assert_close(ours.advantages_B, torch.tensor([-0.5, 1.0]))
+    torch.testing.assert_close(ours.advantages_B, torch.tensor([-0.75, 0.75]))
+
+
+def test_what_a_group_has_in_common_is_no_preference_where_scores_are_missing():
+    """Weights that are scaled up for some samples no longer sum to 0 over the group: all of them would be pushed one way."""
+    generator = torch.Generator().manual_seed(2)
+    values = torch.randn(8, 3, generator=generator).double()
+    values[0, 0] = values[3, 1] = values[4, 0] = NAN
+    values[5] = NAN
+    weights, group = torch.tensor([0.6, 0.3, 0.1]), torch.zeros(8, dtype=torch.long)
+    ours = group_advantages(values, weights, torch.zeros(3), group)
+    assert abs(float(ours.advantages_B.double().sum())) < 1e-6 and float(ours.advantages_B[5]) == 0
+    assert ours.kept_B.tolist() == [True] * 5 + [False] + [True] * 2
+    other = torch.cat([values, torch.randn(8, 3, generator=generator)])  # of a group that lacks nothing no digit changes
+    both = group_advantages(other, weights, torch.zeros(3), torch.cat([group, group + 1]))
+    alone = group_advantages(other[8:], weights, torch.zeros(3), group)
+    assert torch.equal(both.advantages_B[8:], alone.advantages_B)
 
 
 def test_a_sample_whose_only_score_has_no_weight_has_no_signal():

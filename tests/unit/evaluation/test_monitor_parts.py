@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
+from collections import Counter
 from dataclasses import asdict
 
 import numpy as np
@@ -141,6 +142,16 @@ def test_watched_prompts_are_different_and_spread_over_categories():
     assert len({prompt.text for prompt in some}) == 12
     assert some == chosen(prompts, 12, seed=1) != chosen(prompts, 12, seed=2)
     assert len(chosen(prompts, 1000, seed=1)) == 62
+
+
+def test_watched_prompts_are_as_many_of_each_task():
+    """200 edits beside 3800 prompts of text to image, all of few categories: both tasks are watched."""
+    many = [Prompt(f"t{n}", f"t {n}", "abcdef"[n % 6]) for n in range(3800)]
+    few = [Prompt(f"e{n}", f"e {n}", "ab"[n % 2], "edit", (f"{n}.png",)) for n in range(200)]
+    some = chosen([*many, *few], 24, seed=1)
+    counted = Counter((one.task, one.category) for one in some)
+    assert counted == {**{("t2i", c): 2 for c in "abcdef"}, **{("edit", c): 6 for c in "ab"}}
+    assert Counter(one.task for one in chosen([*many, *few[:3]], 24, seed=1)) == {"t2i": 21, "edit": 3}
 
 
 def test_statistics_by_prompt_are_means_of_its_pictures():

@@ -379,3 +379,11 @@ def test_means_by_category_are_over_the_scores_that_are_there():
         **{"alignment/typography": 2.0, "objects/typography": 5.0},
     }
     assert panel().by_category(Scores(("alignment", "portrait", "objects"), torch.empty(0, 3)), []) == {}
+
+
+def test_categories_of_two_tasks_are_two():
+    """A portrait that was drawn and one that was edited are judged by other rewards, and not averaged."""
+    prompts = [Prompt("a", "x", "portrait"), Prompt("b", "x", "portrait", "edit"), Prompt("c", "x", "portrait", "edit")]
+    values = torch.tensor([[1.0], [3.0], [5.0]])
+    found = panel().by_category(Scores(("alignment", "portrait", "objects"), values.expand(3, 3)), prompts, with_task=True)
+    assert found["alignment/t2i/portrait"] == 1.0 and found["alignment/edit/portrait"] == 4.0 and len(found) == 6

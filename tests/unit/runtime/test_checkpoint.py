@@ -16,6 +16,8 @@ from tastemaker.errors import Corrupt, UserMistake
 from tastemaker.runtime import checkpoint
 from tastemaker.runtime.checkpoint import (
     finish,
+    held,
+    hold,
     load,
     load_matching,
     load_safetensors,
@@ -209,6 +211,21 @@ def test_a_protected_step_is_never_pruned(tmp_path: Path) -> None:
     assert prune(tmp_path, keep=1) == [1, 4] and steps(tmp_path) == [2, 3, 5]
     finish(tmp_path, keep=1)
     assert steps(tmp_path) == [2, 3, 5] and load(tmp_path).step == 5
+
+
+def test_what_is_held_stays_until_another_is(tmp_path: Path) -> None:
+    """Up to a step that need not be saved yet: the one that is saved there takes the place of the one before."""
+    for step in (2, 4, 6):
+        save(tmp_path, step, tensors(step), {})
+    assert held(tmp_path) is None
+    hold(tmp_path, 5)
+    assert held(tmp_path) == 4 and prune(tmp_path, keep=1) == [2] and steps(tmp_path) == [4, 6]
+    hold(tmp_path, 8)
+    assert held(tmp_path) == 6
+    save(tmp_path, 8, tensors(8), {})
+    assert held(tmp_path) == 8 and prune(tmp_path, keep=1) == [4, 6]
+    hold(tmp_path, 1)
+    assert held(tmp_path) is None
 
 
 def test_prune_keeps_the_newest(tmp_path: Path) -> None:
