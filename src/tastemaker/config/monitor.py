@@ -16,7 +16,8 @@ class MonitorConfig(Settings):
     """Steps between two checks; 0 is never, and nothing is drawn. A check costs `prompts` x `samples` pictures, each judged for
     its own prompt and for another; with the defaults, every 10 steps, 2.5% of the pictures of a run of the default size."""
     prompts: Annotated[int, Field(ge=4)] = 24
-    """Fixed prompts, from data.held_out where there is one, else from those trained on, as many of each task, spread over its categories."""
+    """Fixed prompts, from data.held_out where there is one, else from those trained on; as many of each task, spread over its
+    categories."""
     samples: Annotated[int, Field(ge=2)] = 2
     """Pictures of each prompt, at least two, because diversity is measured within a prompt."""
     seeds: Annotated[int, Field(ge=2)] = 4
