@@ -173,6 +173,20 @@ def stages_of(name: str, folder: Path) -> dict[str, Stage]:
     return {stage.name: stage for stage in recipe.stages}
 
 
+@pytest.mark.parametrize("name", ["demo", "miniature", "qwen-image-2.1"])
+def test_one_run_over_both_tasks_has_the_budget_and_the_prompts_of_both_specialists(name: str, tmp_path: Path) -> None:
+    """It is what the student has to beat: with less, or with other prompts, it would be no rival."""
+    stages = stages_of(name, tmp_path)
+    t2i, edit, mixed = (stages[one].config for one in ("t2i", "edit", "mixed"))
+    assert mixed.budget.max_steps == t2i.budget.max_steps + edit.budget.max_steps
+    assert mixed.rollout == t2i.rollout == edit.rollout
+    assert mixed.data.edit_share == pytest.approx(edit.budget.max_steps / mixed.budget.max_steps, abs=1e-3)
+    weights = {reward.name for reward in (*t2i.rewards, *edit.rewards)}
+    assert {reward.name for reward in mixed.rewards} == weights
+    if name != "demo":  # whose run over both takes all prompts, since its numbers were measured so
+        assert set(mixed.data.lists) == {*t2i.data.lists, *edit.data.lists}
+
+
 @pytest.mark.parametrize("name", sorted(shipped()))
 def test_the_cards_of_a_shipped_recipe_have_the_numbers_of_an_evaluation(name: str, tmp_path: Path) -> None:
     stages = stages_of(name, tmp_path)
