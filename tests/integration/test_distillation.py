@@ -128,6 +128,33 @@ def test_loss_and_gradient_equal_a_plain_reference(tmp_path, folders, weighting)
             torch.testing.assert_close(ours[name], value.grad, rtol=1e-4, atol=1e-5 * scale, msg=name)
 
 
+def test_a_step_brings_each_teacher_once_and_reads_each_prompt_once(tmp_path, folders, monkeypatch):
+    """States and samples of a prompt share a teacher's pass over it, and one over the negative prompt where it is guided."""
+    some = mixed_prompts(tmp_path)
+    setup, _ = made(config(rollout={**config().rollout.model_dump(), "group_size": 2}), some, folders)
+    now = at_step(setup, 1)
+    batch = prepare(now, 1)
+    with pipeline(now) as scoring, torch.no_grad():
+        trajectory, _, signal = collect(now, batch, batch, 1, scoring)
+    brought, read = [], []
+    bring, prefix = CopySeat.bring, type(setup.adapter).prefix
+    monkeypatch.setattr(CopySeat, "bring", lambda seat, name: (brought.append(name), bring(seat, name))[1])
+
+    def counted(adapter, condition):
+        read.append(len(condition))
+        return prefix(adapter, condition)
+
+    monkeypatch.setattr(type(setup.adapter), "prefix", counted)
+    for _ in range(3):  # of three steps: whose turn was the last is the first of the next, and need not be brought
+        taught(now, now.teachers, batch, trajectory, signal)
+    guided = {card["name"] for card in TEACHERS if card["guidance"] != 1}
+    names = [{"t2i": "drawing", "edit": "editing"}[prompt.task] for prompt in batch.prompts]
+    assert sorted(brought[:2]) == ["drawing", "editing"] and len(brought) == 4
+    own = len(names) + sum(name in guided for name in names)
+    assert sum(read) <= 3 * own and sum(read) >= 3 * len(names)
+    assert len(trajectory.states_BSX) == 2 * len(names)
+
+
 def test_a_student_that_is_its_teacher_learns_nothing(tmp_path):
     some = [Prompt("a", "a red circle"), Prompt("b", "three squares")]
     fresh().transformer.save_pretrained(tmp_path / "base")

@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from typer.testing import CliRunner
 
 from tastemaker import cli
 from tastemaker.commands import evaluate as evaluating
 from tastemaker.commands.contest import prepare
-from tastemaker.commands.evaluate import evaluate
+from tastemaker.commands.evaluate import evaluate, wall_of
 from tastemaker.commands.train import export as export_policy
 from tastemaker.config import parse
 from tastemaker.config.evaluation import EvaluateConfig
 from tastemaker.errors import ServiceFailed, UserMistake
 from tastemaker.evaluation import drawn as drawn_module
 from tastemaker.evaluation import judged as judged_module
+from tastemaker.evaluation.comparison import Side
 from tastemaker.evaluation.summary_file import read_summary
+from tastemaker.evaluation.wall import draw_wall
 from tastemaker.export.plan import make_plan
 from tastemaker.export.write import export
 from tastemaker.miniature import task
@@ -28,6 +32,7 @@ from tastemaker.models.adapter import load
 from tastemaker.models.lora import policy_parameters
 from tastemaker.opening import RECORD
 from tastemaker.rewards.composite import Composite
+from tastemaker.types import Prompt
 from tiny_run import tiny_base, tiny_config, tiny_run
 
 COMPARE = """
@@ -281,3 +286,27 @@ def test_rules_between_settings(changes, says):
     values = {"name": "x", "prompts": "p.jsonl", "models": [{"name": "base", "path": "a"}], "rewards": [{"name": "quality"}]}
     with pytest.raises(UserMistake, match=says):
         parse(json.dumps(values | changes), EvaluateConfig)
+
+
+def test_the_wall_shows_every_source_of_an_edit(tmp_path):
+    """Of prompts with one and with two: the second column has a gap where there is no second one."""
+    for number in range(3):
+        Image.fromarray(np.full((8, 8, 3), 80 * number, np.uint8)).save(tmp_path / f"{number}.png")
+    paths = [str(tmp_path / f"{number}.png") for number in range(3)]
+    prompts = (Prompt("a", "as one", "x", "edit", (paths[0],)), Prompt("b", "as two", "x", "edit", (paths[1], paths[2])))
+    drawn = SimpleNamespace(pictures=lambda places: [np.zeros((8, 8, 3), np.uint8) for _ in places])
+    contest = SimpleNamespace(prompts=prompts)
+    wall = wall_of(contest, [Side("base", 1.0, 2)], {("base", 1.0): drawn}, "edit")
+    assert wall.titles == ("source 1", "source 2", Side("base", 1.0, 2).title)
+    assert [[p.image is None for p in case.pictures] for case in wall.cases] == [[False, True, False], [False, False, False]]
+    assert [int(np.asarray(p.image).max()) for p in wall.cases[1].pictures] == [80, 160, 0]
+    draw_wall(wall)
+    single = wall_of(SimpleNamespace(prompts=prompts[:1]), [Side("base", 1.0, 2)], {("base", 1.0): drawn}, "edit")
+    assert single.titles[0] == "source"
+
+
+def test_the_shift_of_pictures_is_measured_over_all_kinds():
+    """The first so many prompts alone would be of one task."""
+    prompts = [Prompt(f"t{n}", "x", "a") for n in range(50)] + [Prompt(f"e{n}", "x", "b", "edit", ("s",)) for n in range(50)]
+    chosen = evaluating._of_all_kinds(range(100), prompts, 10)
+    assert sorted(prompts[place].task for place in chosen) == ["edit"] * 5 + ["t2i"] * 5

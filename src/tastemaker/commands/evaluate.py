@@ -302,7 +302,7 @@ def report(
     notes = summary.notes
     if pairs := pairs_of(sides, contest.against):
         after, before = pairs[0]
-        some = range(min(len(contest.prompts), SHIFT_PICTURES))
+        some = _of_all_kinds(range(len(contest.prompts)), contest.prompts, SHIFT_PICTURES)
         base, other = (pictures[side.model, side.guidance].pictures(some) for side in (before, after))
         shifts = picture_statistics.compare(base, other)
         notes = (*notes, f"picture statistics: before is {before.title}; after is {after.title}")
@@ -319,14 +319,15 @@ def report(
 
 
 def wall_of(contest: Contest, sides: Sequence[Side], pictures: Mapping[tuple[str, float], Drawn], task: str) -> Wall:
-    """Prompts of all kinds in turn, a picture of each side, and the source of an edit first."""
+    """Prompts of all kinds in turn, a picture of each side, and the sources of an edit first."""
     chosen = _of_all_kinds([place for place, prompt in enumerate(contest.prompts) if prompt.task == task], contest.prompts)
     prompts = [contest.prompts[place] for place in chosen]
-    sources = [[np.asarray(open_picture(p.sources[0])) for p in prompts]] if task == "edit" else []
+    most = max(len(prompt.sources) for prompt in prompts)
+    sources = [[np.asarray(open_picture(p.sources[n])) if n < len(p.sources) else None for p in prompts] for n in range(most)]
     unjudged: list[bool | None] = [None] * len(chosen)
     wall = paired_wall(
         f"{task}: same prompts, same noise",
-        [*(["source"] * len(sources)), *(side.title for side in sides)],
+        [*(["source"] if most == 1 else [f"source {n + 1}" for n in range(most)]), *(side.title for side in sides)],
         [prompt.text for prompt in prompts],
         [*sources, *(pictures[side.model, side.guidance].pictures(chosen) for side in sides)],
         [*([unjudged] * len(sources)), *(unjudged if side.verdicts is None else side.verdicts[chosen] for side in sides)],
@@ -334,15 +335,15 @@ def wall_of(contest: Contest, sides: Sequence[Side], pictures: Mapping[tuple[str
     return replace(wall, cases=tuple(replace(c, note=_kind(p)) for c, p in zip(wall.cases, prompts, strict=True)))
 
 
-def _of_all_kinds(places: Sequence[int], prompts: Sequence[Prompt]) -> list[int]:
-    """At most `WALL_CASES` places: the first of each kind, then the second of each, and so on."""
+def _of_all_kinds(places: Sequence[int], prompts: Sequence[Prompt], most: int = WALL_CASES) -> list[int]:
+    """At most so many places: the first of each kind, then the second of each, and so on."""
     seen: Counter[str] = Counter()
     turns = []
     for place in places:
         kind = _kind(prompts[place])
         turns.append((seen[kind], place))
         seen[kind] += 1
-    return [place for _, place in sorted(turns)[:WALL_CASES]]
+    return [place for _, place in sorted(turns)[:most]]
 
 
 def _kind(prompt: Prompt) -> str:
