@@ -139,6 +139,7 @@ def test_prompts_that_a_model_cannot_draw_are_told_before_it_is_loaded(tmp_path,
         look = partial(check_training, parse(text, TrainConfig), tmp_path)
     else:
         (tmp_path / "t").mkdir()
+        (tmp_path / "t" / "pytorch_lora_weights.safetensors").touch()
         text += "teachers: [{name: t, weights: t, teaches: [t2i, edit]}]\n"
         look = partial(check_distillation, parse(text, DistillConfig), tmp_path)
     if told is None:
