@@ -91,8 +91,8 @@ def calibrate(
     """Weights from N votes: scores of both sides, `choice_N` 1 for left, 0.5 for a tie and 0 for right, and two labels a vote.
 
     A reward that is NaN in all votes of a category is not asked there. Otherwise a vote with a NaN is left out and counted.
-    Raises ValueError for arrays that do not fit together, and UserMistake where no reward agrees with the votes, or a
-    category has no scores.
+    Raises ValueError for arrays that do not fit together, and UserMistake where no reward agrees with the votes, a category
+    has no scores, or no vote has all of its scores.
     """
     votes = _Votes.checked(left_NR, right_NR, choice_N, category_N, prompt_N, ranges_R2)
     if not strength >= 0 or resamples < 2:
@@ -203,6 +203,11 @@ class _Votes:
         if not asked_CR.any(1).all():
             raise UserMistake(f"category {names[~asked_CR.any(1)][0]!r}: no vote has a score of both sides; leave it out")
         whole_N = (present_NR | ~asked_CR[category_N]).all(1)
+        if not whole_N.any():
+            raise UserMistake(
+                "no vote has the scores of all rewards on both sides, so none can be used; see which rewards fail, and score "
+                "the missing pictures or leave those rewards out"
+            )
         missing_C = np.bincount(category_N[~whole_N], minlength=len(names))
         filled_NR = np.where(present_NR, differences_NR, 0.0)[whole_N]
         return cls(filled_NR, choice_N[whole_N], category_N[whole_N], prompt_N[whole_N], names, asked_CR, missing_C)

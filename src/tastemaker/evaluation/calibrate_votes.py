@@ -75,7 +75,14 @@ def run(
     )
     how = f"{path.name}; shrinkage strength {strength:g}, {resamples} resamples, seed {seed}"
     console = console or Console()
-    console.print(table(found, names, title=how))
+    silent = _silent(votes, found, names)
+    console.print(table(found, names, title=how, silent=silent))
+    for category, rewards in silent.items():
+        for name in rewards:
+            console.print(
+                f"{category}: no vote has a score of {name} on both sides, so it counts nothing there; "
+                "where it was meant to count, see why its judge gave none, and calibrate again"
+            )
     console.print(
         "Weights with 95% intervals (bootstrap over prompts). A category is told apart from the pooled fit when a weight of it "
         f"differs at 5%, on at least {MIN_PROMPTS} prompts; else it takes the pooled weights of the rewards it asks."
@@ -152,14 +159,19 @@ class _Reader:
                 fields.wrong(f"{side}.{name}", f"the first vote of {category!r} does not have it; all votes of a category do")
 
 
-def table(found: Calibration, names: Sequence[str], title: str) -> Table:
-    """A row for the pooled fit and one for each category, each number with its n or its interval."""
+def table(found: Calibration, names: Sequence[str], title: str, silent: Mapping[str, Sequence[str]]) -> Table:
+    """A row for the pooled fit and one for each category, each number with its n or its interval.
+
+    `silent` names the rewards that a category's votes ask and have no score of; the others without a weight were not asked.
+    """
     result = Table(title=title)
     for heading in ("category", "votes", "prompts", "missing", *names, "temperature", "told apart"):
         result.add_column(heading, justify="left" if heading == "category" else "right")
-    result.add_row("pooled", *_cells(found.pooled), "")
+    nowhere = [name for name, asked in zip(names, found.pooled.asked_R, strict=True) if not asked]
+    result.add_row("pooled", *_cells(found.pooled, names, nowhere), "")
     for category, fit in found.categories.items():
-        result.add_row(category, *_cells(fit), "yes" if fit.told_apart else f"no: {_why_not(fit)}")
+        cells = _cells(fit, names, silent.get(category, ()))
+        result.add_row(category, *cells, "yes" if fit.told_apart else f"no: {_why_not(fit)}")
     return result
 
 
@@ -196,10 +208,20 @@ def _scores(sides: Sequence[Mapping[str, float | None]], names: Sequence[str]) -
     return np.array([[math.nan if (score := side.get(name)) is None else score for name in names] for side in sides])
 
 
-def _cells(fit: Fit) -> Iterator[str]:
+def _silent(votes: Sequence[ScoredVote], found: Calibration, names: Sequence[str]) -> dict[str, list[str]]:
+    """By category, the rewards that its votes name and that never scored both sides of one; the fit has them as not asked."""
+    named = {vote.category: vote.left.keys() for vote in votes}
+    silent = {
+        category: [name for name, asked in zip(names, fit.asked_R, strict=True) if name in named[category] and not asked]
+        for category, fit in found.categories.items()
+    }
+    return {category: rewards for category, rewards in silent.items() if rewards}
+
+
+def _cells(fit: Fit, names: Sequence[str], silent: Sequence[str]) -> Iterator[str]:
     yield from (f"{fit.num_votes:,}", f"{fit.num_prompts:,}", f"{fit.num_missing:,}")
-    for asked, *numbers in zip(fit.asked_R, fit.weights_R, fit.low_R, fit.high_R, strict=True):
-        yield _with_interval(*numbers) if asked else "not asked"
+    for name, asked, *numbers in zip(names, fit.asked_R, fit.weights_R, fit.low_R, fit.high_R, strict=True):
+        yield _with_interval(*numbers) if asked else "no score" if name in silent else "not asked"
     yield _with_interval(fit.temperature, fit.temperature_low, fit.temperature_high)
 
 

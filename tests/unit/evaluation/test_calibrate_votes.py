@@ -134,6 +134,34 @@ def test_prints_a_table_and_writes_yaml_that_a_config_takes(tmp_path):
     assert again.read_text() == out.read_text(), "the same votes and seed give the same file"
 
 
+def test_a_reward_without_a_score_is_told_from_one_that_was_not_asked(tmp_path):
+    """A judge that failed on every portrait would otherwise lose its weight there without a word."""
+    rows = list(simulated(120))
+    for vote in rows:
+        if vote["category"] == "portrait":
+            vote["left"] = {**vote["left"], "beauty": None}
+    path = written(tmp_path, *rows)
+    shown = io.StringIO()
+    console = Console(file=shown, width=200)
+    out = run(read_scored_votes(path, RANGES), path, ranges=RANGES, strength=20, resamples=20, seed=0, console=console)
+    lines = shown.getvalue().splitlines()
+    (portrait,) = (line for line in lines if line.strip("│ ").startswith("portrait "))
+    (landscape,) = (line for line in lines if line.strip("│ ").startswith("landscape "))
+    assert "no score" in portrait and "not asked" not in portrait
+    assert "not asked" in landscape and "no score" not in landscape
+    (said,) = (line for line in lines if "no vote has a score of" in line)
+    assert said.startswith("portrait: no vote has a score of beauty on both sides")
+    config = parse("name: a\nmodel: m\ndata: {prompts: p}\n" + out.read_text(), TrainConfig)
+    assert "beauty" not in config.categories["portrait"]
+
+
+def test_votes_of_which_none_has_all_scores_are_not_said_to_disagree(tmp_path):
+    halves = [{"alignment": 4, "beauty": None}, {"alignment": None, "beauty": 0.5}]
+    path = written(tmp_path, *(row(prompt=f"p{n}", left=halves[n % 2], right=halves[n % 2]) for n in range(40)))
+    with pytest.raises(UserMistake, match="no vote has the scores of all rewards on both sides"):
+        run(read_scored_votes(path, RANGES), path, ranges=RANGES, strength=20, resamples=20, seed=0)
+
+
 def fit(weights, asked=None, **changes):
     weights = np.array(weights)
     values = {"num_votes": 50, "num_prompts": 25, "num_missing": 0, "asked_R": np.array(asked or [True] * 3), **changes}
