@@ -211,7 +211,7 @@ def test_a_lora_of_each_family_opens_as_a_judge(tmp_path, family, merge):
     [
         ("{kind: soft_label}", "abs_error"),
         ("{kind: pairwise}", "pairs_right"),
-        ("{kind: chain_of_thought, max_rationale_tokens: 2, rationale_weight: 0.5}", "rationale_loss"),
+        ("{kind: chain_of_thought, max_rationale_tokens: 16, rationale_weight: 0.5}", "rationale_loss"),
     ],
 )
 def test_every_objective_runs_to_its_card(small, tmp_path, objective, metric):
@@ -221,6 +221,15 @@ def test_every_objective_runs_to_its_card(small, tmp_path, objective, metric):
     assert card["read_out"]["chain_of_thought"] == ("rationale_weight" in objective)
     if card["missing"]:  # a judge that has learnt nothing yet seldom ends its rationale: missing, and never a number
         assert card["measured"]["across_prompts.spearman"]["value"] is None or "rationale" in next(iter(card["missing"]))
+
+
+def test_a_judge_that_learns_to_think_scores_what_it_has_not_seen(small, tmp_path):
+    objective = "objective={kind: chain_of_thought, max_rationale_tokens: 16}"
+    judge = train_reward(small, folder=tmp_path / "run", overrides=[objective, "budget.max_steps=80"])
+    card = judge_card.read_card(judge)
+    assert not card["missing"] and card["measured"]["across_prompts.spearman"]["value"] > 0.5
+    (answer,) = VLMJudge.load(judge).answer([Question("a", "a red circle 1", Image.new("RGB", (64, 64), (240, 240, 240)))])
+    assert answer.rationale == "bright" and answer.score > 3
 
 
 def test_pairs_come_from_ratings_where_there_are_no_votes(small, tmp_path):
@@ -249,6 +258,61 @@ def test_more_epochs_later_move_the_old_judge_aside(small, tmp_path):
     assert any(not torch.equal(old[name], value) for name, value in weights(again).items())
     with pytest.raises(UserMistake, match="is at step 5 already, past the 3"):
         train_reward(small, folder=tmp_path / "run", overrides=[*SHORT, LORA])
+
+
+# ---- the same run, changed -----------------------------------------------------------------------
+
+
+def test_rows_that_come_later_are_not_measured_on_where_they_were_trained_on(tmp_path):
+    """The parts are dealt from all rows, so a few more move prompts from one part to another."""
+    path = world(tmp_path, prompts=16)
+    rows = (tmp_path / "ratings.jsonl").read_text().splitlines(keepends=True)
+    how, run = [*SHORT, LORA, "data.votes=[]"], tmp_path / "run"
+
+    def first(count: int) -> list[str]:
+        (tmp_path / "ratings.jsonl").write_text("".join(rows[: count * PICTURES]))
+        material = collect(load(path, RewardTrainConfig, tuple(how)), tmp_path, decode=False)
+        return [{row.prompt for row in part.rows} for part in material.parts]
+
+    before = first(12)
+    train_reward(path, folder=run, overrides=how)
+    after = first(16)
+    assert before[0] & (after[1] | after[2]), "or nothing is tested here"
+    allow = ["data_files.ratings.jsonl"]
+    with pytest.raises(UserMistake) as caught:
+        train_reward(path, folder=run, overrides=[*how, "budget.max_steps=5"], allow=allow)
+    assert "are not apart from what this run was trained on" in str(caught.value)
+    assert "was trained on, or a row was that shares a picture or prompt or source with it" in str(caught.value)
+    assert read_lines(run / "metrics.jsonl")[-1]["step"] == 3, "nothing was trained"
+    first(12)
+    train_reward(path, folder=run, overrides=[*how, "budget.max_steps=5"])
+    train_reward(path, folder=tmp_path / "another", overrides=how)
+
+
+def test_a_trained_judge_gets_no_card_of_another_training(small, tmp_path):
+    judge = train_reward(small, folder=tmp_path / "run", overrides=[*SHORT, LORA])
+    card = judge_card.read_card(judge)
+    changed = ["seed=7", "optimiser.learning_rate=1e-5", "evaluation.bins=5"]
+    with pytest.raises(UserMistake, match=r"is trained, and was not trained with .*seed: 0 -> 7; optimiser\.learning_rate"):
+        train_reward(
+            small, folder=tmp_path / "run", overrides=[*SHORT, LORA, *changed], allow=["seed", "optimiser.learning_rate"]
+        )
+    assert judge_card.read_card(judge) == card
+    train_reward(small, folder=tmp_path / "run", overrides=[*SHORT, LORA, "evaluation.bins=5"])
+    assert judge_card.read_card(judge)["evaluation"]["bins"] == 5
+
+
+def test_targets_that_are_nowhere_are_one_line_and_block_no_folder(small, tmp_path):
+    wrong = "policy={kind: lora, rank: 4, targets: [nothing]}"
+    with pytest.raises(UserMistake, match=r"^policy\.targets: .*nothing"):
+        train_reward(small, folder=tmp_path / "run", overrides=[*SHORT, wrong])
+    train_reward(small, folder=tmp_path / "run", overrides=[*SHORT, LORA])
+
+
+def test_a_rationale_that_the_judge_could_not_write_to_its_end_is_told_before(small, tmp_path):
+    objective = "objective={kind: chain_of_thought, max_rationale_tokens: 4}"
+    with pytest.raises(UserMistake, match=r"its rationale takes \d+ tokens with its end, more than max_rationale_tokens 4"):
+        train_reward(small, folder=tmp_path / "run", overrides=[*SHORT, LORA, objective], check=True)
 
 
 # ---- stopped and killed --------------------------------------------------------------------------
@@ -332,7 +396,8 @@ def test_a_resumption_with_other_data_is_refused(small, tmp_path):
     path = world(tmp_path)
     with pytest.raises(Stopped):
         train_reward(path, folder=tmp_path / "run", overrides=[*RESUMED, "budget.max_minutes=1e-9"])
-    write_ratings(tmp_path / "ratings.jsonl", read_ratings(tmp_path / "ratings.jsonl")[:-1])
+    *others, last = read_ratings(tmp_path / "ratings.jsonl")
+    write_ratings(tmp_path / "ratings.jsonl", [*others, replace(last, scores={"ann": 3})])
     with pytest.raises(UserMistake, match=r"data_files\.ratings\.jsonl"):
         train_reward(path, folder=tmp_path / "run", overrides=RESUMED)
 

@@ -21,7 +21,7 @@ from tastemaker.data.votes import Side, Vote, read_votes
 from tastemaker.errors import UserMistake
 from tastemaker.evaluation.calibrate_votes import CHOICES, ScoredVote
 from tastemaker.named.judges import check_rewards, opened_rewards
-from tastemaker.rewards.composite import Composite
+from tastemaker.rewards.composite import Composite, commonest_reasons
 from tastemaker.rewards.reward import fingerprint_of, fingerprints
 from tastemaker.runtime import device as hardware
 from tastemaker.runtime.metrics import append_line, read_lines
@@ -55,7 +55,14 @@ def scored_votes(path: Path, config: TrainConfig, beside: Path, console: Console
     with opened_rewards(config, beside, hardware.pick_device()) as rewards:
         composite = make_composite(config, rewards)
         kept = path.with_name(f"{path.stem}.scores.jsonl")
-        found = score_items(items, composite, kept, lambda n: console.print(f"judged {n:,} of {len(items):,} pictures"))
+
+        def told(count: int) -> None:
+            console.print(f"judged {count:,} of {len(items):,} pictures")
+
+        def lacking(reasons: str) -> None:
+            console.print(f"without a score: {reasons}", markup=False, highlight=False, soft_wrap=True)
+
+        found = score_items(items, composite, kept, told, lacking)
     return [
         ScoredVote(
             id=vote.id,
@@ -70,11 +77,16 @@ def scored_votes(path: Path, config: TrainConfig, beside: Path, console: Console
 
 
 def score_items(
-    items: Sequence[Item], composite: Composite, path: Path, told: Callable[[int], None] = lambda count: None
+    items: Sequence[Item],
+    composite: Composite,
+    path: Path,
+    told: Callable[[int], None] = lambda count: None,
+    lacking: Callable[[str], None] = lambda reasons: None,
 ) -> dict[Item, dict[str, float | None]]:
     """By reward, those that count for the item's prompt, under their gates; None is missing.
 
-    The file keeps what every judge said of an item, before gates; it belongs to the judges, the words and the pictures.
+    The file keeps what every judge said of an item, before gates; it belongs to the judges, the words and the pictures. Where
+    scores did not arrive, `lacking` is told the commonest reasons.
     """
     prompts, names = [prompt for prompt, _ in items], composite.names
     known = {line["item"]: line["scores"] for line in read_lines(path)}
@@ -102,7 +114,10 @@ def score_items(
                 said = dict(zip(names, map(_or_none, values_BR[row].tolist()), strict=True))
                 append_line(path, {"item": keys[row], "scores": said})
         told(done := done + len(rows))
-    gated = composite.gated(Scores(names, values_BR, missing), prompts).values_BR.tolist()
+    judged = Scores(names, values_BR, missing)
+    if missing:
+        lacking(commonest_reasons(judged))
+    gated = composite.gated(judged, prompts).values_BR.tolist()
     return {
         item: {name: _or_none(value) for name, value, counts in zip(names, row, weights, strict=True) if counts > 0}
         for item, row, weights in zip(items, gated, composite.weights_BR(prompts).tolist(), strict=True)

@@ -6,7 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
-import torch
 from rich.console import Console
 
 from tastemaker.errors import UserMistake
@@ -14,7 +13,7 @@ from tastemaker.rewards.batching import ServerLimits
 from tastemaker.rewards.readout import ReadOut
 from tastemaker.rewards.vlm import VLMJudge, read_judge_file
 from tastemaker.rewards.vlm_folder import JUDGE_FILE
-from tastemaker.runtime.device import Precision, pick_device, pick_precision
+from tastemaker.runtime.device import Precision, named_device, pick_device, pick_precision
 
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
@@ -45,10 +44,10 @@ def serve_reward(
         raise UserMistake(f"--precision {precision}: choose one of {', '.join(PRECISIONS)}")
     limits = ServerLimits(batch=batch, deadline=deadline, queue=queue)
     try:
-        from tastemaker.rewards.server import serve
+        from tastemaker.rewards.server import open_door, serve
     except ImportError as error:
         raise UserMistake(f"a server needs {error.name}: pip install 'tastemaker[serve]'") from None
-    where = torch.device(device) if device else pick_device()
+    where = named_device(device) if device else pick_device()
     own = read_judge_file(folder / JUDGE_FILE)[1] if (folder / JUDGE_FILE).is_file() else ReadOut()
     given: dict[str, Any] = {
         "chain_of_thought": chain_of_thought,
@@ -56,15 +55,16 @@ def serve_reward(
         "temperature": temperature,
         "max_rationale_tokens": max_rationale_tokens,
     }
-    judge = VLMJudge.load(
-        folder,
-        rubric=rubric,
-        read_out=replace(own, **{name: value for name, value in given.items() if value is not None}),
-        device=where,
-        dtype=pick_precision(precision, where),
-        base=base,
-        label=name,
-        max_pictures=batch,
-    )
-    Console().print(f"judge {judge.name} on {where}, listening on http://{host}:{port}; Ctrl-C stops it")
-    serve(judge, host=host, port=port, limits=limits)
+    with open_door(host, port) as door:
+        judge = VLMJudge.load(
+            folder,
+            rubric=rubric,
+            read_out=replace(own, **{name: value for name, value in given.items() if value is not None}),
+            device=where,
+            dtype=pick_precision(precision, where),
+            base=base,
+            label=name,
+            max_pictures=batch,
+        )
+        Console().print(f"judge {judge.name} on {where}, listening on http://{host}:{door.getsockname()[1]}; Ctrl-C stops it")
+        serve(judge, host=host, port=port, limits=limits, door=door)

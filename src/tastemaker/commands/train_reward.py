@@ -25,6 +25,7 @@ from tastemaker.rewards.readout import QuestionEncoder
 from tastemaker.rewards.rubrics import Rubric, load_rubric, shipped
 from tastemaker.rewards.vlm import VLMJudge
 from tastemaker.rewards.vlm_folder import load_processor, load_vlm
+from tastemaker.runtime import changes
 from tastemaker.runtime import device as hardware
 from tastemaker.runtime import folder as disk
 from tastemaker.runtime.progress import Progress
@@ -36,8 +37,11 @@ from tastemaker.training.reward_data import (
     deal,
     examples_of,
     lacks_sources,
+    leaks,
     listed,
+    overlong,
     read_said,
+    remember,
     unreadable,
 )
 from tastemaker.training.reward_model import Example, RewardSetup
@@ -51,6 +55,12 @@ from tastemaker.training.reward_start import (
 
 JUDGE = "judge"
 """Of the run's folder: what `VLMJudge.load` and `tastemaker serve-reward` open."""
+TRAINED_ON = "trained_on.txt"
+"""Of the run's folder: digests of all that measurements must not share with what was trained on."""
+TRAINING = ("seed", "objective", "policy", "optimiser", "splits")
+"""Settings in a card that say how its judge came about."""
+MOST_LEAKS = 3
+"""Rows that are named when a change of the data would measure on what was trained on."""
 BASE = "base:"
 """Before the names of the base's files among the digests of a run."""
 SHOWN = ("loss", "abs_error", "pairs_right", "rationale_loss", "digit_mass")
@@ -123,11 +133,17 @@ def run_train_reward(
     place = hardware.pick_device()
     precision = hardware.pick_precision(config.precision, place)
     judge = folder / JUDGE
-    setup = None if _is_trained(judge, total) else _load(config, material, place, precision, console)
+    _keep_apart(config, material, folder)
+    setup = None
+    if (trained := _trained_card(judge, total)) is not None:
+        _same_training(config, material, trained, judge)
+    else:
+        setup = _load(config, material, place, precision, console)
     resolved = hardware.resolved(place, precision)
     keep = config.checkpoint.keep
     with Run.open(folder, config, allow_changes=allow, data_files=material.files, hardware=resolved, keep=keep) as run:
         if setup is not None:
+            remember(run.folder / TRAINED_ON, material.parts[0])
             _train(config, setup, run, console)
             setup = None  # what was written is opened for the measurement, and two models may not fit
         card = judge_card.read_card(judge)
@@ -185,12 +201,15 @@ def collect(
     if base is None or rubric is None or said is None or make is None or processor is None:
         raise UserMistake("\n".join(mistakes))
     # The encoder is made here too, so that a tokenizer without a token for each score is told before there is a run.
-    if wrong := lacks_sources(said.rows, rubric) or unreadable(said.rows, QuestionEncoder(processor, rubric, make)):
+    encoder = QuestionEncoder(processor, rubric, make)
+    if wrong := lacks_sources(said.rows, rubric) or unreadable(said.rows, encoder):
         raise UserMistake(listed(wrong))
     splits = config.splits
     shares = (splits.train, splits.calibration, splits.test)
     parts, num_groups = deal(said, shares, splits.apart, seed=splits.seed)
     examples = examples_of(parts[0], config.objective.kind, rubric, stop=make.stop)
+    if make.chain_of_thought and (wrong := overlong(parts[0].ratings, encoder)):
+        raise UserMistake(listed(wrong))
     files = said_files(config, beside)
     weights = sorted(file for file in base.glob("*") if file.suffix in {".safetensors", ".json", ".jinja"})
     files |= {f"{BASE}{file.name}": file for file in weights}
@@ -224,10 +243,38 @@ def _rubric(name: str, beside: Path) -> Rubric:
 # ---- training ------------------------------------------------------------------------------------
 
 
-def _is_trained(judge: Path, total: int) -> bool:
-    """Whether the judge of the last step is written, with the card that vouches for it."""
+def _trained_card(judge: Path, total: int) -> dict[str, Any] | None:
+    """The card of the judge of the last step, if that is written."""
     card = judge_card.read_card(judge)
-    return card is not None and card.get("steps") == total
+    return card if card is not None and card.get("steps") == total else None
+
+
+def _same_training(config: RewardTrainConfig, material: Material, card: Mapping[str, Any], judge: Path) -> None:
+    """Raises UserMistake where a judge that is trained would get a card that tells of another training."""
+    plain, free = config.model_dump(mode="json"), changes.free_settings(config)
+    data = {name: changes.fingerprint(place) for name, place in material.files.items() if not name.startswith(BASE)}
+    before = {**{name: card[name] for name in TRAINING}, "data_files": card["data"]["files"]}
+    after = {**{name: plain[name] for name in TRAINING}, "data_files": data}
+    found = [str(change) for change in changes.differences(before, after) if not changes.allowed(change.key, free)]
+    if found:
+        raise UserMistake(
+            f"{judge}: is trained, and was not trained with what has changed since ({'; '.join(found)}); put that back, raise "
+            "budget.epochs to train on, or train another judge in another folder"
+        )
+
+
+def _keep_apart(config: RewardTrainConfig, material: Material, folder: Path) -> None:
+    """Raises UserMistake where a judge would be measured on what it was trained on before its data or splits changed."""
+    if wrong := leaks(folder / TRAINED_ON, material.parts[1:], config.splits.apart):
+        raise UserMistake(
+            listed(
+                [
+                    *(f"{folder}: {line}" for line in wrong[:MOST_LEAKS]),
+                    f"{folder}: {len(wrong):,} rows of calibration and test are not apart from what this run was trained on "
+                    "before its data or splits changed; put those back, or train another judge in another folder",
+                ]
+            )
+        )
 
 
 def _load(

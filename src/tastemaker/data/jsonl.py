@@ -103,10 +103,12 @@ class Fields:
         return None
 
     def task(self) -> tuple[Task, tuple[str, ...]]:
-        """The task and the source pictures; an edit has at least one."""
+        """The task and the source pictures; an edit has at least one, text to image none."""
         task, sources = self.choice("task", TASKS, "t2i"), self.pictures("sources")
         if task == "edit" and self._values.get("sources") in (None, []):
             self.wrong("sources", "an edit needs at least one source picture")
+        elif task == "t2i" and sources:
+            self.wrong("sources", "text to image starts from no picture; write 'task': 'edit', or remove them")
         return task, sources
 
     def picture(self, key: str) -> str:

@@ -37,8 +37,6 @@ def _prompt(row: Fields, category: str) -> Prompt:
     if truth is not None and not isinstance(truth, dict):
         row.wrong("truth", f"{shorten(truth)} is not an object")
     task, sources = row.task()
-    if task == "t2i" and sources:
-        row.wrong("sources", "text to image starts from no picture; write 'task': 'edit', or remove them")
     return Prompt(row.text("id"), row.text("text"), row.text("category", category), task, sources, truth)
 
 

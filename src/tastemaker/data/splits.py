@@ -108,6 +108,11 @@ def text_key(text: str) -> str:
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 
+def keys_of(rows: Sequence[Judged], kinds: Collection[str], picture_key: PictureKey = str) -> set[tuple[str, Hashable]]:
+    """All that may not be in another part: of `kinds`, which are those of `Apart` and "picture", which always counts."""
+    return {key for row in rows for kind in kinds for key in _keys(row, kind, picture_key)}
+
+
 def _keys(row: Judged, kind: str, picture_key: PictureKey) -> list[tuple[str, Hashable]]:
     """What joins a row to others. Sources and judged pictures are of one sort: an edit may start from another row's picture."""
     if kind == "prompt":

@@ -201,7 +201,7 @@ class _Votes:
         present_NR = ~np.isnan(differences_NR)
         asked_CR = np.stack([present_NR[category_N == place].any(0) for place in range(len(names))])
         if not asked_CR.any(1).all():
-            raise UserMistake(f"category {names[~asked_CR.any(1)][0]!r}: no vote has a score of both sides; leave it out")
+            raise UserMistake(f"category {str(names[~asked_CR.any(1)][0])!r}: no vote has a score of both sides; leave it out")
         whole_N = (present_NR | ~asked_CR[category_N]).all(1)
         if not whole_N.any():
             raise UserMistake(

@@ -49,7 +49,7 @@ from tastemaker.rewards.service import Address, Limits
 from tastemaker.rewards.text_rendering import RapidOcrReader, TextRenderingReward
 from tastemaker.rewards.vlm import VLMJudge, read_judge_file
 from tastemaker.rewards.vlm_folder import JUDGE_FILE
-from tastemaker.runtime.device import pick_precision
+from tastemaker.runtime.device import named_device, pick_precision
 from tastemaker.training.start import make_composite
 
 EXTRAS = {
@@ -164,7 +164,7 @@ def _miniature_judges(chain_of_thought: bool, device: torch.device) -> dict[str,
 
 def folder_judge(judge: FolderJudgeConfig, name: str, beside: Path, device: torch.device) -> Judge:
     """Opens the model. Raises UserMistake for a folder that is no judge."""
-    where = torch.device(judge.device) if judge.device else device
+    where = named_device(judge.device) if judge.device else device
     return VLMJudge.load(
         beside / judge.path,
         rubric=load_rubric(_rubric(judge.rubric, beside)) if judge.rubric else None,

@@ -16,10 +16,12 @@ from tastemaker.errors import ServiceFailed, UserMistake
 from tastemaker.rewards.background import BackgroundThread
 from tastemaker.rewards.judge import Answer, Judge, Question
 from tastemaker.rewards.reward import Missing
-from tastemaker.rewards.schema import given, in_order
+from tastemaker.rewards.schema import MAX_REQUEST_PIXELS, given, in_order
 
 REMEMBERED = 256
 """Finished requests whose answers are kept for a repetition."""
+BROKEN_AFTER = 16
+"""Questions in a row, in several batches, on which the judge raised: it is broken, not they."""
 MEASURED = 8
 """Batches that say how many questions the judge answers in a second."""
 
@@ -42,8 +44,8 @@ class ServerLimits:
     """Connections at a time; more are turned away with 503."""
     body: int = 64 * 2**20
     """Bytes of one request."""
-    pixels: int = 2**26
-    """Of all pictures of one request together, decoded; a few bytes of PNG may hold millions."""
+    pixels: int = MAX_REQUEST_PIXELS
+    """Of all pictures of one request together, decoded."""
 
     def __post_init__(self) -> None:
         whole = (self.batch, self.queue, self.requests, self.body, self.pixels)
@@ -84,6 +86,7 @@ class Batcher:
         self._thread = BackgroundThread("judge")
         self._loop_task: asyncio.Task[None] | None = None
         self._queued = self._in_hand = 0
+        self._raised: list[int] = []
         self._recent: deque[tuple[int, float]] = deque(maxlen=MEASURED)
         self.counts: Counter[str] = Counter()
         """Questions, missing scores, batches and milliseconds of judging so far."""
@@ -95,7 +98,12 @@ class Batcher:
 
     @property
     def alive(self) -> bool:
-        return self._loop_task is not None and not self._loop_task.done()
+        return self._loop_task is not None and not self._loop_task.done() and not self.broken
+
+    @property
+    def broken(self) -> bool:
+        """Whether the judge has raised on all it was last asked, as after a fault of its device; it may still recover."""
+        return len(self._raised) > 1 and sum(self._raised) >= BROKEN_AFTER
 
     def start(self) -> None:
         self._loop_task = asyncio.create_task(self._run())
@@ -160,7 +168,8 @@ class Batcher:
                 self._queued, self._in_hand = self._queued - len(batch), len(batch)
                 began = time.monotonic()
                 timer = asyncio.get_running_loop().call_later(self._limits.deadline, self._give_up, batch)
-                await self._judge_batch(batch)
+                answered = await self._judge_batch(batch)
+                self._raised = [] if answered else [*self._raised, len(batch)][-BROKEN_AFTER:]
                 timer.cancel()
                 seconds = time.monotonic() - began
                 self._in_hand = 0
@@ -186,8 +195,12 @@ class Batcher:
                 batch.append(self._waiting.get_nowait())
         return batch
 
-    async def _judge_batch(self, batch: Sequence[_Waiting]) -> None:
-        """Answers a batch. If the judge breaks down on it, each question is tried alone: only the culprit has no score."""
+    async def _judge_batch(self, batch: Sequence[_Waiting]) -> bool:
+        """Answers a batch. If the judge breaks down on it, each question is tried alone: only the culprit has no score.
+
+        Says whether the judge came to an end on any of them. One that has not for long fails whoever asks, so that a broken
+        judge is not taken for one that finds no score in anything.
+        """
         questions = [replace(entry.question, id=str(row)) for row, entry in enumerate(batch)]
         try:
             said = await asyncio.wrap_future(self._thread.submit(self._judge.answer, questions))
@@ -197,15 +210,19 @@ class Batcher:
                 _settle(entry.answer, error)
         except Exception as error:
             _log.exception("the judge failed on %d questions", len(batch))
+            what = type(error).__name__
+            if self.broken:
+                for entry in batch:
+                    _settle(entry.answer, ServiceFailed(f"the judge fails on every question ({what}); see the server's log"))
+                return False
             if len(batch) == 1:
-                _settle(batch[0].answer, Answer("", Missing(f"the judge failed on this question: {type(error).__name__}")))
-                return
-            for entry in batch:
-                if not entry.answer.done():
-                    await self._judge_batch([entry])
+                _settle(batch[0].answer, Answer("", Missing(f"the judge failed on this question: {what}")))
+                return False
+            return any([await self._judge_batch([entry]) for entry in batch if not entry.answer.done()])
         else:
             for entry, answer in zip(batch, answers, strict=True):
                 _settle(entry.answer, answer)
+        return True
 
 
 def _settle(future: asyncio.Future[Answer], outcome: Answer | Exception) -> None:
@@ -220,19 +237,28 @@ class Repetitions:
         self._most = most
         self._tasks: OrderedDict[tuple[str, bytes], asyncio.Task[Any]] = OrderedDict()
 
-    async def once(self, request_id: str | None, body: bytes, work: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
-        """The result of `work()`, done once for an id and body; a failure is not kept. Work goes on if the client leaves."""
+    async def once(
+        self,
+        request_id: str | None,
+        body: bytes,
+        work: Callable[[], Coroutine[Any, Any, Any]],
+        worth_keeping: Callable[[Any], bool] = lambda result: True,
+    ) -> Any:
+        """The result of `work()`, done once for an id and body; a failure, and what is not worth it, is not kept.
+
+        Work goes on if the client leaves.
+        """
         if request_id is None:
             return await work()
         key = (request_id, hashlib.sha256(body).digest())
         task = self._tasks.get(key)
         if task is None:
             task = self._tasks[key] = asyncio.create_task(work())
-            task.add_done_callback(lambda done: self._forget(key, done))
+            task.add_done_callback(lambda done: self._forget(key, done, worth_keeping))
         return await asyncio.shield(task)
 
-    def _forget(self, key: tuple[str, bytes], done: asyncio.Task[Any]) -> None:
-        if done.cancelled() or done.exception() is not None:
+    def _forget(self, key: tuple[str, bytes], done: asyncio.Task[Any], worth_keeping: Callable[[Any], bool]) -> None:
+        if done.cancelled() or done.exception() is not None or not worth_keeping(done.result()):
             self._tasks.pop(key, None)
         finished = [key for key, task in self._tasks.items() if task.done()]
         for old in finished[: max(0, len(finished) - self._most)]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar, Self
 
 from pydantic import ValidationError
@@ -18,7 +18,9 @@ from tastemaker.rewards.judge import Answer, Question
 from tastemaker.rewards.reward import Missing
 from tastemaker.rewards.schema import (
     MAX_QUESTIONS,
+    MAX_REQUEST_PIXELS,
     AskedQuestion,
+    JudgeFacts,
     ScoreRequest,
     ScoreResponse,
     ServerFacts,
@@ -50,6 +52,8 @@ class ServedJudge:
     """The URL has no path, such as http://127.0.0.1:8100."""
     limits: Limits = field(default_factory=Limits)
     per_request: int = 16
+    pixels: int = MAX_REQUEST_PIXELS
+    """Of all pictures of one request together; one larger question goes alone."""
     remote: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
@@ -69,7 +73,9 @@ class ServedJudge:
                 f"{address.url} gives its judge {facts.deadline:g} s for a batch, which must be below deadlines.item = "
                 f"{limits.item:g} s: raise that, or start the server with a lower --deadline"
             )
-        return cls(**facts.model_dump(exclude={"deadline"}), address=address, limits=limits, per_request=per_request)
+        who = facts.model_dump(include=set(JudgeFacts.model_fields))
+        most = min(per_request, facts.questions or per_request)
+        return cls(**who, address=address, limits=limits, per_request=most, pixels=facts.pixels or MAX_REQUEST_PIXELS)
 
     def answer(self, questions: Sequence[Question]) -> list[Answer]:
         """One answer for each question, in order. Raises ServiceFailed when the server does not answer, inside `limits`, or is
@@ -86,12 +92,13 @@ class ServedJudge:
                 body = ScoreRequest(questions=tuple(part)).model_dump_json().encode()
                 return self._understood(await line.request("/v1/score", body, ends, self.limits.request), part)
 
-            parts = list(_parts(sent, self.per_request))
+            sizes = [_pixels(questions[int(one.id)]) for one in sent]
+            parts = list(_parts(sent, sizes, self.per_request, self.pixels))
             results = await line.each(parts, judged, self.limits.batch)
         for part, result in zip(parts, results, strict=True):
             failed = [Answer(one.id, Missing(f"{self.name}: {result}")) for one in part]
-            answers |= {answer.id: answer for answer in (result if isinstance(result, list) else failed)}
-        return [answers[question.id] for question in questions]
+            answers |= {int(answer.id): answer for answer in (result if isinstance(result, list) else failed)}
+        return [replace(answers[row], id=question.id) for row, question in enumerate(questions)]
 
     def _understood(self, reply: bytes, part: list[AskedQuestion]) -> list[Answer]:
         """The answers in a reply. Raises Refused for one that does not fit the questions."""
@@ -125,28 +132,35 @@ async def _who(address: Address, limits: Limits) -> ServerFacts:
         ) from None
 
 
-def _sendable(questions: Sequence[Question]) -> tuple[list[AskedQuestion], dict[str, Answer]]:
-    """The questions as they are sent, and the answers to those that are over the limits of the wire: none."""
+def _sendable(questions: Sequence[Question]) -> tuple[list[AskedQuestion], dict[int, Answer]]:
+    """The questions as they are sent, and by row the answers to those that are over the limits of the wire: none.
+
+    Their ids are their rows: what the caller calls a question may be as long as a prompt, and is nobody else's business.
+    """
     sent: list[AskedQuestion] = []
-    missing: dict[str, Answer] = {}
-    for question in questions:
+    missing: dict[int, Answer] = {}
+    for row, question in enumerate(questions):
         try:
-            sent.append(asked(question))
+            sent.append(asked(replace(question, id=str(row))))
         except ValidationError as error:
-            missing[question.id] = Answer(question.id, Missing(f"the question cannot be sent ({first_mistake(error)})"))
+            missing[row] = Answer(question.id, Missing(f"the question cannot be sent ({first_mistake(error)})"))
     return sent, missing
 
 
-def _parts(sent: Sequence[AskedQuestion], most: int) -> Iterator[list[AskedQuestion]]:
-    """Questions in order, `most` together and no more than MAX_REQUEST bytes."""
+def _pixels(question: Question) -> int:
+    return sum(picture.width * picture.height for picture in (question.picture, *question.sources))
+
+
+def _parts(sent: Sequence[AskedQuestion], sizes: Sequence[int], most: int, most_pixels: int) -> Iterator[list[AskedQuestion]]:
+    """Questions in order, `most` together and no more than MAX_REQUEST bytes and `most_pixels`; `sizes` are their pixels."""
     part: list[AskedQuestion] = []
-    size = 0
-    for one in sent:
-        length = len(one.picture) + sum(map(len, one.sources)) + 4 * len(one.text)
-        if part and (len(part) == most or size + length > MAX_REQUEST):
+    length = pixels = 0
+    for one, its_pixels in zip(sent, sizes, strict=True):
+        its_length = len(one.picture) + sum(map(len, one.sources)) + 4 * len(one.text)
+        if part and (len(part) == most or length + its_length > MAX_REQUEST or pixels + its_pixels > most_pixels):
             yield part
-            part, size = [], 0
+            part, length, pixels = [], 0, 0
         part.append(one)
-        size += length
+        length, pixels = length + its_length, pixels + its_pixels
     if part:
         yield part

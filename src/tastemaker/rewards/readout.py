@@ -163,9 +163,9 @@ def read(logits_BV: Tensor, tokens: ScoreTokens, min_mass: float) -> list[Readin
 
 def average(readings: Sequence[Reading | Missing]) -> Reading:
     """The mean over the rationales of one question that gave a score; missing, with the first reason, when none did."""
-    masses = [reading.mass for reading in readings if isinstance(reading, Reading)]
     scored = [r for r in readings if isinstance(r, Reading) and not isinstance(r.score, Missing)]
     scores = [r.score for r in scored if not isinstance(r.score, Missing)]
+    masses = [r.mass for r in (scored or readings) if isinstance(r, Reading)]
     mass = sum(masses) / len(masses) if masses else math.nan
     if scores:
         told = [r.probabilities for r in scored if r.probabilities is not None]
@@ -223,6 +223,15 @@ class QuestionEncoder:
         """The ids of a rationale and its end. Its words never become control tokens, whatever they are."""
         words = self.processor.tokenizer(rationale, add_special_tokens=False, split_special_tokens=True).input_ids
         return [*words, *self._close]
+
+    def overlong(self, rationale: str) -> str | None:
+        """What is wrong with a rationale that is longer than the judge may write: learnt, it would never come to its score."""
+        length, most = len(self.reason(rationale)), self.read_out.max_rationale_tokens
+        if length <= most:
+            return None
+        return (
+            f"its rationale takes {length} tokens with its end, more than max_rationale_tokens {most}; raise that or shorten it"
+        )
 
     def asked(self, row: Row, rationale: str | None) -> Row:
         """A row with its rationale, if any, and the lead: the logits of its last token are the score's."""

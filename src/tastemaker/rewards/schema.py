@@ -30,6 +30,8 @@ MAX_TEXT = 16_384
 """Characters of what was asked for."""
 MAX_PIXELS = 4096 * 4096
 """Pixels of one picture; it is refused from its header, before anything is decoded."""
+MAX_REQUEST_PIXELS = 2**26
+"""Of all pictures of one request together, decoded; a few bytes of PNG may hold millions."""
 MAX_PNG = 72 * 2**20
 """Base64 characters of one picture: 4096 x 4096 pixels that do not compress."""
 
@@ -77,6 +79,10 @@ class ServerFacts(JudgeFacts):
 
     deadline: float | None = None
     """Seconds after which it gives up on questions that the judge has been given; older servers do not say."""
+    questions: int | None = None
+    """Most in one request."""
+    pixels: int | None = None
+    """Most in one request, of all pictures together."""
 
 
 class ScoreRequest(_Message):

@@ -21,6 +21,7 @@ import math
 import os
 import re
 import signal
+import socket
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -30,6 +31,7 @@ import uvicorn
 from fastapi import Depends, FastAPI, Request, Response
 from fastapi.responses import JSONResponse, PlainTextResponse
 from pydantic import ValidationError
+from starlette.requests import ClientDisconnect
 
 from tastemaker.errors import ServiceFailed, UserMistake
 from tastemaker.rewards.batching import Batcher, Busy, Repetitions, ServerLimits
@@ -38,6 +40,7 @@ from tastemaker.rewards.judge import Answer, Judge, Question
 from tastemaker.rewards.reward import Missing
 from tastemaker.rewards.schema import (
     MAX_PIXELS,
+    MAX_QUESTIONS,
     AskedQuestion,
     ScoreRequest,
     ScoreResponse,
@@ -84,7 +87,10 @@ class _Service:
 
     def __init__(self, judge: Judge, token: str | None, limits: ServerLimits):
         self.judge, self.token, self.limits, self.about = judge, token, limits, facts(judge)
-        self.introduction = ServerFacts(**self.about.model_dump(), deadline=limits.deadline)
+        most = min(limits.queue, MAX_QUESTIONS)
+        self.introduction = ServerFacts(
+            **self.about.model_dump(), deadline=limits.deadline, questions=most, pixels=limits.pixels
+        )
         self.batcher, self.repetitions = Batcher(judge, limits), Repetitions()
         self.statuses: Counter[int] = Counter()
 
@@ -119,15 +125,28 @@ class _Service:
             # Whoever asks by the rubric asks twice, for rationale and score; the second time gets what is known.
             key = "chat" if asked.by_rubric else request.headers.get("X-Request-Id")
             body = asked.question.model_dump_json().encode() if asked.by_rubric else body
-            (answer,) = await self._answers_to(key, body, [asked.question], _patience(request))
+            (answer,) = await self._answers_to(
+                key, body, [asked.question], _patience(request), is_repetition=not asked.by_rubric
+            )
             return JSONResponse(completion(sent, asked, answer, self.about.name))
         except ValidationError as error:
             raise Unwanted(422, _mistakes(error)) from None
         except ValueError as error:
             raise Unwanted(422, str(error)) from None
 
-    async def _answers_to(self, key: str | None, body: bytes, sent: Sequence[AskedQuestion], wait: float) -> list[Answer]:
-        """Of what was asked before under the same key and body the same answers, unless the key is None."""
+    async def _answers_to(
+        self,
+        key: str | None,
+        body: bytes,
+        sent: Sequence[AskedQuestion],
+        wait: float,
+        *,
+        is_repetition: bool = True,
+    ) -> list[Answer]:
+        """Of what was asked before under the same key and body the same answers, unless the key is None.
+
+        A key that is not a request's own, and so no repetition of it, does not keep a missing score: the next may get one.
+        """
         limits = self.limits
         if len(sent) > limits.queue:
             raise Unwanted(413, f"{len(sent)} questions in a request, but no more than {limits.queue} may wait; send fewer")
@@ -138,7 +157,10 @@ class _Service:
             answers = iter(await self.batcher.answer([one for one in opened if isinstance(one, Question)], wait))
             return [one if isinstance(one, Answer) else next(answers) for one in opened]
 
-        return await self.repetitions.once(key, body, work)
+        def is_whole(answers: list[Answer]) -> bool:
+            return is_repetition or not any(isinstance(answer.score, Missing) for answer in answers)
+
+        return await self.repetitions.once(key, body, work, is_whole)
 
     async def who(self) -> Response:
         return Response(self.introduction.model_dump_json(), media_type="application/json")
@@ -173,25 +195,17 @@ def serve(
     port: int = 8100,
     token_variable: str = TOKEN_VARIABLE,
     limits: ServerLimits | None = None,
+    door: socket.socket | None = None,
 ) -> None:
     """Serves until SIGTERM or Ctrl-C; what is being judged is then finished, within the limits' deadline.
 
-    The token is in the environment variable `token_variable`. Raises UserMistake when there is none and `host` is not this
-    machine alone, and when it is too short to be a secret.
+    `door` is what `open_door` gave for the same host, port and variable, if that was asked before. Raises UserMistake as it.
     """
     limits = limits or ServerLimits()
-    token = os.environ.get(token_variable, "").strip() or None
-    if token is None and not _is_loopback(host):
-        raise UserMistake(
-            f"{host} can be reached from elsewhere: set the environment variable {token_variable} to a token first"
-        )
-    if token is not None and len(token) < SHORTEST_TOKEN:
-        raise UserMistake(f"the token in {token_variable} is shorter than {SHORTEST_TOKEN} characters; take a longer one")
-    app = create_app(judge, token=token, limits=limits)
+    door = door or open_door(host, port, token_variable)
+    app = create_app(judge, token=_token(token_variable), limits=limits)
     config = uvicorn.Config(
         app,
-        host=host,
-        port=port,
         log_level="warning",
         server_header=False,
         proxy_headers=False,
@@ -201,10 +215,45 @@ def serve(
     # uvicorn stops at the signal and then raises it again for the handler that was there before: this one.
     before = {number: signal.signal(number, lambda *_: None) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
-        uvicorn.Server(config).run()
+        uvicorn.Server(config).run(sockets=[door])
     finally:
+        door.close()
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def open_door(host: str = "127.0.0.1", port: int = 8100, token_variable: str = TOKEN_VARIABLE) -> socket.socket:
+    """The place where a server will listen, taken before a judge is loaded. A port of 0 is one that is free.
+
+    Raises UserMistake when it cannot be had, when the environment variable `token_variable` holds no token and `host` is not
+    this machine alone, and when the token is too short to be a secret.
+    """
+    token = _token(token_variable)
+    if token is None and not _is_loopback(host):
+        raise UserMistake(
+            f"{host} can be reached from elsewhere: set the environment variable {token_variable} to a token first"
+        )
+    if token is not None and len(token) < SHORTEST_TOKEN:
+        raise UserMistake(f"the token in {token_variable} is shorter than {SHORTEST_TOKEN} characters; take a longer one")
+    try:
+        if not 0 <= port < 2**16:
+            raise OverflowError("a port is a number below 65536")
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        door = socket.socket(family, kind, protocol)
+        try:
+            door.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            door.bind(address)
+        except OSError:
+            door.close()
+            raise
+    except (OSError, OverflowError) as error:
+        why = error.strerror if isinstance(error, OSError) else error
+        raise UserMistake(f"nothing can listen on {host}:{port} ({why}); choose another --port or --host") from None
+    return door
+
+
+def _token(variable: str) -> str | None:
+    return os.environ.get(variable, "").strip() or None
 
 
 def _opened(sent: Sequence[AskedQuestion], most_pixels: int) -> list[Question | Answer]:
@@ -236,6 +285,8 @@ async def _body(request: Request, limits: ServerLimits) -> bytes:
                 body += piece
                 if len(body) > limits.body:
                     raise too_long
+    except ClientDisconnect:
+        raise Unwanted(400, "the request ended before its end") from None
     except TimeoutError:
         raise Unwanted(408, f"the request did not arrive within {limits.deadline:g} s") from None
     return bytes(body)

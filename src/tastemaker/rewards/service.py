@@ -3,7 +3,7 @@
 A request ends in one of three ways: with the bytes of a reply, with `NoReply` (nothing came in time, whatever was tried) or
 with `Refused` (the server does not want it, and would not want it a second time). What the bytes mean is the caller's.
 
-Retried are lost connections, 429 and 5xx, under the same request id, after pauses that double and are jittered, until the
+Retried are lost connections, 408, 429 and 5xx, under the same request id, after pauses that double and are jittered, until the
 deadline; nothing else retries. Redirects are not followed, and neither proxies nor passwords are taken from the environment.
 """
 
@@ -83,8 +83,8 @@ class Address:
     token_variable: str | None = None
 
     def __post_init__(self) -> None:
-        parts = urlsplit(self.url)
-        if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment or not _port(parts):
+        parts = _parts(self.url)
+        if parts is None or parts.query or parts.fragment:
             raise UserMistake(f"{_plain(self.url)!r} is no address of a server; write one like http://127.0.0.1:8000/v1")
         if parts.username is not None or parts.password is not None:
             raise UserMistake(
@@ -185,9 +185,10 @@ class Line:
                 last = f"HTTP {status} {_plain(reply.decode('utf-8', 'replace'))!r}"
                 if status in WRONG_ADDRESS or 300 <= status < 400:
                     raise ServiceFailed(f"{url} answered {last}: check the address and the token; redirects are not followed")
-                if status != 429 and status < 500:
+                if status not in (408, 429) and status < 500:
                     raise Refused(last)
-            pause = max(wait, min(LONGEST_PAUSE, FIRST_PAUSE * 2**attempt) * random.uniform(0.5, 1))
+            # After Retry-After too: those who were turned away together would otherwise come again together.
+            pause = wait + min(LONGEST_PAUSE, FIRST_PAUSE * 2**attempt) * random.uniform(0.5, 1)
             attempt += 1
             if _now() + pause >= ends:
                 raise NoReply(f"{last}, {attempt} times in {_now() - began:.3g} s")
@@ -249,11 +250,14 @@ def _now() -> float:
     return asyncio.get_running_loop().time()
 
 
-def _port(parts: SplitResult) -> bool:
+def _parts(url: str) -> SplitResult | None:
+    """Of an http(s) URL with a host, and a port if it names one; None for what is none."""
     try:
-        return parts.port != 0
-    except ValueError:
-        return False
+        parts = urlsplit(url)
+        httpx.URL(url)
+        return parts if parts.scheme in ("http", "https") and parts.hostname and parts.port != 0 else None
+    except (ValueError, httpx.InvalidURL):
+        return None
 
 
 def _retry_after(headers: httpx.Headers) -> float:

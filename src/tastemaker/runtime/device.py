@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Literal
@@ -10,8 +11,10 @@ from typing import Literal
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from tastemaker.errors import UserMistake
 from tastemaker.runtime.distributed import here
 
+DEVICES = r"(cpu|mps|cuda(:\d+)?)"
 Precision = Literal["auto", "fp32", "bf16"]
 
 
@@ -22,6 +25,18 @@ def pick_device() -> torch.device:
     if torch.backends.mps.is_available():
         return torch.device("mps")
     return torch.device("cpu")
+
+
+def named_device(name: str) -> torch.device:
+    """Of a name such as cpu, mps, cuda or cuda:1. Raises UserMistake for another, and for one that is not in this machine."""
+    if not re.fullmatch(DEVICES, name):
+        raise UserMistake(f"device {name!r} is not known; write cpu, mps, cuda or cuda:1")
+    kind, _, number = name.partition(":")
+    count = {"cpu": 1, "mps": int(torch.backends.mps.is_available()), "cuda": torch.cuda.device_count()}[kind]
+    if int(number or 0) >= count:
+        found = f"{count} of its kind" if count else "none of its kind"
+        raise UserMistake(f"device {name}: torch finds {found} here; choose another, or leave it out")
+    return torch.device(name)
 
 
 def pick_precision(precision: Precision, device: torch.device | str) -> torch.dtype:

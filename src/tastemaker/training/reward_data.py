@@ -7,6 +7,7 @@ Pictures stay on disk and are opened when they are looked at, so any number of t
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -20,13 +21,15 @@ from PIL import Image
 from tastemaker.data.jsonl import shorten
 from tastemaker.data.pictures import open_picture, picture_size
 from tastemaker.data.ratings import Rating, read_ratings
-from tastemaker.data.splits import Apart, content_key, split
+from tastemaker.data.splits import KINDS, Apart, keys_of, split
 from tastemaker.data.votes import Vote, read_votes
 from tastemaker.errors import UserMistake
 from tastemaker.rewards.judge import Question
 from tastemaker.rewards.readout import QuestionEncoder
 from tastemaker.rewards.reward import Missing
 from tastemaker.rewards.rubrics import Rubric
+from tastemaker.runtime.changes import fingerprint
+from tastemaker.runtime.folder import write_text_atomic
 from tastemaker.training.reward_model import MAX_MISTAKES, Compared, Example, Rated
 from tastemaker.types import Task
 
@@ -222,7 +225,7 @@ def deal(
     """
     rows: tuple[Rating | Vote, ...] = said.rows
     try:
-        found = split(rows, shares, apart=apart, seed=seed, picture_key=cache(content_key))
+        found = split(rows, shares, apart=apart, seed=seed, picture_key=fingerprint)
     except UserMistake as error:
         raise UserMistake(f"splits.apart: {error}") from None
     train, calibration, test = (
@@ -233,6 +236,33 @@ def deal(
         for part in (found.train, found.validation, found.test)
     )
     return (train, calibration, test), found.num_components
+
+
+def trained_on(path: Path) -> frozenset[str]:
+    """What `remember` wrote; nothing where there is no such file."""
+    return frozenset(path.read_text(encoding="utf-8").split()) if path.exists() else frozenset()
+
+
+def remember(path: Path, train: Part) -> None:
+    """Adds the digests of all that the rows of the training part may share with others to those in the file."""
+    kinds = ("picture", *(kind for kind in KINDS if kind != "generator" or all(train.generators)))
+    known = trained_on(path) | {_digest(key) for key in keys_of(train.rows, kinds, fingerprint)}
+    write_text_atomic(path, "".join(f"{digest}\n" for digest in sorted(known)))
+
+
+def leaks(path: Path, parts: Sequence[Part], apart: Collection[Apart]) -> list[str]:
+    """A line for each row of the parts that shares with what was trained on what `apart` says none may."""
+    known = trained_on(path)
+    rows = [row for part in parts for row in part.rows] if known else []
+    return [
+        f"{row.id}: was trained on, or a row was that shares {' or '.join(('a picture', *apart))} with it"
+        for row in rows
+        if any(_digest(key) in known for key in keys_of([row], ("picture", *apart), fingerprint))
+    ]
+
+
+def _digest(key: tuple[str, Hashable]) -> str:
+    return hashlib.blake2b(repr(key).encode(), digest_size=12).hexdigest()
 
 
 # ---- examples ------------------------------------------------------------------------------------
@@ -248,7 +278,7 @@ def examples_of(part: Part, kind: Kind, rubric: Rubric, *, stop: str = "</think>
         raise UserMistake(listed(mistakes))
     examples: list[Example]
     if kind != "pairwise":
-        examples = [Rated.of(question_of(r, r.picture), [*r.scores.values()], r.rationale) for r in part.ratings]
+        examples = [Rated.of(question_of(r, r.picture), [*r.scores.values()], r.rationale.strip()) for r in part.ratings]
     elif part.votes:
         examples = [
             Compared(question_of(vote, vote.left.picture), question_of(vote, vote.right.picture), (1 + vote.preference) / 2)
@@ -312,6 +342,12 @@ def unreadable(rows: Iterable[Rating | Vote], encoder: QuestionEncoder) -> list[
         for sizes in [tuple(map(size, (picture, *row.sources)))]
         if any(map(_odd, sizes)) and (reason := refusal(sizes))
     ]
+
+
+def overlong(ratings: Iterable[Rating], encoder: QuestionEncoder) -> list[str]:
+    """A line for each rationale that the judge could not write to its end."""
+    found = ((rating, encoder.overlong(rating.rationale.strip())) for rating in ratings)
+    return [f"{rating.id}: {wrong}" for rating, wrong in found if wrong]
 
 
 def _odd(size: tuple[int, int]) -> bool:

@@ -121,7 +121,7 @@ def reward_parameters(
 
     A new LoRA changes nothing yet (B = 0), is float32 and on every linear layer but the output, or on `targets` (peft's names);
     `alpha` is `rank` when None, a scale of 1, and `seed` draws its A. `checkpointing` trades time for memory. From here on
-    `vlm` has no fingerprint.
+    `vlm` has no fingerprint. Raises UserMistake for targets that are in no place of the model.
     """
     from peft import LoraConfig, PeftModel, get_peft_model
 
@@ -137,7 +137,10 @@ def reward_parameters(
         which = targets if isinstance(targets, str) else list(targets)
         config = LoraConfig(r=rank, lora_alpha=rank if alpha is None else alpha, target_modules=which)
         with seeds.keyed(vlm.device, seed, "lora"):
-            vlm.model = get_peft_model(vlm.model, config)
+            try:
+                vlm.model = get_peft_model(vlm.model, config)
+            except ValueError as error:
+                raise UserMistake(f"policy.targets: {' '.join(str(error).split())}") from None
     if checkpointing:
         vlm.core.gradient_checkpointing_enable({"use_reentrant": False})
     return [parameter for parameter in vlm.model.parameters() if parameter.requires_grad]
@@ -321,6 +324,8 @@ def _mistakes_of(example: Example, setup: RewardSetup) -> Iterator[str]:
             yield "has no rationale; give one, or train without chain of thought"
         if setup.read_out.chain_of_thought and setup.read_out.stop in rationale:
             yield f"its rationale contains {setup.read_out.stop!r}, which ends one; take it out"
+        elif setup.read_out.chain_of_thought and (wrong := setup.encoder.overlong(rationale)):
+            yield wrong
 
 
 def _is_distribution(shares: Sequence[float] | None) -> bool:

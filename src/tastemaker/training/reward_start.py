@@ -33,7 +33,8 @@ def make_read_out(config: RewardTrainConfig) -> ReadOut:
 def make_reward_setup(
     config: RewardTrainConfig, vlm: VLM, rubric: Rubric, examples: Sequence[Example], precision: torch.dtype
 ) -> RewardSetup:
-    """The loop's view of the settings."""
+    """The loop's view of the settings, with exactly the policy's weights of `vlm` made trainable."""
+    _make_trainable(config, vlm)
     objective, optimiser = config.objective, config.optimiser
     scores = objective.scores if isinstance(objective, ChainOfThoughtObjective) else objective.kind
     return RewardSetup(
@@ -53,10 +54,8 @@ def make_reward_setup(
     )
 
 
-def make_reward_state(config: RewardTrainConfig, vlm: VLM) -> PolicyState:
-    """Before the first step: makes exactly the policy's weights trainable."""
-    policy, optimiser = config.policy, config.optimiser
-    checkpointing = optimiser.gradient_checkpointing
+def _make_trainable(config: RewardTrainConfig, vlm: VLM) -> None:
+    policy, checkpointing = config.policy, config.optimiser.gradient_checkpointing
     if isinstance(policy, JudgeLora):
         reward_parameters(
             vlm,
@@ -69,7 +68,6 @@ def make_reward_state(config: RewardTrainConfig, vlm: VLM) -> PolicyState:
         )
     else:
         reward_parameters(vlm, "full", checkpointing=checkpointing)
-    return PolicyState.fresh(vlm.model, optimiser)
 
 
 def num_steps(config: RewardTrainConfig, num_examples: int) -> int:
@@ -90,7 +88,7 @@ def run_reward_training(
 
     Raises UserMistake for a run past its budget; Stopped, after saving, when a signal or the time budget ended it early.
     """
-    state, total = make_reward_state(config, setup.vlm), num_steps(config, len(setup.examples))
+    state, total = PolicyState.fresh(setup.vlm.model, config.optimiser), num_steps(config, len(setup.examples))
     guard = NanGuard(run.incident)
     saved = run.restore()
     if saved is not None:

@@ -84,6 +84,7 @@ def test_a_missing_score_is_not_kept_and_takes_its_vote_out(world, capsys):
     rows[3]["prompt"] = "fog"
     (world / "votes.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     fitted(world)
+    assert "without a score: " in capsys.readouterr().out
     fitted(world)
     asked = (world / "asked").read_text().splitlines()
     assert asked.count("fog") == 4 and len(asked) == 74 and len((world / "votes.scores.jsonl").read_text().splitlines()) == 70

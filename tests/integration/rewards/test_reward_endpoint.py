@@ -4,6 +4,7 @@ import json
 import math
 import threading
 import time
+from dataclasses import replace
 
 import pytest
 from faulty_server import (
@@ -89,7 +90,7 @@ def test_shuffled_answers_are_matched_by_id():
     [
         (lambda answers: answers[:-1], "4 answers to 5"),
         (lambda answers: [*answers, answers[0].model_copy(update={"id": "more"})], "6 answers to 5"),
-        (lambda answers: [answers[1], *answers[1:]], "two answers to question 'p1/0'"),
+        (lambda answers: [answers[1], *answers[1:]], "two answers to question '1'"),
         (lambda answers: [answers[0].model_copy(update={"id": "x"}), *answers[1:]], "'x', which was not asked"),
     ],
     ids=["too few", "too many", "duplicate", "unknown"],
@@ -103,7 +104,7 @@ def test_answers_that_do_not_fit_are_rejected_whole(change, why):
 
 def test_a_part_that_does_not_fit_leaves_the_others_alone():
     def change(answers):
-        return answers[:1] if answers[0].id == "p2/0" else answers
+        return answers[:1] if answers[0].id == "2" else answers
 
     with running(scored(change)) as server:
         answers = judge(server.url, per_request=2).answer(questions(6))
@@ -169,7 +170,7 @@ def test_a_server_that_is_down_fails_inside_the_deadline():
 
 @pytest.mark.parametrize(
     "fault",
-    [dies, dies_in_the_reply, says("oh", 500), says("oh", 503), says("slow down", 429)],
+    [dies, dies_in_the_reply, says("oh", 500), says("oh", 503), says("slow down", 429), says("too slow", 408)],
     ids=lambda fault: fault.__name__,
 )
 def test_a_fault_that_passes_is_retried_under_the_same_id(fault):
@@ -291,7 +292,17 @@ def test_the_token_is_sent_and_never_shown(monkeypatch, caplog):
 
 
 @pytest.mark.parametrize(
-    "url", ["localhost:8000", "ftp://a/b", "http://", "http://a?b=c", "http://me:word@a", "http://a:99999"]
+    "url",
+    [
+        "localhost:8000",
+        "ftp://a/b",
+        "http://",
+        "http://a?b=c",
+        "http://me:word@a",
+        "http://a:99999",
+        "http://[::1",
+        "http://☃.x",
+    ],
 )
 def test_an_address_is_a_plain_url(url):
     with pytest.raises(UserMistake) as mistake:
@@ -318,6 +329,41 @@ def test_a_question_over_the_limits_of_the_wire_is_missing_alone():
     with running(scored()) as server:
         answers = judge(server.url).answer([long, *questions(2)])
     assert scores(answers) == [None, *expected(2)] and "cannot be sent (text" in reasons(answers).pop()
+
+
+def test_a_question_is_called_by_its_row_on_the_wire_however_long_its_name_is():
+    """`calibrate` calls a question by its prompt, which may be longer than a server takes ids."""
+    asked = [Question(f"{'a long prompt ' * 100}{n}", f"a picture of {n}", Image.new("RGB", (2, 2))) for n in range(3)]
+    with running(scored()) as server:
+        answers = judge(server.url).answer(asked)
+    assert scores(answers) == expected(3) and [answer.id for answer in answers] == [question.id for question in asked]
+
+
+def test_pictures_travel_in_requests_of_no_more_pixels_than_the_server_takes():
+    asked = [Question(f"p{n}", f"a picture of {n}", Image.new("RGB", (4, 4)), (Image.new("RGB", (4, 2)),)) for n in range(5)]
+    with running(scored()) as server:
+        client = replace(judge(server.url), pixels=50)
+        assert scores(client.answer(asked)) == expected(5)
+        assert sorted(len(json.loads(body)["questions"]) for *_, body in server.requests) == [1, 2, 2]
+        assert scores(replace(client, pixels=1).answer(asked)) == expected(5), "one that is larger alone goes alone"
+
+
+def test_those_turned_away_together_do_not_come_again_together(monkeypatch):
+    monkeypatch.setattr(service, "FIRST_PAUSE", 0.6)
+    monkeypatch.setattr(service, "LONGEST_PAUSE", 0.6)
+    times = []
+
+    def turned_away_once(handler, body):
+        times.append(time.monotonic())
+        if len(times) <= 6:
+            handler.reply(b"", 429, Retry_After="1")
+        else:
+            scored()(handler, body)
+
+    with running(turned_away_once) as server:
+        assert scores(judge(server.url, per_request=1).answer(questions(6))) == expected(6)
+    again = times[6:]
+    assert min(again) - min(times) >= 1 and max(again) - min(again) > 0.05
 
 
 def test_two_questions_of_one_id_are_a_mistake_of_the_caller():

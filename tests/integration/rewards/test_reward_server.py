@@ -25,7 +25,7 @@ from tastemaker.rewards.endpoint import ServedJudge
 from tastemaker.rewards.judge import Answer, JudgeReward, Question
 from tastemaker.rewards.pipeline import ScoringPipeline, joined
 from tastemaker.rewards.reward import Missing, score_all
-from tastemaker.rewards.server import create_app, serve
+from tastemaker.rewards.server import create_app, open_door, serve
 from tastemaker.rewards.service import Address, Limits
 from tastemaker.types import Prompt
 
@@ -348,9 +348,59 @@ def test_a_picture_that_cannot_be_read_is_missing_alone():
 
 
 def test_pictures_of_a_request_are_bounded_together():
-    with served(Judge(), pixels=40) as url:
-        answers = connect(url).answer(questions(3))
-    assert scores(answers) == pytest.approx([*expected(2), None]) and "4 x 4 pixels" in answers[2].score.reason
+    with served(Judge(), pixels=40) as url, httpx.Client(base_url=url, timeout=20) as http:
+        asked = [schema.asked(question) for question in questions(3)]
+        *two, third = post(http, schema.ScoreRequest(questions=tuple(asked)).model_dump_json()).json()["answers"]
+        assert [one["score"] for one in two] == pytest.approx(expected(2))
+        assert third["score"] is None and "4 x 4 pixels" in third["reason"]
+        assert scores(connect(url).answer(questions(7))) == pytest.approx(expected(7)), "our client knows the bound"
+
+
+def test_a_client_learns_how_many_questions_a_server_takes():
+    with served(Judge(), queue=8, batch=4) as url:
+        client = connect(url, per_request=16)
+        assert client.per_request == 8 and scores(client.answer(questions(20))) == pytest.approx(expected(20))
+
+
+def test_a_judge_that_fails_on_everything_is_broken_and_not_without_scores():
+    """As after a fault of its device. Once it answers again, all is well."""
+    judge = Judge()
+    with served(judge) as url, httpx.Client(base_url=url, timeout=20) as http:
+        client = connect(url, per_request=8, item=3.0, batch=4.0)
+        assert scores(client.answer(questions(8, text="break"))) == [None] * 8, "these questions may be to blame"
+        with pytest.raises(ServiceFailed, match="fails on every question"):
+            for first in (8, 16, 24):
+                client.answer(questions(8, first, text="break"))
+        assert http.get("/health").status_code == 503
+        assert scores(client.answer(questions(8))) == pytest.approx(expected(8))
+        assert http.get("/health").status_code == 200
+
+
+def test_the_chat_asks_again_where_there_was_no_score():
+    """Whoever asks by the rubric asks under no id of its own; what failed for one is not what another gets."""
+    kept, calls = Repetitions(), []
+
+    async def work():
+        calls.append(1)
+        return [Answer("a", 3.0 if len(calls) > 1 else Missing("broke down"))]
+
+    def scored(answers):
+        return not any(isinstance(answer.score, Missing) for answer in answers)
+
+    async def ask():
+        return [(await kept.once("chat", b"a", work, scored))[0].score for _ in range(3)]
+
+    assert asyncio.run(ask()) == [Missing("broke down"), 3.0, 3.0] and len(calls) == 2
+
+
+def test_a_place_that_is_taken_or_unknown_is_one_line():
+    with open_door(port=0) as door:
+        door.listen()
+        port = door.getsockname()[1]
+        with pytest.raises(UserMistake, match=rf"nothing can listen on 127\.0\.0\.1:{port} .*--port or --host"):
+            open_door(port=port)
+    with pytest.raises(UserMistake, match="--port or --host"):
+        open_door(port=99999)
 
 
 def test_large_requests_and_other_content_are_refused_unread():

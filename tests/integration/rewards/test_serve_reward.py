@@ -1,5 +1,7 @@
 """`tastemaker serve-reward` up to the moment at which it would listen."""
 
+import socket
+
 import pytest
 import torch
 
@@ -29,9 +31,9 @@ def served(monkeypatch):
 
 
 def test_a_trained_judge_is_read_as_it_was_trained_unless_told_otherwise(folder, served):
-    serve_reward(folder, device="cpu")
-    serve_reward(folder, device="cpu", num_rationales=3, max_rationale_tokens=8, precision="bf16", deadline=9, queue=99)
-    serve_reward(folder, device="cpu", num_rationales=1, chain_of_thought=False, precision="fp32")
+    serve_reward(folder, port=0, device="cpu")
+    serve_reward(folder, port=0, device="cpu", num_rationales=3, max_rationale_tokens=8, precision="bf16", deadline=9, queue=99)
+    serve_reward(folder, port=0, device="cpu", num_rationales=1, chain_of_thought=False, precision="fp32")
     (plain, _), (several, limits), (without, _) = served
     assert plain.read_out == TRAINED
     assert several.read_out == ReadOut(num_rationales=3, temperature=0.5, max_rationale_tokens=8, min_mass=0.5, seed=7)
@@ -41,9 +43,17 @@ def test_a_trained_judge_is_read_as_it_was_trained_unless_told_otherwise(folder,
 
 def test_a_read_out_that_cannot_be_is_one_line(folder, served):
     with pytest.raises(UserMistake, match="at temperature 0: all would be the same"):
-        serve_reward(folder, device="cpu", temperature=0.0)
+        serve_reward(folder, port=0, device="cpu", temperature=0.0)
     with pytest.raises(UserMistake, match="batch at most queue"):
-        serve_reward(folder, device="cpu", batch=16, queue=8)
+        serve_reward(folder, port=0, device="cpu", batch=16, queue=8)
     with pytest.raises(UserMistake, match="--precision half: choose one of auto, fp32, bf16"):
-        serve_reward(folder, device="cpu", precision="half")
+        serve_reward(folder, port=0, device="cpu", precision="half")
+    for device, says in (("gpu", "'gpu' is not known"), ("cuda:99", "device cuda:99: torch finds"), ("cpu:0", "not known")):
+        with pytest.raises(UserMistake, match=says):
+            serve_reward(folder, port=0, device=device)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        with pytest.raises(UserMistake, match="choose another --port or --host"):
+            serve_reward(folder.parent / "nothing is loaded yet", port=taken.getsockname()[1], device="cpu")
     assert not served

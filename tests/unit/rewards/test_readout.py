@@ -109,3 +109,5 @@ def test_the_mean_is_over_the_rationales_that_gave_a_score():
     late = Missing("too long")
     assert average([Reading(2.0, 0.95), late, Reading(4.0, 0.99)]) == Reading(3.0, pytest.approx(0.97))
     assert average([late, Reading(Missing("mass"), 0.5)]).score == late
+    kept = average([Reading(Missing("mass"), 0.5), Reading(4.0, 0.95)])
+    assert kept == Reading(4.0, 0.95), "the mass is that of what the score is made of"
